@@ -1,0 +1,1 @@
+"""HyperInverter: StyleGAN inversion in two phases, as an experiment framework."""

@@ -1,0 +1,1 @@
+"""Where pretrained numbers come from."""

@@ -1,0 +1,39 @@
+"""The words all rooms share: a batch, a kernel that can receive a residual, an inversion."""
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+from torch import Tensor
+
+
+class Batch(TypedDict):
+    """Photos as the data room delivers them."""
+
+    image: Tensor  # (B, 3, R, R), RGB in [-1, 1]
+    name: list[str]  # path below the data folder, unique in its split
+
+
+@dataclass(frozen=True)
+class KernelSpec:
+    """One weight tensor of the synthesis network that can receive a residual."""
+
+    name: str  # "b16.conv0.weight": parameter path inside the synthesis network
+    shape: tuple[int, ...]  # (O, I, k, k) for a convolution, (O, I) for an affine layer
+    style_index: int  # which feature map of FeatureEncoder speaks for it
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """What a photo becomes: a code, residuals to the generator's weights, and both images."""
+
+    w: Tensor  # (B, D)
+    residuals: dict[str, Tensor]  # KernelSpec.name -> (B, *KernelSpec.shape); empty in phase I
+    w_image: Tensor  # (B, 3, R, R), phase I
+    image: Tensor  # (B, 3, R, R), phase II; the same tensor as w_image in phase I
+
+
+class UserError(Exception):
+    """Something the person can mend: one sentence with the cause and the way out.
+
+    The command line prints its message without a traceback and exits with status 1.
+    """
