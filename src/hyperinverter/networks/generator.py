@@ -1,0 +1,273 @@
+"""StyleGAN2's generator: mapping and synthesis, with per-sample weight residuals.
+
+Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN". Tensor names and the order of
+operations are those of the StyleGAN2-ADA files, so their weights load without renaming; the constant FIR
+filters are not stored.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hyperinverter.contracts import KernelSpec
+from hyperinverter.networks.layers import EqualLinear
+from hyperinverter.ops.activation import scale_bias_leaky_relu
+from hyperinverter.ops.modconv import modulated_conv2d
+from hyperinverter.ops.resample import fir_filter, fir_kernel, upsample_image
+
+Residuals = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """Everything that fixes the shapes of a generator."""
+
+    z_dim: int = 512
+    w_dim: int = 512
+    img_resolution: int = 1024
+    img_channels: int = 3
+    mapping_layers: int = 8
+    mapping_lr_multiplier: float = 0.01
+    channel_base: int = 32768
+    channel_max: int = 512
+    conv_clamp: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.img_resolution < 8 or self.img_resolution & (self.img_resolution - 1):
+            raise ValueError(f"img_resolution must be a power of two of at least 8, got {self.img_resolution}")
+
+    @property
+    def resolutions(self) -> list[int]:
+        """4, 8, ..., ``img_resolution``."""
+        return [2**k for k in range(2, int(math.log2(self.img_resolution)) + 1)]
+
+    def channels(self, resolution: int) -> int:
+        """Width of the block of this resolution."""
+        return min(self.channel_base // resolution, self.channel_max)
+
+    @property
+    def num_ws(self) -> int:
+        """Number of style layers, ``2 log2(R) - 2``."""
+        return 2 * len(self.resolutions)
+
+
+class MappingNetwork(nn.Module):
+    """z -> w, with the running mean of w as ``w_avg``."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.num_layers = config.mapping_layers
+        self.num_ws = config.num_ws
+        for i in range(self.num_layers):
+            width = config.z_dim if i == 0 else config.w_dim
+            layer = EqualLinear(
+                width, config.w_dim, activate=True, lr_multiplier=config.mapping_lr_multiplier
+            )
+            self.add_module(f"fc{i}", layer)
+        self.w_avg: Tensor
+        self.register_buffer("w_avg", torch.zeros(config.w_dim))
+
+    def forward(self, z: Tensor, truncation_psi: float = 1.0) -> Tensor:
+        """Map ``z`` ``(B, Z)`` to the same w for every style layer, ``(B, L, D)``."""
+        x = z * (z.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
+        for i in range(self.num_layers):
+            x = self.get_submodule(f"fc{i}")(x)
+        if truncation_psi != 1:
+            x = self.w_avg.lerp(x, truncation_psi)
+        return x[:, None].expand(-1, self.num_ws, -1)
+
+
+class StyledConv(nn.Module):
+    """Modulated 3x3 convolution, noise, bias and leaky ReLU; with ``up`` it doubles the size."""
+
+    def __init__(self, config: GeneratorConfig, in_channels: int, resolution: int, up: bool) -> None:
+        super().__init__()
+        out_channels = config.channels(resolution)
+        self.up, self.clamp = up, config.conv_clamp
+        self.affine = EqualLinear(config.w_dim, in_channels, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.noise_strength = nn.Parameter(torch.zeros(()))
+        self.noise_const: Tensor
+        self.register_buffer("noise_const", torch.randn(resolution, resolution))
+        self.fir: Tensor
+        self.register_buffer("fir", fir_kernel(gain=4.0), persistent=False)
+
+    def forward(
+        self, x: Tensor, w: Tensor, delta: Tensor | None, affine_delta: Tensor | None, noise_mode: str
+    ) -> Tensor:
+        style = self.affine(w, affine_delta)
+        weight = self.weight if delta is None else self.weight + delta  # (O, I, 3, 3) or (B, O, I, 3, 3)
+        x, factor = modulated_conv2d(x, weight, style, up=self.up)
+        if self.up:
+            x = fir_filter(x, self.fir, padding=1)
+        offset = self.bias[:, None, None]
+        if noise_mode == "const":
+            offset = offset + self.noise_const * self.noise_strength
+        elif noise_mode == "random":
+            noise = torch.randn(len(x), 1, *x.shape[2:], device=x.device)
+            offset = offset + noise * self.noise_strength
+        return scale_bias_leaky_relu(x, factor, offset.to(x.dtype), self.clamp)
+
+
+class ToRGB(nn.Module):
+    """Modulated 1x1 convolution to colours, without demodulation."""
+
+    def __init__(self, config: GeneratorConfig, in_channels: int) -> None:
+        super().__init__()
+        self.clamp = config.conv_clamp
+        self.affine = EqualLinear(config.w_dim, in_channels, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(config.img_channels, in_channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(config.img_channels))
+        self.gain = 1 / math.sqrt(in_channels)
+
+    def forward(self, x: Tensor, w: Tensor, delta: Tensor | None, affine_delta: Tensor | None) -> Tensor:
+        style = self.affine(w, affine_delta) * self.gain
+        weight = (self.weight if delta is None else self.weight + delta).flatten(-3)  # (..., 3, C)
+        # A 1x1 kernel for three colours is cheapest as one small matrix product per sample.
+        mixing = (weight * style[:, None]).to(x.dtype)
+        image = torch.einsum("bchw,boc->bohw", x, mixing) + self.bias[:, None, None].to(x.dtype)
+        return image if self.clamp is None else image.clamp(-self.clamp, self.clamp)
+
+
+class Block(nn.Module):
+    """One resolution of the synthesis network."""
+
+    def __init__(self, config: GeneratorConfig, resolution: int) -> None:
+        super().__init__()
+        channels = config.channels(resolution)
+        self.first = resolution == 4
+        if self.first:
+            self.const = nn.Parameter(torch.randn(channels, 4, 4))
+        else:
+            self.conv0 = StyledConv(config, config.channels(resolution // 2), resolution, up=True)
+        self.conv1 = StyledConv(config, channels, resolution, up=False)
+        self.torgb = ToRGB(config, channels)
+
+
+class Synthesis(nn.Module):
+    """w -> image. Calling it with residuals draws every sample with its own weights."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.resolutions = config.resolutions
+        self.num_ws = config.num_ws
+        for resolution in self.resolutions:
+            self.add_module(f"b{resolution}", Block(config, resolution))
+
+    def forward(self, ws: Tensor, residuals: Residuals | None = None, noise_mode: str = "const") -> Tensor:
+        """Draw images.
+
+        Args:
+            ws: One code per sample, ``(B, D)``, or one per style layer, ``(B, L, D)``.
+            residuals: ``KernelSpec.name`` -> ``(B, *shape)``, added to the stored weights before gain,
+                modulation and demodulation (HyperInverter, Eq. 4: theta + delta theta).
+            noise_mode: "const" (stored noise), "random" or "none".
+
+        Returns:
+            RGB, ``(B, 3, R, R)``, in about [-1, 1], not clamped.
+
+        Raises:
+            ValueError: For an unknown noise mode, a wrong number of codes, or residuals for tensors that do
+                not exist or have another shape.
+        """
+        if noise_mode not in ("const", "random", "none"):
+            raise ValueError(f"noise_mode must be const, random or none, got {noise_mode!r}")
+        if ws.ndim == 2:
+            ws = ws[:, None].expand(-1, self.num_ws, -1)
+        if ws.shape[1] != self.num_ws:
+            raise ValueError(f"expected {self.num_ws} codes per sample, got {ws.shape[1]}")
+        codes = ws.unbind(dim=1)
+        delta = dict(residuals or {})
+
+        def pop(layer: str) -> tuple[Tensor | None, Tensor | None]:
+            return delta.pop(f"{layer}.weight", None), delta.pop(f"{layer}.affine.weight", None)
+
+        x, image = None, None
+        for k, resolution in enumerate(self.resolutions):
+            name, block = f"b{resolution}", self.get_submodule(f"b{resolution}")
+            assert isinstance(block, Block)
+            if block.first:
+                x = block.const.expand(len(ws), -1, -1, -1)
+                code = 0
+            else:
+                code = 2 * k - 1  # a block's torgb shares its code with the next block's conv0
+                x = block.conv0(x, codes[code], *pop(f"{name}.conv0"), noise_mode)
+                code += 1
+            x = block.conv1(x, codes[code], *pop(f"{name}.conv1"), noise_mode)
+            colours = block.torgb(x, codes[code + 1], *pop(f"{name}.torgb")).float()
+            image = colours if image is None else upsample_image(image) + colours
+        if delta:
+            raise ValueError(f"residuals for tensors the generator does not have: {sorted(delta)}")
+        assert image is not None
+        return image
+
+
+class Generator(nn.Module):
+    """StyleGAN2: ``mapping`` and ``synthesis``.
+
+    Args:
+        config: Shapes; keyword arguments of ``GeneratorConfig`` are accepted instead.
+    """
+
+    def __init__(self, config: GeneratorConfig | None = None, **kwargs: int | float | None) -> None:
+        super().__init__()
+        self.config = config or GeneratorConfig(**kwargs)  # type: ignore[arg-type]
+        self.synthesis = Synthesis(self.config)
+        self.mapping = MappingNetwork(self.config)
+
+    @property
+    def z_dim(self) -> int:
+        return self.config.z_dim
+
+    @property
+    def w_dim(self) -> int:
+        return self.config.w_dim
+
+    @property
+    def img_resolution(self) -> int:
+        return self.config.img_resolution
+
+    @property
+    def num_ws(self) -> int:
+        return self.config.num_ws
+
+    @property
+    def w_avg(self) -> Tensor:
+        """Mean of w, ``(D,)``."""
+        return self.mapping.w_avg
+
+    def metadata(self) -> dict[str, object]:
+        """The configuration as plain values, for a file's header."""
+        return asdict(self.config)
+
+    def forward(self, z: Tensor, truncation_psi: float = 1.0, noise_mode: str = "const") -> Tensor:
+        """Draw images ``(B, 3, R, R)`` from ``z`` ``(B, Z)``."""
+        return self.synthesis(self.mapping(z, truncation_psi), noise_mode=noise_mode)
+
+    def kernels(self) -> list[KernelSpec]:
+        """List every weight that can receive residuals: convolutions and torgb by resolution, then affines.
+
+        ``style_index`` follows the official table (facts of the released checkpoints): from the second block
+        on, a convolution reads the feature map one after the code that modulates it.
+        """
+        weights: list[KernelSpec] = []
+        affines: list[KernelSpec] = []
+        for k, resolution in enumerate(self.config.resolutions):
+            block = self.synthesis.get_submodule(f"b{resolution}")
+            indices = (
+                {"conv1": 0, "torgb": 1}
+                if k == 0
+                else {"conv0": 2 * k, "conv1": 2 * k + 1, "torgb": 2 * k + 1}
+            )
+            for layer, index in indices.items():
+                module = block.get_submodule(layer)
+                name = f"b{resolution}.{layer}"
+                shape = tuple(module.get_parameter("weight").shape)
+                weights.append(KernelSpec(f"{name}.weight", shape, index))
+                shape = tuple(module.get_parameter("affine.weight").shape)
+                affines.append(KernelSpec(f"{name}.affine.weight", shape, index))
+        return weights + affines

@@ -1,0 +1,54 @@
+"""Resampling with StyleGAN2's FIR filter [1, 3, 3, 1].
+
+The filter is written as one depthwise 4x4 convolution: in channels_last it is the fastest of the equal
+forms on a CPU (separable passes, box filters and slices were measured), one kernel launch on a GPU, and
+twice differentiable, which the R1 penalty needs.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_TAPS = (1.0, 3.0, 3.0, 1.0)
+
+
+def fir_kernel(gain: float = 1.0) -> Tensor:
+    """Return the ``(4, 4)`` filter: the outer product of [1, 3, 3, 1] with sum ``gain``."""
+    taps = torch.tensor(_TAPS)
+    kernel = torch.outer(taps, taps)
+    return kernel * (gain / kernel.sum())
+
+
+def fir_filter(x: Tensor, kernel: Tensor, padding: int, stride: int = 1) -> Tensor:
+    """Filter every channel alone with zero padding on all sides.
+
+    Args:
+        x: Features, ``(B, C, H, W)``.
+        kernel: Filter from ``fir_kernel``, ``(4, 4)``.
+        padding: Zeros added on each side.
+        stride: Step between outputs.
+
+    Returns:
+        Features, ``(B, C, (H + 2 padding - 4) // stride + 1, ...)``, in channels_last.
+    """
+    channels = x.shape[1]
+    weight = kernel.to(x).expand(channels, 1, 4, 4)
+    x = x.contiguous(memory_format=torch.channels_last)
+    return F.conv2d(x, weight, padding=padding, stride=stride, groups=channels)
+
+
+def upsample_image(x: Tensor) -> Tensor:
+    """Double the size of an image: zeros between pixels, then the FIR filter with gain 4.
+
+    Karras et al. 2020 (StyleGAN2), skip path. Away from the border this is bilinear interpolation; a
+    border of zeros makes it equal everywhere.
+
+    Args:
+        x: Image, ``(B, C, H, W)``.
+
+    Returns:
+        Image, ``(B, C, 2H, 2W)``.
+    """
+    padded = F.pad(x, (1, 1, 1, 1))
+    doubled = F.interpolate(padded, scale_factor=2, mode="bilinear", align_corners=False)
+    return doubled[..., 2:-2, 2:-2]
