@@ -1,0 +1,213 @@
+"""Configuration -> objects: the only place that knows how the parts fit together.
+
+Whatever depends on another object (kernel shapes, number of style layers, channel counts) is measured on that
+object here and passed in Python, so no shape is ever typed twice.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import LightningDataModule, LightningModule
+from torch import nn
+
+from hyperinverter import config
+from hyperinverter.checkpoints import load_generator, load_w_inverter
+from hyperinverter.checkpoints.loading import checkpoint_of
+from hyperinverter.checkpoints.registry import PACKAGED, packaged, sha256_of
+from hyperinverter.config import Config
+from hyperinverter.contracts import UserError
+from hyperinverter.data.module import ImageDataModule
+from hyperinverter.inversion.phase1 import WInverter
+from hyperinverter.inversion.phase2 import HyperInverter
+from hyperinverter.losses.reconstruction import IdentityLoss, PerceptualLoss, PixelLoss
+from hyperinverter.losses.weighted import WeightedLoss
+from hyperinverter.metrics import MetricSuite
+from hyperinverter.networks import judges
+from hyperinverter.networks.coverage import select
+from hyperinverter.networks.critic import Critic
+from hyperinverter.networks.encoders import FeatureEncoder, WEncoder
+from hyperinverter.networks.generator import Generator
+from hyperinverter.networks.hypernets import HyperNetwork
+from hyperinverter.tasks.common import PhaseTask, Schedule
+from hyperinverter.tasks.phase1 import PhaseIEncoder
+from hyperinverter.tasks.phase2 import PhaseIIHyper
+
+
+@dataclass
+class Assembled:
+    """A run, ready for the trainer."""
+
+    task: PhaseTask
+    data: LightningDataModule
+    loaded: dict[str, dict[str, str]] = field(default_factory=dict)  # part -> path and SHA-256, for the run card
+
+
+def build(cfg: Config) -> Assembled:
+    """Build every part of a run from its configuration.
+
+    Raises:
+        UserError: If parts do not fit each other, or a file is missing or damaged.
+    """
+    generator = load_generator(cfg.generator.path)
+    if generator.img_resolution != cfg.domain.resolution:
+        raise UserError(
+            f"generator.path={cfg.generator.path} draws {generator.img_resolution} px, domain.resolution is "
+            f"{cfg.domain.resolution}; set domain.resolution={generator.img_resolution} or choose another generator"
+        )
+    loaded = {"generator": {"path": str(cfg.generator.path), "sha256": generator.sha256}}
+    suite = MetricSuite(**_judged(cfg))
+    common: dict[str, Any] = {
+        "loss": reconstruction_loss(cfg),
+        "metrics": suite,
+        "optimizer": functools.partial(_optimizer, cfg),
+        "schedule": schedule(cfg),
+    }
+    task: PhaseTask
+    if cfg.phase.number == 1:
+        task = PhaseIEncoder(w_inverter(cfg, generator), **common)
+    else:
+        model, phase1 = hyper_inverter(cfg, generator)
+        loaded["phase1"] = phase1
+        critic = Critic(generator.config) if cfg.loss.adv > 0 else None
+        task = PhaseIIHyper(
+            model,
+            **common,
+            critic=critic,
+            adv=cfg.loss.adv,
+            adv_from=round(cfg.loss.adv_from_kimg * 1000),
+            r1_gamma=cfg.loss.r1_gamma,
+            r1_every=cfg.loss.r1_every,
+        )
+    return Assembled(task, data_module(cfg), loaded)
+
+
+def w_inverter(cfg: Config, generator: Generator) -> WInverter:
+    """Phase I with a new encoder."""
+    backbone = config.build(cfg.encoder.backbone)
+    return WInverter(generator, WEncoder(backbone, generator.w_dim, head=cfg.encoder.head))
+
+
+def hyper_inverter(cfg: Config, generator: Generator) -> tuple[HyperInverter, dict[str, str]]:
+    """Phase II with a new feature encoder and hypernetwork on a finished phase I; and where that came from."""
+    first, source = finished_phase1(cfg, generator)
+    kernels = select(generator.kernels(), list(cfg.coverage.include))
+    hypernet = HyperNetwork(
+        kernels,
+        cfg.hypernet.channels,
+        cfg.hypernet.hidden_dim,
+        fusion=functools.partial(config.build, cfg.fusion),
+        extractor_channels=cfg.hypernet.extractor_channels,
+        init=cfg.hypernet.init,
+    )
+    features = FeatureEncoder(
+        config.build(cfg.encoder.backbone), generator.num_ws, cfg.hypernet.channels, used=hypernet.used_styles
+    )
+    return HyperInverter(first, features, hypernet), source
+
+
+def finished_phase1(cfg: Config, generator: Generator) -> tuple[WInverter, dict[str, str]]:
+    """The phase I that a phase II run stands on: ``phase.from_run``, else the domain's packaged one.
+
+    Raises:
+        UserError: If there is neither.
+    """
+    if cfg.phase.from_run is not None:
+        file = checkpoint_of(cfg.phase.from_run)
+        return load_w_inverter(file, generator), {"path": str(file), "sha256": sha256_of(file)}
+    if f"{cfg.domain.name}_phase1" in PACKAGED and str(cfg.generator.path) == cfg.domain.name:
+        _, sha256 = packaged("phase1", cfg.domain.name)
+        return load_w_inverter(cfg.domain.name, generator), {"path": cfg.domain.name, "sha256": sha256}
+    raise UserError(
+        f"no finished phase I run for domain {cfg.domain.name!r} under {cfg.paths.outputs}; run "
+        f"`python train.py domain={cfg.domain.name}` or pass phase.from_run=PATH"
+    )
+
+
+def reconstruction_loss(cfg: Config) -> WeightedLoss:
+    """The sum of the terms whose weight is not zero; the others build nothing.
+
+    Raises:
+        UserError: If no term is left.
+    """
+    terms: dict[str, tuple[float, nn.Module]] = {}
+    if cfg.loss.l2 > 0:
+        terms["l2"] = (cfg.loss.l2, PixelLoss())
+    if cfg.loss.lpips > 0:
+        terms["lpips"] = (cfg.loss.lpips, PerceptualLoss(judge(cfg.judges.perceptual, cfg)))
+    if cfg.loss.id > 0:
+        terms["id"] = (cfg.loss.id, IdentityLoss(judge(cfg.judges.identity, cfg)))
+    if not terms:
+        raise UserError("every reconstruction term is off; give loss.l2, loss.lpips or loss.id a weight above 0")
+    return WeightedLoss(terms)
+
+
+def judge(label: str, cfg: Config) -> judges.Judge:
+    """Build the network that compares images under this label.
+
+    Raises:
+        UserError: For a label that no network has, or a missing weight file.
+    """
+    builtin: dict[str, type[judges.Judge]] = {
+        "effnet_lite0": judges.EffNetPerceptual,
+        "st_lpips_alex": judges.STLPIPS,
+        "id_descriptor": judges.DescriptorIdentity,
+    }
+    foreign: dict[str, tuple[Any, str]] = {
+        "lpips_alex": (judges.LPIPS, "lpips_path"),
+        "id_facenet": (judges.FaceNetIdentity, "identity_path"),
+    }
+    if label in builtin:
+        return builtin[label]()
+    if label in foreign:
+        make, key = foreign[label]
+        path = cfg.judges.get(key)
+        if path is None:
+            raise UserError(f"the judge {label} needs its weights: pass judges.{key}=FILE")
+        return make(path)
+    raise UserError(f"there is no judge called {label!r}; there are: {', '.join(sorted([*builtin, *foreign]))}")
+
+
+def schedule(cfg: Config) -> Schedule:
+    """The learning-rate schedule, in photos."""
+    return Schedule(
+        images=round(cfg.phase.kimg * 1000),
+        warmup=round(cfg.phase.warmup_kimg * 1000),
+        kind=cfg.phase.schedule,
+    )
+
+
+def data_module(cfg: Config) -> LightningDataModule:
+    """Photos as batches; one epoch is ``phase.epoch_kimg`` long."""
+    epochs = max(1, math.ceil(cfg.phase.kimg / cfg.phase.epoch_kimg))
+    return ImageDataModule(
+        None if cfg.data.source == "digiface" else Path(cfg.data.root).expanduser(),
+        resolution=cfg.domain.resolution,
+        batch_size=cfg.phase.batch_size,
+        num_workers=cfg.data.num_workers,
+        epoch_kimg=cfg.phase.kimg / epochs,
+        flip=cfg.data.flip,
+        seed=cfg.seed,
+        num_train=cfg.data.num_train,
+        num_val=cfg.data.num_val,
+        num_test=cfg.data.num_test,
+        cache_dir=Path(cfg.paths.cache).expanduser(),
+        split=cfg.data.split,
+    )
+
+
+def _judged(cfg: Config) -> dict[str, Any]:
+    """What the metric suite needs: the resolution and the judges that give numbers."""
+    return {
+        "resolution": cfg.domain.resolution,
+        "perceptual": judge(cfg.judges.lpips, cfg),
+        "identity": judge(cfg.judges.identity, cfg) if cfg.judges.identity else None,
+    }
+
+
+def _optimizer(cfg: Config, parameters: Any) -> Any:
+    return config.build(cfg.phase.optimizer)(parameters)

@@ -1,0 +1,79 @@
+"""A model's architecture as plain values: what a checkpoint carries so that it can be built again.
+
+Only names from the tables of this package are ever resolved; a file cannot name other code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from hyperinverter.inversion.phase1 import WInverter
+from hyperinverter.inversion.phase2 import HyperInverter
+from hyperinverter.networks.backbones import BACKBONES
+from hyperinverter.networks.encoders import FeatureEncoder, WEncoder
+from hyperinverter.networks.fusion import FUSIONS
+from hyperinverter.networks.generator import Generator
+from hyperinverter.networks.hypernets import HyperNetwork
+
+Description = dict[str, Any]
+
+
+def describe(model: nn.Module) -> Description:
+    """Return what ``build`` needs, as numbers, strings and lists.
+
+    Raises:
+        TypeError: If ``model`` is neither a ``WInverter`` nor a ``HyperInverter``.
+    """
+    if isinstance(model, HyperInverter):
+        features, hypernet = model.feature_encoder, model.hypernet
+        return describe(model.w_inverter) | {
+            "phase": 2,
+            "features": {"backbone": type(features.backbone).__name__, "channels": features.channels},
+            "hypernet": {
+                "kernels": [spec.name for spec in hypernet.kernels],
+                "hidden_dim": hypernet.hidden_dim,
+                "extractor_channels": hypernet.extractor_channels,
+                "fusion": hypernet.fusion_name,
+            },
+        }
+    if isinstance(model, WInverter):
+        encoder = model.encoder
+        return {
+            "phase": 1,
+            "generator": model.generator.metadata(),
+            "w_encoder": {"backbone": type(encoder.backbone).__name__, "head": encoder.head},
+        }
+    raise TypeError(f"expected a WInverter or a HyperInverter, got {type(model).__name__}")
+
+
+def build(description: Mapping[str, Any], generator: Generator) -> WInverter | HyperInverter:
+    """Build a model with random weights around a generator.
+
+    Raises:
+        ValueError: If the description is of another generator, or names something this version does not have.
+    """
+    try:
+        if dict(description["generator"]) != generator.metadata():
+            raise ValueError(
+                f"made for a generator of the shape {description['generator']}, this one is {generator.metadata()}"
+            )
+        part = description["w_encoder"]
+        encoder = WEncoder(BACKBONES[part["backbone"]](), generator.w_dim, head=part["head"])
+        w_inverter = WInverter(generator, encoder)
+        if description["phase"] == 1:
+            return w_inverter
+        part = description["hypernet"]
+        by_name = {spec.name: spec for spec in generator.kernels()}
+        kernels = [by_name[name] for name in part["kernels"]]
+        channels = description["features"]["channels"]
+        hypernet = HyperNetwork(
+            kernels, channels, part["hidden_dim"], FUSIONS[part["fusion"]], part["extractor_channels"]
+        )
+        backbone = BACKBONES[description["features"]["backbone"]]()
+        features = FeatureEncoder(backbone, generator.num_ws, channels, used=hypernet.used_styles)
+        return HyperInverter(w_inverter, features, hypernet)
+    except KeyError as error:
+        raise ValueError(f"the description lacks or does not know {error}") from error

@@ -1,0 +1,1 @@
+"""Commands that made the packaged weights of the digiface domain."""

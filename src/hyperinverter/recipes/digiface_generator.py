@@ -1,0 +1,276 @@
+"""Train the StyleGAN2 generator of the digiface domain; resumable.
+
+    python -m hyperinverter.recipes.digiface_generator --out outputs/digiface_generator --kimg 60
+
+Two demands on one generator. An encoder maps a face x to w and the generator must draw x again (L1 and a
+perceptual term), which keeps every face reachable. And what it draws, both from those codes and from the
+mapping network's, must pass for real in front of small heads on frozen EfficientNet-lite0 features
+(Sauer et al. 2021, "Projected GANs"), which keeps samples sharp. The faces come from a sampler, so the
+latent z behind each of them is known: the mapping network learns z -> w by regression on the encoder's
+codes, and samples therefore cover all of the data instead of a few looks.
+"""
+
+import argparse
+import copy
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+from torchvision.utils import save_image
+from tqdm import tqdm
+
+from hyperinverter.data.digiface import Z_DIM, accepted_indices, sample_faces
+from hyperinverter.networks.efficientnet import EfficientNetLite0Features
+from hyperinverter.networks.generator import Generator, GeneratorConfig
+
+CONFIG = GeneratorConfig(
+    z_dim=Z_DIM,
+    w_dim=128,
+    img_resolution=64,
+    mapping_layers=4,
+    mapping_lr_multiplier=0.1,
+    channel_base=2048,
+    channel_max=128,
+)
+ENLARGE = 2  # EfficientNet expects larger faces; 128 px is the best its cost allows on two cores
+EMA_KIMG = 8.0  # half-life of the averaged generator, in thousands of images
+
+
+def latents(indices: np.ndarray) -> Tensor:
+    """The sampler's own z of each face, ``(N, 100)``."""
+    draws = [torch.randn(Z_DIM, generator=torch.Generator().manual_seed(int(i))) for i in indices]
+    return torch.stack(draws)
+
+
+class AutoEncoderHead(nn.Module):
+    """Small residual encoder, 64 px photo -> offset from w_avg; only used while the generator is made."""
+
+    def __init__(self, w_dim: int) -> None:
+        super().__init__()
+        widths = (32, 64, 128, 192, 256)
+        self.stem = nn.Conv2d(3, widths[0], 3, padding=1)
+        stages = []
+        for inside, outside in zip(widths[:-1], widths[1:], strict=True):
+            stages.append(nn.ModuleList([
+                nn.Conv2d(inside, outside, 4, 2, 1),
+                nn.Conv2d(outside, outside, 3, padding=1),
+            ]))
+        self.stages = nn.ModuleList(stages)
+        self.out = nn.Linear(widths[-1] * 16, w_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        for down, conv in self.stages:  # type: ignore[misc]
+            x = F.leaky_relu(down(x), 0.2)
+            x = x + F.leaky_relu(conv(x), 0.2)
+        return self.out(x.flatten(1))
+
+
+class Heads(nn.Module):
+    """Realness from frozen features: per tap one fixed random mixing and a few strided convolutions."""
+
+    def __init__(self, channels: tuple[int, ...], sizes: tuple[int, ...], width: int = 64) -> None:
+        super().__init__()
+        self.mixing = nn.ModuleList(nn.Conv2d(c, width, 1, bias=False).requires_grad_(False) for c in channels)
+        self.heads = nn.ModuleList()
+        for size in sizes:
+            layers: list[nn.Module] = []
+            while size > 4:
+                layers += [spectral_norm(nn.Conv2d(width, width, 4, 2, 1)), nn.LeakyReLU(0.2)]
+                size //= 2
+            layers.append(spectral_norm(nn.Conv2d(width, 1, 4)))
+            self.heads.append(nn.Sequential(*layers))
+
+    def forward(self, taps: list[Tensor]) -> Tensor:
+        """Return one logit per image and tap, ``(B, taps)``."""
+        scores = [head(mix(tap)) for tap, mix, head in zip(taps, self.mixing, self.heads, strict=True)]
+        return torch.stack([score.flatten(1).mean(1) for score in scores], dim=1)
+
+
+class Features(nn.Module):
+    """EfficientNet-lite0 taps of the enlarged image, each scaled to unit spread."""
+
+    def __init__(self, reference: Tensor) -> None:
+        super().__init__()
+        self.net = EfficientNetLite0Features()
+        self.gains = [1.0] * len(self.net.channels)
+        with torch.no_grad():
+            self.gains = [1 / float(tap.std()) for tap in self(reference)]
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        large = F.interpolate(image, scale_factor=ENLARGE, mode="bilinear", align_corners=False)
+        taps = self.net(large.contiguous(memory_format=torch.channels_last))
+        return [tap * gain for tap, gain in zip(taps, self.gains, strict=True)]
+
+
+def perceptual(a: list[Tensor], b: list[Tensor]) -> Tensor:
+    """Squared distance of unit-length features, mean over places, summed over taps."""
+    pairs = zip(a, b, strict=True)
+    return torch.stack([(F.normalize(x, dim=1) - F.normalize(y, dim=1)).square().sum(1).mean() for x, y in pairs]).sum()
+
+
+class Faces:
+    """The training faces in memory, with the latent of each."""
+
+    def __init__(self, count: int, first: int) -> None:
+        self.indices = accepted_indices()[first : first + count]
+        chunks = np.array_split(self.indices, max(1, len(self.indices) // 512))
+        self.pixels = torch.from_numpy(
+            np.concatenate([sample_faces(chunk) for chunk in tqdm(chunks, desc="drawing faces")])
+        )
+        self.z = latents(self.indices)
+
+    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Images ``(B, 3, 64, 64)`` in [-1, 1], randomly mirrored where no latent is needed, and z."""
+        pick = torch.randint(len(self.indices), (size,), generator=generator)
+        return self.pixels[pick].permute(0, 3, 1, 2).float() / 127.5 - 1, self.z[pick]
+
+
+def train(args: argparse.Namespace) -> None:
+    torch.manual_seed(args.seed)
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    faces = Faces(args.faces, first=1512)  # test and validation faces come first and are never seen
+    features = Features(faces.pixels[:256].permute(0, 3, 1, 2).float() / 127.5 - 1)
+    generator, encoder = Generator(CONFIG), AutoEncoderHead(CONFIG.w_dim)
+    if args.start:
+        weights = {k: v.float() for k, v in load_file(args.start).items()}
+        kept = {k.removeprefix("synthesis."): v for k, v in weights.items() if k.startswith("synthesis.")}
+        generator.synthesis.load_state_dict(kept)
+        generator.mapping.w_avg.copy_(weights["mapping.w_avg"])
+    sizes = tuple(128 // s for s in features.net.strides)
+    heads = Heads(features.net.channels, sizes)
+    averaged = copy.deepcopy(generator).requires_grad_(False)
+    encoder.to(memory_format=torch.channels_last)
+    groups = [
+        {"params": list(generator.synthesis.parameters()), "speed": 1.0},
+        {"params": list(generator.mapping.parameters()), "speed": 10.0},  # undoes its lr multiplier
+        {"params": list(encoder.parameters()), "speed": 0.5, "betas": (0.9, 0.99)},
+    ]
+    optimizer = torch.optim.Adam(groups, lr=args.lr, betas=(0.0, 0.99))
+    critic = torch.optim.Adam([p for p in heads.parameters() if p.requires_grad], lr=args.lr_heads, betas=(0.0, 0.99))
+    modules = {"generator": generator, "averaged": averaged, "encoder": encoder, "heads": heads}
+    seen, state = 0, out / "state.pt"
+    if state.exists():
+        saved = torch.load(state, weights_only=True)
+        for name, module in modules.items():
+            module.load_state_dict(saved[name])
+        optimizer.load_state_dict(saved["optimizer"])
+        critic.load_state_dict(saved["critic"])
+        seen = saved["seen"]
+        torch.set_rng_state(saved["rng"])
+    total, batch = int(args.kimg * 1000), args.batch
+    draws = torch.Generator().manual_seed(args.seed + seen)
+    half = batch // 2
+    numbers: dict[str, float] = {}
+    bar = tqdm(total=total, initial=seen, unit="img", mininterval=10)
+    step, started = 0, time.monotonic()
+    while seen < total:
+        left = 1 - seen / total
+        for group in optimizer.param_groups:
+            fade = min(1.0, seen / 1000 + 0.01, left / 0.4 + 0.02)  # warm-up, then a long fade
+            group["lr"] = args.lr * group["speed"] * fade
+        for group in critic.param_groups:
+            group["lr"] = args.lr_heads * min(1.0, left / 0.4 + 0.02)
+        photo, z = faces.batch(batch, draws)
+        # Until the autoencoder draws faces, the heads would win at once and teach nothing.
+        judged = seen >= args.adv_from
+        _, z_new = faces.batch(half if judged else 1, draws)
+        offset = encoder(photo)
+        w = generator.w_avg + offset
+        mapped = generator.mapping(torch.cat([z, z_new]))[:, 0]
+        images = generator.synthesis(torch.cat([w, mapped[batch:]]))
+        image, sample = images[:batch], images[batch:]
+        with torch.no_grad():
+            real = features(photo)
+        fake = features(images)
+        heads.requires_grad_(False)
+        l1 = F.l1_loss(image, photo) + sum(
+            F.l1_loss(F.avg_pool2d(image, k), F.avg_pool2d(photo, k)) for k in (4, 16)
+        ) / 2
+        lp = perceptual([tap[:batch] for tap in fake], real)
+        fit = (mapped[:batch] - w.detach()).square().mean() / w.detach().var(dim=0).mean().clamp_min(0.05)
+        fool = -heads(fake).mean() if judged else l1.new_zeros(())
+        loss = args.l1 * l1 + args.lp * lp + args.fit * fit + args.adv * fool
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        heads.heads.requires_grad_(True)
+        hinge = l1.new_zeros(())
+        if judged:
+            hinge = F.relu(1 - heads(real)).mean() + F.relu(1 + heads([tap.detach() for tap in fake])).mean()
+            critic.zero_grad(set_to_none=True)
+            hinge.backward()
+            critic.step()
+        with torch.no_grad():
+            decay = 0.5 ** (batch / min(EMA_KIMG * 1000, max(seen, 1) * 0.2 + 200))
+            for kept, new in zip(averaged.parameters(), generator.parameters(), strict=True):
+                kept.lerp_(new, 1 - decay)
+            generator.w_avg.lerp_(w.detach().mean(0), 0.01)
+            averaged.mapping.w_avg.copy_(generator.w_avg)
+        seen += batch
+        step += 1
+        now = {"l1": float(l1), "lp": float(lp), "fit": float(fit), "fool": float(fool), "hinge": float(hinge)}
+        numbers = {k: 0.98 * numbers.get(k, v) + 0.02 * v for k, v in now.items()}
+        bar.update(batch)
+        if step % 20 == 0:
+            bar.set_postfix({k: f"{v:.3f}" for k, v in numbers.items()})
+        if step % args.every == 0 or seen >= total:
+            part = state.with_suffix(".part")
+            torch.save(
+                {name: module.state_dict() for name, module in modules.items()}
+                | {"optimizer": optimizer.state_dict(), "critic": critic.state_dict(), "seen": seen,
+                   "rng": torch.get_rng_state()},
+                part,
+            )
+            os.replace(part, state)
+            with torch.no_grad():
+                rows = torch.cat([photo[:8], image[:8], averaged.synthesis(w[:8]), averaged(z[:8]), averaged(faces.z[:16])])
+            save_image(rows.clamp(-1, 1) / 2 + 0.5, out / f"grid_{seen:06d}.png", nrow=8)
+            with (out / "log.jsonl").open("a") as file:
+                seconds = time.monotonic() - started
+                file.write(json.dumps({"seen": seen, "seconds": round(seconds), **{k: round(v, 4) for k, v in numbers.items()}}) + "\n")
+    export(averaged, faces, args, out / "digiface_generator.safetensors")
+
+
+@torch.no_grad()
+def export(generator: Generator, faces: Faces, args: argparse.Namespace, path: Path) -> None:
+    """Write the averaged generator in float16 with its recipe; w_avg becomes the mean of mapped latents."""
+    generator.mapping.w_avg.copy_(generator.mapping(faces.z)[:, 0].mean(0))
+    recipe = {k: v for k, v in vars(args).items() if k not in ("out", "start")} | {
+        "start": Path(args.start).name if args.start else None
+    }
+    header = {"config": json.dumps(generator.metadata()), "recipe": json.dumps(recipe)}
+    tensors = {name: tensor.half().contiguous() for name, tensor in generator.state_dict().items()}
+    save_file(tensors, path, header)
+    print(f"wrote {path}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the digiface generator.")
+    parser.add_argument("--out", default="outputs/digiface_generator")
+    parser.add_argument("--start", default=None, help="safetensors file whose synthesis network is the start")
+    parser.add_argument("--kimg", type=float, default=60)
+    parser.add_argument("--faces", type=int, default=20_000)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr-heads", type=float, default=2e-4)
+    parser.add_argument("--l1", type=float, default=2.0)
+    parser.add_argument("--lp", type=float, default=1.0)
+    parser.add_argument("--fit", type=float, default=0.5)
+    parser.add_argument("--adv", type=float, default=0.15)
+    parser.add_argument("--adv-from", type=int, default=4000, help="images before the heads join")
+    parser.add_argument("--every", type=int, default=250)
+    parser.add_argument("--seed", type=int, default=0)
+    train(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""What both phases share: counting photos, the learning-rate schedule, measuring."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from hyperinverter.contracts import Batch, Inversion
+from hyperinverter.metrics import MetricSuite
+from hyperinverter.networks.frozen import Held
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning-rate factor as a function of photos seen.
+
+    Args:
+        images: Length of training, in photos.
+        warmup: The factor rises linearly from 0 over these first photos.
+        kind: "cosine" falls to 0 at the end (Loshchilov & Hutter 2017), "constant" stays at 1 (the paper).
+    """
+
+    images: int
+    warmup: int = 0
+    kind: Literal["cosine", "constant"] = "constant"
+
+    def __call__(self, seen: int) -> float:
+        """Return the factor, in (0, 1], for the batch that begins after ``seen`` photos."""
+        rise = min(1.0, (seen + 1) / self.warmup) if self.warmup > 0 else 1.0
+        if self.kind == "constant":
+            return rise
+        done = min(seen / max(self.images, 1), 1.0)
+        # A thousandth stays at the end: a batch beyond the planned length must still be a legal step.
+        return rise * max(0.5 * (1 + math.cos(math.pi * done)), 1e-3)
+
+
+class PhaseTask(LightningModule):
+    """Base of both LightningModules.
+
+    The state dict holds what is trained (in phase II also the phase I encoder) and ``images_seen``; the
+    generator and the judges are held outside it.
+
+    Args:
+        inverter: Photo -> ``Inversion``.
+        loss: Image, photo -> total and named parts.
+        metrics: Measures images against photos, one value per photo.
+        optimizer: Makes the optimizer from parameters.
+        schedule: Photos seen -> factor of the learning rate.
+    """
+
+    images_seen: Tensor
+
+    def __init__(
+        self,
+        inverter: nn.Module,
+        loss: nn.Module,
+        metrics: MetricSuite,
+        optimizer: MakeOptimizer,
+        schedule: Schedule,
+    ) -> None:
+        super().__init__()
+        self.inverter = inverter
+        self.schedule = schedule
+        self._loss = Held(loss)
+        self._metrics = Held(metrics)
+        self._make_optimizer = optimizer
+        # Photos over all processes: every schedule reads it, because Lightning's global_step counts optimizer
+        # steps, two per batch once the critic has joined.
+        self.register_buffer("images_seen", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def loss(self) -> nn.Module:
+        """The loss, held outside the state dict."""
+        return self._loss.network
+
+    @property
+    def metrics(self) -> MetricSuite:
+        """The measures, held outside the state dict."""
+        return self._metrics.network
+
+    def configure_optimizers(self) -> Optimizer:
+        optimizer = self._make_optimizer([p for p in self.inverter.parameters() if p.requires_grad])
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        return optimizer
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Set the learning rate for this batch."""
+        factor = self.schedule(int(self.images_seen))
+        for optimizer in self.trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+
+    def count(self, batch: Batch) -> None:
+        """Note that this batch, on every process, has been trained on."""
+        self.images_seen += len(batch["image"]) * self.trainer.world_size
+
+    def log_training(self, total: Tensor, parts: dict[str, Tensor], batch: Batch) -> None:
+        """Log the total and its parts under ``train/``."""
+        logged = {"loss": total.detach(), **{name: part.detach() for name, part in parts.items()}}
+        self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=len(batch["image"]))
+
+    def on_validation_epoch_start(self) -> None:
+        self.metrics.reset()
+
+    def on_test_epoch_start(self) -> None:
+        self.metrics.reset()
+        self._seconds: dict[str, list[float]] = {}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._measure(self.inverter(batch["image"]), batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        photo = batch["image"]
+        inversion, seconds = self._timed(self.inverter, photo)
+        # The first batch pays for warm caches and is not part of the time.
+        if batch_idx > 0:
+            self._seconds.setdefault("seconds_per_image", []).append(seconds / len(photo))
+            self._time_parts(photo)
+        self._measure(inversion, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test")
+        for name, values in self._seconds.items():
+            median = torch.tensor(values).median()  # robust against a busy machine
+            self.log(f"test/{name}", median, sync_dist=True)
+
+    def _time_parts(self, photo: Tensor) -> None:
+        """Time what a phase builds upon, under its own name in ``self._seconds``."""
+
+    def _measure(self, inversion: Inversion, batch: Batch) -> None:
+        images = {"": inversion.image}
+        if inversion.image is not inversion.w_image:
+            images["phase1/"] = inversion.w_image
+        self.metrics.update(images, batch["image"], batch["name"])
+
+    def _log_metrics(self, split: str) -> None:
+        values = self.metrics.compute()
+        # Gathered by name inside compute: equal on every process, so nothing is left to average.
+        self.log_dict({f"{split}/{name}": value for name, value in values.items()}, batch_size=1)
+
+    def _timed(self, module: Callable[[Tensor], Inversion], photo: Tensor) -> tuple[Inversion, float]:
+        """Run ``module`` and say how many seconds it took, with the device's queue empty at both ends."""
+        synchronise = torch.cuda.synchronize if photo.is_cuda else (lambda: None)
+        synchronise()
+        start = time.perf_counter()
+        inversion = module(photo)
+        synchronise()
+        return inversion, time.perf_counter() - start
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        from hyperinverter.inversion.description import describe
+
+        checkpoint["model"] = describe(self.inverter)  # plain values: enough to build the model again

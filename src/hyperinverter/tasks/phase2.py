@@ -1,0 +1,110 @@
+"""Phase II: learn residuals to the generator's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from hyperinverter.contracts import Batch
+from hyperinverter.inversion.phase2 import HyperInverter
+from hyperinverter.losses.adversarial import critic_loss, generator_loss, r1_penalty
+from hyperinverter.metrics import MetricSuite
+from hyperinverter.tasks.common import MakeOptimizer, PhaseTask, Schedule
+
+
+class PhaseIIHyper(PhaseTask):
+    """Phase II: learn the feature encoder and the hypernetwork; phase I and the generator stay as they are.
+
+    Dinh et al. 2022, section 3.3 and Eqs. 6-9. With a critic it alternates two optimizers by hand.
+
+    Args:
+        inverter: The model.
+        loss: Reconstruction terms.
+        metrics: Measures images against photos.
+        optimizer: Makes both optimizers from parameters.
+        schedule: Photos seen -> factor of the learning rate.
+        critic: Judges realness; None leaves the adversarial term out.
+        adv: Weight of the adversarial term.
+        adv_from: The critic joins after this many photos.
+        r1_gamma: Weight of the R1 penalty (Mescheder et al. 2018).
+        r1_every: The penalty is computed on every n-th critic step only and n times as strong (lazy
+            regularisation, Karras et al. 2020).
+    """
+
+    def __init__(
+        self,
+        inverter: HyperInverter,
+        loss: nn.Module,
+        metrics: MetricSuite,
+        optimizer: MakeOptimizer,
+        schedule: Schedule,
+        *,
+        critic: nn.Module | None = None,
+        adv: float = 0.0,
+        adv_from: int = 0,
+        r1_gamma: float = 10.0,
+        r1_every: int = 16,
+    ) -> None:
+        super().__init__(inverter, loss, metrics, optimizer, schedule)
+        self.critic = critic
+        self.adv, self.adv_from = adv, adv_from
+        self.r1_gamma, self.r1_every = r1_gamma, r1_every
+        self.automatic_optimization = critic is None
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        photo = batch["image"]
+        image = self.inverter(photo).image
+        total, parts = self.loss(image, photo)
+        if self.critic is None:
+            self.log_training(total, parts, batch)
+            self.count(batch)
+            return total
+        joined = int(self.images_seen) >= self.adv_from
+        if joined:
+            self.critic.requires_grad_(False)
+            parts["adv"] = generator_loss(self.critic(image))
+            total = total + self.adv * parts["adv"]
+        optimizer, critic_optimizer = cast(list[Optimizer], self.optimizers())
+        optimizer.zero_grad()
+        self.manual_backward(total)
+        optimizer.step()
+        if joined:
+            self.critic.requires_grad_(True)
+            parts.update(self._teach_critic(critic_optimizer, photo, image.detach()))
+        self.log_training(total, parts, batch)
+        self.count(batch)
+        return total.detach()
+
+    def _teach_critic(self, optimizer: Optimizer, photo: Tensor, image: Tensor) -> dict[str, Tensor]:
+        assert self.critic is not None
+        loss = critic_loss(self.critic(photo), self.critic(image))
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        parts = {"critic": loss}
+        steps = (int(self.images_seen) - self.adv_from) // max(len(photo) * self.trainer.world_size, 1)
+        if steps % self.r1_every == 0:
+            real = photo.detach().requires_grad_(True)
+            parts["r1"] = r1_penalty(self.critic(real), real)
+            optimizer.zero_grad()
+            self.manual_backward(parts["r1"] * (self.r1_gamma / 2 * self.r1_every))
+            optimizer.step()
+        return parts
+
+    def configure_optimizers(self) -> Optimizer | list[Optimizer]:  # type: ignore[override]
+        optimizer = super().configure_optimizers()
+        if self.critic is None:
+            return optimizer
+        parameters: Iterable[nn.Parameter] = self.critic.parameters()
+        critic_optimizer = self._make_optimizer(parameters)
+        for group in critic_optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        return [optimizer, critic_optimizer]
+
+    def _time_parts(self, photo: Tensor) -> None:
+        assert isinstance(self.inverter, HyperInverter)
+        _, seconds = self._timed(self.inverter.w_inverter, photo)
+        self._seconds.setdefault("phase1/seconds_per_image", []).append(seconds / len(photo))
