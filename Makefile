@@ -1,0 +1,36 @@
+# Everything a newcomer and CI need. PYTHON chooses the interpreter the environment is made with.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-all check notebooks env clean
+
+env: $(VENV)/.installed
+
+# One CPU build of torch is enough here; a machine with a GPU installs its own build first (see README).
+$(VENV)/.installed: pyproject.toml .ci/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --progress-bar off -c .ci/constraints.txt torch torchvision
+	$(BIN)/pip install --progress-bar off -c .ci/constraints.txt -e ".[dev]"
+	touch $@
+
+demo: env
+	$(BIN)/python -m hyperinverter.demo
+
+test: env
+	$(BIN)/python -m pytest
+
+test-all: env
+	$(BIN)/python -m pytest -m "not gpu"
+
+check: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+notebooks: env
+	$(BIN)/python -m pytest -m "not gpu" tests/test_notebooks.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
