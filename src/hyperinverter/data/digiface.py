@@ -1,0 +1,180 @@
+"""The built-in faces: drawn once by a packaged sampler, then files like any other photos.
+
+The sampler is a DCGAN trained by its author on renders (DigiFace-1M); see ``assets/NOTICE.md``. It makes
+data and is no part of the method. Image ``i`` is a pure function of ``i``.
+
+    python -m hyperinverter.data.digiface accept --count 22000    # how the shipped list of indices was made
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+from tqdm import tqdm
+
+RESOLUTION = 64
+Z_DIM = 100
+SAMPLER = "digiface_dcgan.safetensors"
+ACCEPTED = "digiface_accepted.npz"
+
+_CHUNK = 8  # images per forward pass, aligned: the same arithmetic whichever images are asked for
+_MIN_SCORE = 0.99  # of the face detector
+_MAX_NOSE_OFFSET = 0.35  # from the middle of the eyes, along the eye line, in eye distances
+
+
+@lru_cache(maxsize=1)
+def _sampler_weights() -> dict[str, Tensor]:
+    with as_file(files("hyperinverter") / "assets" / SAMPLER) as path:
+        return {name: tensor.float() for name, tensor in load_file(path).items()}
+
+
+def _draw(z: Tensor) -> Tensor:
+    """Map ``z ~ N(0, I)`` ``(N, 100)`` to RGB in [-1, 1], ``(N, 3, 64, 64)``."""
+    weights = _sampler_weights()
+    x = z[:, :, None, None]
+    for layer in range(5):
+        weight, bias = weights[f"layers.{layer}.weight"], weights.get(f"layers.{layer}.bias")
+        # The first layer opens one pixel to 4x4, the others double the side.
+        stride, padding = (1, 0) if layer == 0 else (2, 1)
+        x = F.conv_transpose2d(x, weight, bias, stride=stride, padding=padding)
+        x = torch.tanh(x) if layer == 4 else torch.relu(x)
+    return x
+
+
+@torch.inference_mode()
+def sample_faces(indices: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Draw the faces with these numbers.
+
+    Face ``i`` comes from its own random generator seeded with ``i`` and is always computed in the same
+    batch of neighbours, so it never depends on which other faces are asked for.
+
+    Args:
+        indices: ``N`` numbers from 0 on, in any order, repeats allowed.
+
+    Returns:
+        RGB, ``uint8 (N, 64, 64, 3)``, in the order of ``indices``.
+
+    Raises:
+        ValueError: If an index is negative or does not fit 32 bits, the size of a seed.
+    """
+    wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
+    if wanted.size and (wanted.min() < 0 or wanted.max() >= 2**32 - _CHUNK):
+        raise ValueError(
+            f"face indices must lie in [0, 2**32 - {_CHUNK}), got {wanted.min()} to {wanted.max()}"
+        )
+    faces = np.empty((len(wanted), RESOLUTION, RESOLUTION, 3), dtype=np.uint8)
+    chunks = wanted // _CHUNK
+    order = np.argsort(chunks, kind="stable")
+    starts = np.flatnonzero(np.diff(chunks[order], prepend=-1))
+    for places in np.split(order, starts[1:]) if wanted.size else []:
+        first = int(chunks[places[0]]) * _CHUNK
+        z = torch.stack(
+            [torch.randn(Z_DIM, generator=torch.Generator().manual_seed(first + i)) for i in range(_CHUNK)]
+        )
+        pixels = _draw(z).add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+        faces[places] = pixels.permute(0, 2, 3, 1).numpy()[wanted[places] - first]
+    return faces
+
+
+def accepted_indices(path: Path | None = None) -> np.ndarray:
+    """Numbers of the faces that are not garbled and look roughly ahead, ascending, ``int64 (N,)``.
+
+    Args:
+        path: A list made by :func:`make_accepted`; the packaged one by default.
+    """
+    if path is None:
+        with as_file(files("hyperinverter") / "assets" / ACCEPTED) as packaged:
+            return _read_accepted(packaged)[0]
+    return _read_accepted(path)[0]
+
+
+def _read_accepted(path: Path) -> tuple[np.ndarray, int]:
+    """Accepted indices and how many were judged."""
+    with np.load(path, allow_pickle=False) as stored:
+        judged = int(stored["judged"])
+        return np.flatnonzero(np.unpackbits(stored["bits"], count=judged)), judged
+
+
+def judge_faces(faces: np.ndarray, detector: object) -> np.ndarray:
+    """Say which faces are clear and near-frontal.
+
+    A face passes if MTCNN finds it in the image enlarged to 160 px with a score above 0.99 and the nose
+    lies less than 0.35 eye distances from the middle of the eyes, measured along the line of the eyes.
+
+    Args:
+        faces: RGB, ``uint8 (N, 64, 64, 3)``.
+        detector: ``facenet_pytorch.MTCNN(select_largest=False)``, so that the best score comes first.
+
+    Returns:
+        ``bool (N,)``.
+    """
+    photos = [Image.fromarray(face).resize((160, 160), Image.Resampling.BILINEAR) for face in faces]
+    _, scores, points = detector.detect(photos, landmarks=True)  # type: ignore[attr-defined]
+    passed = np.zeros(len(faces), dtype=bool)
+    for i, (score, landmarks) in enumerate(zip(scores, points, strict=True)):
+        if landmarks is None or score[0] is None or score[0] <= _MIN_SCORE:
+            continue
+        left, right, nose = np.asarray(landmarks[0][:3], dtype=np.float64)
+        eyes = right - left
+        offset = abs(np.dot(nose - (left + right) / 2, eyes)) / np.dot(eyes, eyes)
+        passed[i] = offset < _MAX_NOSE_OFFSET
+    return passed
+
+
+def make_accepted(path: Path, count: int) -> np.ndarray:
+    """Judge faces 0, 1, 2, ... until ``count`` have passed; an existing list is continued.
+
+    About 60 images a second on one core. The list is saved as it grows, one bit per judged face.
+
+    Args:
+        path: The ``.npz`` to write: ``bits`` (packed) and ``judged`` (how many of them count).
+        count: How many faces must pass.
+
+    Returns:
+        The accepted indices, ascending.
+    """
+    from facenet_pytorch import MTCNN  # heavy, and needed only here
+
+    detector = MTCNN(select_largest=False, device="cpu")
+    accepted, judged = _read_accepted(path) if path.exists() else (np.zeros(0, dtype=np.int64), 0)
+    saved = time.monotonic()
+    with tqdm(total=count, initial=len(accepted), desc="accepted faces", unit="face", mininterval=5) as bar:
+        while len(accepted) < count:
+            batch = np.arange(judged, judged + 64)
+            found = batch[judge_faces(sample_faces(batch), detector)]
+            accepted, judged = np.concatenate([accepted, found]), judged + len(batch)
+            bar.update(len(found))
+            if len(accepted) >= count or time.monotonic() - saved > 20:
+                marks = np.zeros(judged, dtype=np.uint8)
+                marks[accepted] = 1
+                part = path.with_name(path.name + ".part")
+                with part.open("wb") as file:
+                    np.savez_compressed(file, bits=np.packbits(marks), judged=np.int64(judged))
+                os.replace(part, path)
+                saved = time.monotonic()
+    return accepted
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line of this module."""
+    parser = argparse.ArgumentParser(prog="python -m hyperinverter.data.digiface", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    accept = commands.add_parser("accept", help="judge faces with MTCNN and list those that pass")
+    accept.add_argument("--count", type=int, default=22_000, help="how many must pass")
+    accept.add_argument("--out", type=Path, default=Path(ACCEPTED), help="list to write or continue")
+    options = parser.parse_args(arguments)
+    print(f"{len(make_accepted(options.out, options.count))} faces accepted: {options.out}")
+
+
+if __name__ == "__main__":
+    main()
