@@ -3,12 +3,16 @@
 The sampler is a DCGAN trained by its author on renders (DigiFace-1M); see ``assets/NOTICE.md``. It makes
 data and is no part of the method. Image ``i`` is a pure function of ``i``.
 
+    python -m hyperinverter.data.digiface prepare                 # draw the files before the first run
     python -m hyperinverter.data.digiface accept --count 22000    # how the shipped list of indices was made
 """
 
 import argparse
+import io
 import os
+import sys
 import time
+import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import as_file, files
@@ -22,6 +26,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
+from hyperinverter.contracts import UserError
+from hyperinverter.data.files import locked, replacing, write_bytes, writing_to
+
 RESOLUTION = 64
 Z_DIM = 100
 SAMPLER = "digiface_dcgan.safetensors"
@@ -30,6 +37,10 @@ ACCEPTED = "digiface_accepted.npz"
 _CHUNK = 8  # images per forward pass, aligned: the same arithmetic whichever images are asked for
 _MIN_SCORE = 0.99  # of the face detector
 _MAX_NOSE_OFFSET = 0.35  # from the middle of the eyes, along the eye line, in eye distances
+
+_NUM_TEST, _NUM_VAL = 1_000, 512  # places kept for these splits, so that no size moves another split
+_FILE_BYTES = 12_000  # an upper estimate for one PNG
+_BLOCK = 256  # faces drawn between two notes in the record of written files
 
 
 @lru_cache(maxsize=1)
@@ -105,6 +116,145 @@ def _read_accepted(path: Path) -> tuple[np.ndarray, int]:
         return np.flatnonzero(np.unpackbits(stored["bits"], count=judged)), judged
 
 
+def split_indices(
+    num_train: int = 20_000, num_val: int = 512, num_test: int = 1_000
+) -> dict[str, np.ndarray]:
+    """Which faces belong to train, val and test.
+
+    The first 1,000 accepted faces are for testing, the next 512 for validation, the rest for training;
+    a smaller number takes the first ones, so every size shares one cache and no face changes side.
+
+    Returns:
+        Face numbers of ``"train"``, ``"val"`` and ``"test"``.
+
+    Raises:
+        UserError: If a number is negative or larger than its split.
+    """
+    accepted = accepted_indices()
+    places = {
+        "train": (num_train, accepted[_NUM_TEST + _NUM_VAL :]),
+        "val": (num_val, accepted[_NUM_TEST : _NUM_TEST + _NUM_VAL]),
+        "test": (num_test, accepted[:_NUM_TEST]),
+    }
+    for split, (count, indices) in places.items():
+        if not 0 <= count <= len(indices):
+            raise UserError(
+                f"data.num_{split}={count}: the built-in faces have {len(indices):,} for {split}; "
+                f"choose 0 to {len(indices)}"
+            )
+    return {split: indices[:count] for split, (count, indices) in places.items()}
+
+
+def face_names(num_train: int = 20_000, num_val: int = 512, num_test: int = 1_000) -> dict[str, list[str]]:
+    """Files of each split below the folder :func:`prepare_digiface` returns: ``"train/001234.png"``."""
+    indices = split_indices(num_train, num_val, num_test)
+    return {split: [f"{split}/{i:06d}.png" for i in numbers] for split, numbers in indices.items()}
+
+
+def prepare_digiface(
+    cache_dir: str | Path, num_train: int = 20_000, num_val: int = 512, num_test: int = 1_000
+) -> Path:
+    """Make sure the faces are on disk as ordinary PNG files; draw what is missing or damaged.
+
+    Every file is compared with the size and checksum noted when it was written, so an interrupted or
+    damaged cache is completed, not trusted. Processes that start together take turns.
+
+    Args:
+        cache_dir: Faces go to ``<cache_dir>/digiface/v1/{train,val,test}/<face number>.png``.
+        num_train: See :func:`split_indices`, as the next two.
+        num_val: Validation faces.
+        num_test: Test faces.
+
+    Returns:
+        The folder with the three splits.
+
+    Raises:
+        UserError: If there is no space, ``cache_dir`` cannot be written, or a split has fewer faces.
+    """
+    root = Path(cache_dir).expanduser() / "digiface" / "v1"
+    names = face_names(num_train, num_val, num_test)
+    if not any(_unsound(root, names[split]) for split in names):
+        return root  # nothing to write: works on a read-only cache too
+    needed = _FILE_BYTES * sum(len(_missing(root, names[split])) for split in names)
+    with (
+        writing_to(root, needed, "choose another folder with paths.cache=FOLDER"),
+        locked(root / ".lock", "drawing the built-in faces"),
+    ):
+        for split in names:
+            (root / split).mkdir(exist_ok=True)
+            for leftover in (root / split).glob(".*.part"):
+                leftover.unlink(missing_ok=True)
+            _draw_files(root, split, _unsound(root, names[split]))  # again: another process may have drawn
+    return root
+
+
+def _missing(root: Path, names: list[str]) -> list[str]:
+    return [name for name in names if not (root / name).exists()]
+
+
+def _unsound(root: Path, names: list[str]) -> list[str]:
+    """Files that are missing or differ from what was noted when they were written."""
+    if not names:
+        return []
+    noted = _read_record(root, Path(names[0]).parts[0])
+    bad = []
+    for name in names:
+        try:
+            content = (root / name).read_bytes()
+        except OSError:  # missing or unreadable: either way it is drawn again
+            bad.append(name)
+            continue
+        if noted.get(name) != (len(content), zlib.crc32(content)):
+            bad.append(name)
+    return bad
+
+
+def _read_record(root: Path, split: str) -> dict[str, tuple[int, int]]:
+    """Size and checksum of every file written so far; the last line about a file counts."""
+    path = root / f"{split}.record"
+    noted = {}
+    for line in path.read_text(encoding="ascii", errors="replace").splitlines() if path.exists() else []:
+        name, _, rest = line.partition(" ")
+        size, _, checksum = rest.partition(" ")
+        if size.isdigit() and len(checksum) == 8:  # a line cut short by a crash says nothing
+            try:
+                noted[name] = int(size), int(checksum, 16)
+            except ValueError:
+                continue
+    return noted
+
+
+def _draw_files(root: Path, split: str, names: list[str]) -> None:
+    """Draw these files and note each block, so that an interruption costs one block."""
+    quiet = not sys.stderr.isatty()
+    with tqdm(
+        total=len(names),
+        desc=f"drawing {split} faces",
+        unit="face",
+        disable=not names,
+        mininterval=10 if quiet else 0.2,  # a log file wants few lines
+    ) as bar:
+        for start in range(0, len(names), _BLOCK):
+            block = names[start : start + _BLOCK]
+            lines = []
+            for name, face in zip(block, sample_faces([int(Path(n).stem) for n in block]), strict=True):
+                content = _encode(face)
+                write_bytes(root / name, content)
+                lines.append(f"{name} {len(content)} {zlib.crc32(content):08x}\n")
+            with (root / f"{split}.record").open("a", encoding="ascii") as record:
+                # The newline in front ends a line that a crash may have cut short.
+                record.write("\n" + "".join(lines))
+                record.flush()
+                os.fsync(record.fileno())
+            bar.update(len(block))
+
+
+def _encode(face: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(face).save(buffer, "PNG", compress_level=1)  # 8 kB; stronger saves little and is slow
+    return buffer.getvalue()
+
+
 def judge_faces(faces: np.ndarray, detector: object) -> np.ndarray:
     """Say which faces are clear and near-frontal.
 
@@ -157,10 +307,8 @@ def make_accepted(path: Path, count: int) -> np.ndarray:
             if len(accepted) >= count or time.monotonic() - saved > 20:
                 marks = np.zeros(judged, dtype=np.uint8)
                 marks[accepted] = 1
-                part = path.with_name(path.name + ".part")
-                with part.open("wb") as file:
+                with replacing(path) as part, part.open("wb") as file:
                     np.savez_compressed(file, bits=np.packbits(marks), judged=np.int64(judged))
-                os.replace(part, path)
                 saved = time.monotonic()
     return accepted
 
@@ -169,11 +317,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line of this module."""
     parser = argparse.ArgumentParser(prog="python -m hyperinverter.data.digiface", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
+    prepare = commands.add_parser("prepare", help="draw the faces into the cache, or check and repair it")
+    prepare.add_argument("--out", type=Path, default=Path("~/.cache/hyperinverter"), help="cache folder")
+    for split, count in (("train", 20_000), ("val", 512), ("test", 1_000)):
+        prepare.add_argument(f"--{split}", type=int, default=count, help=f"number of {split} faces")
     accept = commands.add_parser("accept", help="judge faces with MTCNN and list those that pass")
     accept.add_argument("--count", type=int, default=22_000, help="how many must pass")
     accept.add_argument("--out", type=Path, default=Path(ACCEPTED), help="list to write or continue")
     options = parser.parse_args(arguments)
-    print(f"{len(make_accepted(options.out, options.count))} faces accepted: {options.out}")
+    if options.command == "prepare":
+        try:
+            print(prepare_digiface(options.out, options.train, options.val, options.test))
+        except UserError as error:
+            sys.exit(f"error: {error}")
+    else:
+        print(f"{len(make_accepted(options.out, options.count))} faces accepted: {options.out}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,247 @@
+"""Images under a folder, split by a recorded list.
+
+A photo's side follows from the hash of its path below the folder, and the list that is written the first
+time is kept: photos may come and go, none ever changes side. A folder with ``train`` and ``val`` or
+``test`` subfolders has said it all, and is taken at its word.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from hyperinverter.contracts import UserError
+from hyperinverter.data.files import locked, write_bytes, writing_to
+from hyperinverter.data.transforms import unreadable_header
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff"}
+SPLITS = ("train", "val", "test")
+
+log = logging.getLogger(__name__)
+
+_SUBFOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+_OTHER_FORMATS = {".heic", ".heif", ".avif", ".gif", ".raw", ".cr2", ".nef", ".dng", ".jxl"}
+
+
+@dataclass
+class Listing:
+    """Photos below a folder, and the files that look like photos but are left out."""
+
+    names: list[str]  # paths below the folder with "/", sorted
+    skipped: dict[str, list[str]] = field(default_factory=dict)  # reason -> paths
+
+    def report(self, root: Path) -> str:
+        """One line about the files left out, empty if there are none."""
+        parts = [f"{len(paths)} {reason} ({paths[0]})" for reason, paths in sorted(self.skipped.items())]
+        return f"left out below {root}: {', '.join(parts)}" if parts else ""
+
+
+def list_photos(root: str | Path) -> Listing:
+    """Find photos below ``root``, at any depth, through symbolic links.
+
+    Raises:
+        UserError: If ``root`` is missing, is no folder, or cannot be read.
+    """
+    root = Path(root).expanduser()
+    if not root.exists():
+        raise UserError(f"no folder at {root}; give the folder of your photos with data.root=PATH")
+    if not root.is_dir():
+        raise UserError(f"{root} is a file; data.root=PATH wants the folder that holds the photos")
+    if not os.access(root, os.R_OK | os.X_OK):
+        raise UserError(f"the folder {root} may not be read; change its permissions")
+    listing = Listing([])
+    seen: set[str] = set()
+
+    def leave_out(reason: str, name: str) -> None:
+        listing.skipped.setdefault(reason, []).append(name)
+
+    for folder, subfolders, file_names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link back up, or a second way to the same photos
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = sorted(s for s in subfolders if not s.startswith(".") and s != "__MACOSX")
+        for file_name in sorted(file_names):
+            path = Path(folder, file_name)
+            name = path.relative_to(root).as_posix()
+            suffix = path.suffix.lower()
+            if suffix in _OTHER_FORMATS:
+                leave_out("in another format", name)
+            elif suffix not in SUFFIXES:
+                continue
+            elif file_name.startswith("."):  # "._x.jpg" is what macOS leaves beside x.jpg on other disks
+                leave_out("hidden", name)
+            elif not path.is_file():
+                leave_out("broken link", name)
+            elif path.stat().st_size == 0:
+                leave_out("empty", name)
+            else:
+                listing.names.append(name)
+    listing.names.sort()
+    return listing
+
+
+def split_folder(
+    root: str | Path,
+    record: str | Path,
+    val_fraction: float = 0.05,
+    test_fraction: float = 0.1,
+    *,
+    report: bool = True,
+) -> dict[str, list[str]]:
+    """Which photos of a folder belong to train, val and test.
+
+    Args:
+        root: The folder.
+        record: JSON file with the split; written if missing, completed if there are new photos.
+        val_fraction: Share of the photos for validation, if the folder has no ``val`` subfolder.
+        test_fraction: Share for testing, if it has no ``test`` subfolder.
+        report: Say which files are left out or gone.
+
+    Returns:
+        Paths below ``root`` of ``"train"``, ``"val"`` and ``"test"``, in the order of their hashes (a
+        prefix is a fair sample). Each has at least one photo.
+
+    Raises:
+        UserError: If there are fewer than three photos, or ``record`` is damaged or cannot be written.
+    """
+    root, record = Path(root).expanduser(), Path(record).expanduser()
+    listing = list_photos(root)
+    if report and listing.skipped:
+        log.warning("%s", listing.report(root))
+    if len(listing.names) < 3:
+        found = ", ".join(sorted({Path(n).suffix for names in listing.skipped.values() for n in names}))
+        raise UserError(
+            f"{len(listing.names)} photos below {root}, at least 3 needed (train, val, test); "
+            f"formats read: {' '.join(sorted(SUFFIXES))}" + (f"; left out: {found}" if found else "")
+        )
+    known = _read_record(record)
+    split = _assign(listing.names, known, val_fraction, test_fraction)
+    if report and (outside := len(listing.names) - sum(map(len, split.values()))):
+        log.warning("%d photos lie outside the train, val and test folders of %s", outside, root)
+    gone = sorted({name for side in known.values() for name in side}.difference(listing.names))
+    if report and gone:
+        log.warning("%d photos listed in %s are gone from %s (%s)", len(gone), record, root, gone[0])
+    if _with_new(known, split) == known:
+        return split
+    needed = 2 * sum(len(name.encode("utf-8", "surrogateescape")) + 8 for name in listing.names)
+    with (
+        writing_to(record.parent, needed, "choose another file with data.split=FILE"),
+        locked(record.with_name(f".{record.name}.lock"), "splitting the photos"),
+    ):
+        known = _read_record(record)  # again: another process may have been first
+        split = _assign(listing.names, known, val_fraction, test_fraction)
+        content = {"version": 1, "root": str(root.resolve()), **_with_new(known, split)}
+        write_bytes(record, json.dumps(content, indent=1).encode())
+    return split
+
+
+def _with_new(known: dict[str, list[str]], split: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The record with new photos behind those it has; photos that are gone may come back to their side."""
+    return {side: [*known[side], *sorted(set(split[side]).difference(known[side]))] for side in SPLITS}
+
+
+def _assign(
+    names: list[str], known: dict[str, list[str]], val_fraction: float, test_fraction: float
+) -> dict[str, list[str]]:
+    """Give every photo a side: the recorded one, that of its subfolder, or by its hash."""
+    sides = {name: side for side in SPLITS for name in known[side]}
+    top = {name.split("/")[0] for name in names if "/" in name}
+    folders = {f: side for side in SPLITS for f in _SUBFOLDERS[side] if f in top}
+    if len(set(folders.values())) < 2 or "train" not in folders:
+        folders = {}  # one "train" alone is a folder like any other
+    has_folder = set(folders.values())
+    split: dict[str, list[str]] = {side: [] for side in SPLITS}
+    for name in sorted(names, key=_position):
+        side = sides.get(name) or folders.get(name.split("/")[0])
+        if folders and name not in sides and side is None:
+            continue  # outside the named subfolders
+        if name not in sides and side in (None, "train"):
+            # Sides without a folder of their own come out of the training photos.
+            test = 0.0 if "test" in has_folder else test_fraction
+            val = 0.0 if "val" in has_folder else val_fraction
+            place = _position(name)
+            side = "test" if place < test else "val" if place < test + val else "train"
+        assert side is not None
+        split[side].append(name)
+    for side in SPLITS:  # few photos: chance may have left a side empty
+        if split[side]:
+            continue
+        movable = [
+            (len(split[other]), name) for other in SPLITS for name in split[other][1:] if name not in sides
+        ]
+        if not movable:
+            raise UserError(
+                f"no photo is left for {side}: add photos, or remove the recorded split to split anew"
+            )
+        _, name = max(movable)
+        for other in SPLITS:
+            split[other] = [n for n in split[other] if n != name]
+        split[side] = [name]
+    return split
+
+
+def _position(name: str) -> float:
+    """Where a path falls in [0, 1): the same on every machine, unrelated to its neighbours in the folder."""
+    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:6], "big") / 2**48
+
+
+def _read_record(path: Path) -> dict[str, list[str]]:
+    """The recorded sides, empty ones if there is no record yet."""
+    if not path.exists():
+        return {side: [] for side in SPLITS}
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        sides = {side: stored[side] for side in SPLITS}
+        names = [name for side in sides.values() for name in side]
+        if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+            raise ValueError("a photo is listed twice, or is not a path")
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise UserError(
+            f"the recorded split {path} cannot be used ({error!r}); restore it, or remove it to split anew"
+        ) from error
+    return sides
+
+
+def check_headers(root: Path, names: Sequence[str], memo: Path) -> dict[str, str]:
+    """Open every photo's header, once: a later call looks only at files that changed.
+
+    Args:
+        root: Folder of the photos.
+        names: Their paths below it.
+        memo: JSON file that remembers what was found.
+
+    Returns:
+        Photos that cannot be read -> why. (Damage behind the header shows when the photo is decoded.)
+    """
+    try:
+        known = json.loads(memo.read_text(encoding="utf-8"))
+        known = {name: (tuple(stamp), why) for name, (stamp, why) in known.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        known = {}  # only a memory: looking again mends it
+    found: dict[str, tuple[tuple[int, int], str]] = {}
+    new = False
+    for name in tqdm(names, desc="checking photos", unit="photo", delay=2, leave=False):
+        status = (root / name).stat()
+        stamp = (status.st_size, status.st_mtime_ns)
+        if name in known and known[name][0] == stamp:
+            found[name] = known[name]
+        else:
+            found[name], new = (stamp, unreadable_header(root / name)), True
+    if new:
+        content = json.dumps({**known, **found}).encode()
+        with writing_to(memo.parent, len(content), "choose another folder with paths.cache=FOLDER"):
+            write_bytes(memo, content)
+    return {name: why for name, (_, why) in found.items() if why}
+
+
+def default_record(cache_dir: str | Path, root: str | Path) -> Path:
+    """Where the split of ``root`` is recorded unless the person names a file."""
+    where = hashlib.sha256(os.fsencode(Path(root).expanduser().resolve())).hexdigest()[:16]
+    return Path(cache_dir).expanduser() / "folders" / where / "split.json"

@@ -1,0 +1,364 @@
+"""ImageDataModule: the built-in faces or any folder of photos, as batches."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from hyperinverter.contracts import Batch, UserError
+from hyperinverter.data.decoded import decode_photos
+from hyperinverter.data.digiface import RESOLUTION, face_names, prepare_digiface
+from hyperinverter.data.folders import SPLITS, check_headers, default_record, split_folder
+from hyperinverter.data.sampling import Draw, OnceSampler, StreamSampler, even_batch_size
+from hyperinverter.data.transforms import FILTERS, read_pixels, to_tensor
+
+log = logging.getLogger(__name__)
+
+BUILT_IN = "digiface"
+_DECODED_LIMIT = 1_000_000_000  # bytes of decoded photos kept on disk when decoded="auto"
+
+
+class PhotoDataset(Dataset[Batch]):
+    """Photos by number, from decoded pixels if given, else from their files.
+
+    It hands out whole batches (``__getitems__``): collating photo by photo would cost more than reading.
+
+    Args:
+        root: Folder of the photos.
+        names: Their paths below it.
+        resolution: Side ``R`` in pixels.
+        resize: Filter, see ``transforms.FILTERS``.
+        pixels: The same photos decoded, ``uint8 (N, R, R, 3)``.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        names: Sequence[str],
+        resolution: int,
+        resize: str = "bilinear",
+        pixels: np.ndarray | None = None,
+    ) -> None:
+        self.root = root
+        self.names = list(names)
+        self.resolution = resolution
+        self.resize = resize
+        self.pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Hand a worker process the place of the decoded pixels instead of a copy."""
+        state = dict(self.__dict__)
+        if isinstance(self.pixels, np.memmap):
+            state["pixels"] = (self.pixels.filename, self.pixels.shape)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if isinstance(state["pixels"], tuple):
+            path, shape = state["pixels"]
+            state = {**state, "pixels": np.memmap(path, np.uint8, "r", shape=shape)}
+        self.__dict__.update(state)
+
+    def __getitem__(self, draw: Draw | int) -> Batch:
+        """One photo as a batch of one."""
+        return self.__getitems__([draw])
+
+    def __getitems__(self, draws: Sequence[Draw | int]) -> Batch:
+        """These photos as a batch, mirrored where their draw says so.
+
+        Raises:
+            UserError: If a file cannot be read.
+        """
+        plain = [draw if isinstance(draw, Draw) else Draw(draw, False) for draw in draws]
+        indices = [draw.photo for draw in plain]
+        if self.pixels is not None:
+            pixels = self.pixels[indices]
+        else:
+            files = [self.root / self.names[i] for i in indices]
+            pixels = np.stack([read_pixels(file, self.resolution, self.resize) for file in files])
+        mirrored = [i for i, draw in enumerate(plain) if draw.flip]
+        pixels[mirrored] = pixels[mirrored, :, ::-1]
+        return {"image": to_tensor(pixels), "name": [self.names[i] for i in indices]}
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+class TrainLoader(DataLoader[Batch]):
+    """A DataLoader that a checkpoint can continue in the middle of an epoch, at the very next photo.
+
+    Lightning asks for ``state_dict`` when it writes a checkpoint and gives it back before the first batch.
+    """
+
+    def __init__(self, *args: Any, batches_done: Callable[[], tuple[int, int]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.batches_done = batches_done  # (epoch, batches learnt from in it)
+
+    def state_dict(self) -> dict[str, int]:
+        """Place in the stream of the first photo nothing was learnt from."""
+        sampler = self.sampler
+        if not isinstance(sampler, StreamSampler):  # Trainer(overfit_batches) puts in its own
+            return {}
+        epoch, batches = self.batches_done()
+        batch = (self.batch_size or 1) * sampler.world_size
+        return {"place": epoch * sampler.images_per_epoch + batches * batch, "seed": sampler.seed}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue where :meth:`state_dict` was taken."""
+        sampler = self.sampler
+        if not state or not isinstance(sampler, StreamSampler):
+            return
+        if state["seed"] != sampler.seed:
+            raise UserError(
+                f"the checkpoint drew its photos with seed {state['seed']}, this run has {sampler.seed}; "
+                f"resume with seed={state['seed']}"
+            )
+        sampler.resume_at(state["place"])
+
+
+class ImageDataModule(LightningDataModule):
+    """Photos of one domain, split into train, val and test, as :class:`~hyperinverter.contracts.Batch`.
+
+    Training batches follow a seeded endless stream (``sampling.StreamSampler``); validation and test show
+    every photo exactly once over all ranks. Files are written in ``prepare_data`` only, which Lightning
+    calls once per machine.
+
+    Args:
+        root: Folder of photos; ``None`` or ``"digiface"`` for the built-in faces.
+        resolution: Side ``R`` of the images in pixels.
+        batch_size: Training images per step and process.
+        eval_batch_size: Validation and test images per step and process; ``batch_size`` if ``None``.
+        num_workers: Processes that load photos; 0 is fastest for decoded photos.
+        epoch_kimg: Thousands of training images in one epoch, over all processes, rounded to whole steps.
+        flip: Mirror training photos with probability 1/2.
+        seed: Of order and flips.
+        num_train: At most so many training photos; all there are if ``None`` (20,000 built-in faces).
+        num_val: Validation photos, likewise (512 built-in faces).
+        num_test: Test photos, likewise (1,000 built-in faces).
+        cache_dir: Where built-in faces, splits and decoded photos are kept.
+        split: JSON file with the split of a folder, written if missing; in ``cache_dir`` if ``None``.
+        val_fraction: Share of a folder for validation when it is first split.
+        test_fraction: Share for testing.
+        resize: Filter, see ``transforms.FILTERS``.
+        decoded: Keep decoded photos on disk: ``True``, ``False`` or ``"auto"``, up to 1 GB.
+        skip_unreadable: Leave out photos that cannot be read instead of stopping.
+
+    Raises:
+        UserError: If a number makes no sense.
+    """
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        *,
+        resolution: int = RESOLUTION,
+        batch_size: int = 16,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        epoch_kimg: float = 1.0,
+        flip: bool = True,
+        seed: int = 0,
+        num_train: int | None = None,
+        num_val: int | None = None,
+        num_test: int | None = None,
+        cache_dir: str | Path = "~/.cache/hyperinverter",
+        split: str | Path | None = None,
+        val_fraction: float = 0.05,
+        test_fraction: float = 0.1,
+        resize: str = "bilinear",
+        decoded: bool | str = "auto",
+        skip_unreadable: bool = False,
+    ) -> None:
+        super().__init__()
+        self.root = BUILT_IN if root is None else str(root)
+        self.resolution = resolution
+        self.batch_size = batch_size
+        self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
+        self.num_workers = num_workers
+        self.epoch_kimg = epoch_kimg
+        self.flip = flip
+        self.seed = seed
+        self.counts = {"train": num_train, "val": num_val, "test": num_test}
+        self.cache_dir = Path(cache_dir).expanduser()
+        self.split = split
+        self.fractions = (val_fraction, test_fraction)
+        self.resize = resize
+        self.decoded = decoded
+        self.skip_unreadable = skip_unreadable
+        self.datasets: dict[str, PhotoDataset] = {}
+        self._check_arguments()
+
+    def _check_arguments(self) -> None:
+        at_least_one = {
+            "domain.resolution": self.resolution,
+            "batch_size": self.batch_size,
+            "eval_batch_size": self.eval_batch_size,
+            **{f"data.num_{split}": count for split, count in self.counts.items() if count is not None},
+        }
+        for name, value in at_least_one.items():
+            if value < 1:
+                raise UserError(f"{name}={value}: at least 1 is needed")
+        if self.num_workers < 0:
+            raise UserError(f"data.num_workers={self.num_workers}: 0 or more is needed")
+        if not self.epoch_kimg > 0:
+            raise UserError(f"phase.epoch_kimg={self.epoch_kimg}: more than 0 is needed")
+        if self.seed < 0:
+            raise UserError(f"seed={self.seed}: 0 or more is needed")
+        val, test = self.fractions
+        if min(val, test) < 0 or val + test >= 1:
+            raise UserError(
+                f"data.val_fraction={val} and data.test_fraction={test} leave nothing to train on; "
+                f"choose shares whose sum is below 1"
+            )
+        if self.resize not in FILTERS:
+            raise UserError(f"data.resize={self.resize!r}: choose one of {', '.join(FILTERS)}")
+        if self.decoded not in (True, False, "auto"):
+            raise UserError(f"data.decoded={self.decoded!r}: choose true, false or auto")
+
+    # Files: written once per machine, then read by every process
+
+    def prepare_data(self) -> None:
+        """Draw the built-in faces or split the folder, and decode the photos once.
+
+        Raises:
+            UserError: If photos are missing or unreadable, or there is no space.
+        """
+        if self.root == BUILT_IN:
+            prepare_digiface(self.cache_dir, **self._face_counts())
+        self._read_photos(first=True)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open what :meth:`prepare_data` left."""
+        if not self.datasets:
+            self._read_photos(first=False)
+
+    def _read_photos(self, *, first: bool) -> None:
+        """Check and decode (``first``), or open what was checked and decoded."""
+        root, names = self._photos(report=first)
+        decoded = self._keeps_decoded(names)
+        for split in SPLITS:
+            pixels = None
+            if decoded:
+                where = self._decoded_dir()
+                found = decode_photos(
+                    root, names[split], where, split, self.resolution, self.resize, thorough=first
+                )
+                kept, pixels, unreadable = found.names, found.pixels, found.unreadable
+            else:
+                memo = self._decoded_dir().with_name(f"headers-{split}.json")
+                unreadable = check_headers(root, names[split], memo)
+                kept = [name for name in names[split] if name not in unreadable]
+            if unreadable:
+                self._handle_unreadable(unreadable, split, len(names[split]), report=first)
+            if not first:
+                self.datasets[split] = PhotoDataset(root, kept, self.resolution, self.resize, pixels)
+
+    def _face_counts(self) -> dict[str, int]:
+        return {f"num_{split}": count for split, count in self.counts.items() if count is not None}
+
+    def _photos(self, *, report: bool) -> tuple[Path, dict[str, list[str]]]:
+        """The folder of the photos and the names of each split."""
+        if self.root == BUILT_IN:
+            return self.cache_dir / "digiface" / "v1", face_names(**self._face_counts())
+        record = self.split or default_record(self.cache_dir, self.root)
+        val, test = self.fractions
+        sides = split_folder(self.root, record, val, test, report=report)
+        return Path(self.root).expanduser(), {side: sides[side][: self.counts[side]] for side in SPLITS}
+
+    def _keeps_decoded(self, names: dict[str, list[str]]) -> bool:
+        if isinstance(self.decoded, bool):
+            return self.decoded
+        return sum(map(len, names.values())) * self.resolution**2 * 3 <= _DECODED_LIMIT
+
+    def _decoded_dir(self) -> Path:
+        if self.root == BUILT_IN:
+            return self.cache_dir / "digiface" / "v1" / "decoded"
+        return default_record(self.cache_dir, self.root).parent / "decoded"
+
+    def _handle_unreadable(
+        self, unreadable: dict[str, str], split: str, num_photos: int, *, report: bool
+    ) -> None:
+        some = "; ".join(list(unreadable.values())[:3])
+        if not self.skip_unreadable or len(unreadable) == num_photos:
+            raise UserError(
+                f"{len(unreadable)} of {num_photos} {split} photos cannot be read: {some}. Mend or remove "
+                f"them, or leave them out with data.skip_unreadable=true"
+            )
+        if report:
+            log.warning("%d of %d %s photos are left out: %s", len(unreadable), num_photos, split, some)
+
+    # Batches
+
+    @property
+    def images_per_epoch(self) -> int:
+        """Training images in one epoch over all processes: ``epoch_kimg`` in whole steps."""
+        step = self.batch_size * self._world_size
+        return max(1, round(self.epoch_kimg * 1000 / step)) * step
+
+    def train_dataloader(self) -> TrainLoader:
+        """The endless shuffled stream, one epoch at a time."""
+        photos = self.datasets["train"]
+        sampler = StreamSampler(
+            photos, self.images_per_epoch, self.seed, self.flip, self._rank, self._world_size
+        )
+        return TrainLoader(
+            photos,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            batches_done=self._batches_done,
+            **self._loading(),
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Every validation photo once."""
+        return self._eval_dataloader("val")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Every test photo once."""
+        return self._eval_dataloader("test")
+
+    def _eval_dataloader(self, split: str) -> DataLoader[Batch]:
+        photos = self.datasets[split]
+        if len(photos) < self._world_size:
+            raise UserError(
+                f"{len(photos)} {split} photos cannot be shared by {self._world_size} processes; add photos, "
+                f"or use fewer devices with trainer.devices=N"
+            )
+        size = even_batch_size(len(photos), self.eval_batch_size, self._world_size)
+        sampler = OnceSampler(photos, self._rank, self._world_size)
+        return DataLoader(photos, batch_size=size, sampler=sampler, **self._loading())
+
+    def _loading(self) -> dict[str, Any]:
+        return {
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+            "collate_fn": _as_it_is,
+        }
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer else 0
+
+    @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    def _batches_done(self) -> tuple[int, int]:
+        """Epoch and batches of it that were learnt from; loaded ahead or interrupted ones do not count."""
+        if not self.trainer:
+            return 0, 0
+        loop = self.trainer.fit_loop
+        epoch: Any = loop.epoch_progress.current
+        if epoch.processed == epoch.started:  # between two epochs
+            return epoch.processed, 0
+        batch: Any = loop.epoch_loop.batch_progress.current
+        return epoch.processed, batch.processed

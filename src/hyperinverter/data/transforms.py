@@ -1,0 +1,219 @@
+"""Photo file <-> tensor in [-1, 1].
+
+Every photo takes the same steps, in training and for a single file: first frame, upright by its EXIF
+tag, colours in sRGB by its ICC profile, transparency over white, 8 bits per channel, the largest centred
+square, resized with PIL's bilinear filter, which averages over all source pixels when it shrinks.
+"""
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageCms, ImageOps
+from torch import Tensor
+
+from hyperinverter.contracts import UserError
+from hyperinverter.data.files import write_bytes
+
+VERSION = 1  # of the steps above: decoded photos kept from another version are not used
+MIN_SIDE = 16  # pixels; below it there is no photo to speak of
+
+FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+}
+
+log = logging.getLogger(__name__)
+
+_PROFILE_SPACES = {"RGB": "RGB", "CMYK": "CMYK", "L": "GRAY"}  # PIL mode -> ICC colour space
+_told_enlarging = False
+
+
+def read_photo(path: str | Path, resolution: int, resize: str = "bilinear") -> Tensor:
+    """Read one photo as the networks see it.
+
+    Args:
+        path: An image file.
+        resolution: Side ``R`` of the result in pixels.
+        resize: Filter, a key of :data:`FILTERS`.
+
+    Returns:
+        RGB in [-1, 1], ``(1, 3, R, R)``.
+
+    Raises:
+        UserError: If the file is missing, cannot be read as an image, or is smaller than 16 pixels.
+    """
+    return to_tensor(read_pixels(path, resolution, resize))[None]
+
+
+def read_pixels(path: str | Path, resolution: int, resize: str = "bilinear") -> np.ndarray:
+    """:func:`read_photo` before it becomes a tensor: RGB, ``uint8 (R, R, 3)``."""
+    return np.array(fit_square(load_rgb(path), resolution, resize))  # a copy: PIL's own array is read-only
+
+
+def load_rgb(path: str | Path) -> Image.Image:
+    """Decode a photo at its full size: upright, sRGB, 8 bits, without transparency.
+
+    Raises:
+        UserError: See :func:`read_photo`.
+    """
+    path = Path(path)
+    with _explaining(path), Image.open(path) as image:
+        _check_size(image, path)
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image), path)
+
+
+def unreadable_header(path: Path) -> str:
+    """Why the header of a photo alone shows that it cannot be read; empty if it does not."""
+    try:
+        with _explaining(path), Image.open(path) as image:
+            _check_size(image, path)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+@contextmanager
+def _explaining(path: Path) -> Iterator[None]:
+    """Say in one sentence what is wrong with an image file."""
+    if not path.is_file():
+        raise UserError(f"no photo at {path}; give the path of an image file")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path} is an empty file (0 bytes); copy it again or remove it")
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns above 89 megapixels and refuses above 179; the warning helps nobody here.
+            warnings.simplefilter("ignore")
+            yield
+    except UserError:
+        raise
+    except Image.DecompressionBombError as error:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        raise UserError(f"{path} has more than {limit} megapixels; save it smaller first") from error
+    except PermissionError as error:
+        raise UserError(f"{path} may not be read; change its permissions or remove it") from error
+    except Exception as error:  # decoders meet broken files with every kind of exception
+        unknown = isinstance(error, Image.UnidentifiedImageError)
+        reason = "not an image Pillow knows" if unknown else str(error)
+        raise UserError(
+            f"{path} cannot be read as an image ({reason}); it may be damaged: copy it again, save it as "
+            f"PNG, or remove it"
+        ) from error
+
+
+def _check_size(image: Image.Image, path: Path) -> None:
+    if min(image.size) < MIN_SIDE:
+        raise UserError(
+            f"{path} is {image.width}x{image.height} pixels; a photo needs at least {MIN_SIDE} on each side: "
+            f"give a larger one or remove it"
+        )
+
+
+def fit_square(image: Image.Image, resolution: int, resize: str = "bilinear") -> Image.Image:
+    """Cut the largest centred square and bring it to ``resolution`` pixels a side.
+
+    An image that already has that size comes back unchanged.
+
+    Raises:
+        UserError: If ``resize`` is not a key of :data:`FILTERS`.
+    """
+    if resize not in FILTERS:
+        raise UserError(f"unknown resize filter {resize!r}; choose one of {', '.join(FILTERS)}")
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    if side < resolution:
+        _tell_enlarging(side, resolution)
+    return image.resize((resolution, resolution), FILTERS[resize], box=(left, top, left + side, top + side))
+
+
+def _tell_enlarging(side: int, resolution: int) -> None:
+    """Say it once: a folder may hold thousands of small photos."""
+    global _told_enlarging
+    if not _told_enlarging:
+        _told_enlarging = True
+        log.warning("photos smaller than %d px are enlarged (the first has %d px)", resolution, side)
+
+
+def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+    """Bring any PIL mode to 8-bit sRGB, transparency over white."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return _from_wide(image, path).convert("RGB")
+    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+    profile = image.info.get("icc_profile")
+    if image.mode not in _PROFILE_SPACES:
+        image = image.convert("RGB")  # palettes, bilevel, YCbCr; drops alpha, which is kept above
+    rgb = _to_srgb(image, profile, path) if profile else image.convert("RGB")
+    if alpha is None:
+        return rgb
+    return Image.composite(rgb, Image.new("RGB", rgb.size, "white"), alpha)
+
+
+def _from_wide(image: Image.Image, path: Path) -> Image.Image:
+    """Greys of more than 8 bits -> 8 bits; Pillow's own ``convert`` would clip them at 255."""
+    values = np.asarray(image)
+    # A 16-bit file opens as "I;16" or, with older Pillow, as 32-bit "I".
+    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+        raise UserError(
+            f"{path} has 32-bit pixels ({image.mode!r}) whose white is unknown; save it with 8 or 16 bits"
+        )
+    return Image.fromarray(np.round(values / 257).astype(np.uint8))  # 65535 / 257 = 255
+
+
+def _to_srgb(image: Image.Image, profile: bytes, path: Path) -> Image.Image:
+    """Follow the colour profile in the file, if it can be followed."""
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if source.profile.xcolor_space.strip() != _PROFILE_SPACES[image.mode]:
+            return image.convert("RGB")  # a leftover of an earlier format says nothing about these pixels
+        if "sRGB" in (source.profile.profile_description or ""):
+            return image.convert("RGB")  # already there: spare the rounding
+        target = ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError) as error:
+        log.warning("%s: its colour profile cannot be used (%s); colours are taken as they are", path, error)
+        return image.convert("RGB")
+    assert converted is not None  # only inPlace=True returns None
+    return converted
+
+
+def to_tensor(pixels: np.ndarray) -> Tensor:
+    """RGB ``uint8 (..., R, R, 3)`` -> RGB in [-1, 1], ``float32 (..., 3, R, R)``."""
+    return torch.from_numpy(pixels).movedim(-1, -3).float().div_(127.5).sub_(1).contiguous()
+
+
+def to_pixels(image: Tensor) -> np.ndarray:
+    """RGB in [-1, 1], ``(..., 3, R, R)`` -> ``uint8 (..., R, R, 3)``, clamped and rounded.
+
+    The exact inverse of :func:`to_tensor`.
+
+    Raises:
+        ValueError: If the image holds NaN.
+    """
+    values = image.detach().float().cpu()
+    if values.isnan().any():
+        raise ValueError("an image with NaN cannot become pixels")
+    return values.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).movedim(-3, -1).contiguous().numpy()
+
+
+def to_image(image: Tensor) -> Image.Image:
+    """One image, ``(3, R, R)`` or ``(1, 3, R, R)`` in [-1, 1], as a PIL image."""
+    if image.ndim == 4 and len(image) == 1:
+        image = image[0]
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise ValueError(f"expected one RGB image (3, R, R), got {tuple(image.shape)}")
+    return Image.fromarray(to_pixels(image))
+
+
+def save_png(image: Tensor, path: str | Path) -> None:
+    """Write one image, ``(3, R, R)`` or ``(1, 3, R, R)`` in [-1, 1], whole or not at all."""
+    buffer = io.BytesIO()
+    to_image(image).save(buffer, "PNG")
+    write_bytes(Path(path), buffer.getvalue())
