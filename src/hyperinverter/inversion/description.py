@@ -16,7 +16,7 @@ from hyperinverter.networks.backbones import BACKBONES
 from hyperinverter.networks.encoders import FeatureEncoder, WEncoder
 from hyperinverter.networks.fusion import FUSIONS
 from hyperinverter.networks.generator import Generator
-from hyperinverter.networks.hypernets import HyperNetwork
+from hyperinverter.networks.hypernets import HyperNetwork, KernelRegressor
 
 Description = dict[str, Any]
 
@@ -29,14 +29,16 @@ def describe(model: nn.Module) -> Description:
     """
     if isinstance(model, HyperInverter):
         features, hypernet = model.feature_encoder, model.hypernet
+        regressor = next(iter(hypernet.weight_regressors.values()))
+        assert isinstance(regressor, KernelRegressor)
         return describe(model.w_inverter) | {
             "phase": 2,
             "features": {"backbone": type(features.backbone).__name__, "channels": features.channels},
             "hypernet": {
                 "kernels": [spec.name for spec in hypernet.kernels],
-                "hidden_dim": hypernet.hidden_dim,
-                "extractor_channels": hypernet.extractor_channels,
-                "fusion": hypernet.fusion_name,
+                "hidden_dim": regressor.hidden_dim,
+                "extractor_channels": regressor.extractor_channels,
+                "fusion": type(regressor.fusion).__name__,
             },
         }
     if isinstance(model, WInverter):
