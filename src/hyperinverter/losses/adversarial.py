@@ -1,0 +1,45 @@
+"""Learning from a critic: the non-saturating loss and the R1 penalty.
+
+All functions take the critic's outputs (logits, positive for "photo"), ``(B,)`` or ``(B, 1)``, and compute
+in float32, also under autocast.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def generator_loss(fake: Tensor) -> Tensor:
+    """Non-saturating loss, mean of ``softplus(-D(image))`` (Goodfellow et al. 2014, section 3)."""
+    return F.softplus(-fake.float()).mean()
+
+
+def critic_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Logistic loss of the critic; halved as in HyperInverter's training.
+
+    ``(mean softplus(-D(photo)) + mean softplus(D(image))) / 2``
+
+    Args:
+        real: Outputs for photos.
+        fake: Outputs for images, which must be detached from the network that made them.
+    """
+    return (F.softplus(-real.float()).mean() + F.softplus(fake.float()).mean()) / 2
+
+
+def r1_penalty(real: Tensor, photo: Tensor) -> Tensor:
+    """Mean squared length of the critic's gradient at the photos (Mescheder et al. 2018, Eq. 9).
+
+    Its weight is ``gamma / 2``; computed on every n-th step only, n times that (lazy regularisation,
+    Karras et al. 2020).
+
+    Args:
+        real: Outputs for ``photo``, still attached to it.
+        photo: ``(B, 3, R, R)``, with ``requires_grad`` set before the critic saw it.
+
+    Raises:
+        ValueError: If ``real`` does not depend on ``photo`` with gradients.
+    """
+    if not photo.requires_grad or not real.requires_grad:
+        raise ValueError("r1_penalty needs photos that require gradients, and the critic's output for them")
+    (gradient,) = torch.autograd.grad(real.float().sum(), photo, create_graph=True)
+    return gradient.float().square().sum(dim=(1, 2, 3)).mean()

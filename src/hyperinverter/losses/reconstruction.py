@@ -1,0 +1,71 @@
+"""Terms that compare an image with its photo: pixels, perception, identity.
+
+A term works in two steps, so that what depends on the photo alone is computed once and without gradients:
+``target = term.target(photo)``, then ``term(image, target)`` for each image compared with it.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hyperinverter.networks.judges import Judge
+
+
+class PixelLoss(nn.Module):
+    """Mean squared error over all pixels and channels of images in [-1, 1]."""
+
+    def target(self, photo: Tensor) -> Tensor:
+        return photo.detach()
+
+    def forward(self, image: Tensor, target: Tensor) -> Tensor:
+        return F.mse_loss(image.float(), target.float())
+
+
+class JudgeLoss(nn.Module):
+    """A term that asks a judge; see ``networks.judges``."""
+
+    def __init__(self, judge: Judge) -> None:
+        super().__init__()
+        self.judge = judge
+
+    @torch.no_grad()
+    def target(self, photo: Tensor) -> Any:
+        return [feature.detach() for feature in self.judge.embed(photo)]
+
+    def values(self, image: Tensor, target: Any) -> Tensor:
+        """Return what the judge says of each image, ``(B,)``."""
+        return self.judge.compare(self.judge.embed(image), target)
+
+
+class PerceptualLoss(JudgeLoss):
+    """Mean distance of a judge such as ``LPIPS`` or ``EffNetPerceptual``.
+
+    Raises:
+        ValueError: If the judge measures similarity, which must not be minimised.
+    """
+
+    def __init__(self, judge: Judge) -> None:
+        if judge.higher_is_closer:
+            raise ValueError(f"PerceptualLoss needs a distance, {judge.label} measures similarity")
+        super().__init__(judge)
+
+    def forward(self, image: Tensor, target: Any) -> Tensor:
+        return self.values(image, target).mean()
+
+
+class IdentityLoss(JudgeLoss):
+    """Mean of 1 - similarity of an identity judge, in [0, 2].
+
+    Raises:
+        ValueError: If the judge measures distance.
+    """
+
+    def __init__(self, judge: Judge) -> None:
+        if not judge.higher_is_closer:
+            raise ValueError(f"IdentityLoss needs a similarity, {judge.label} measures distance")
+        super().__init__(judge)
+
+    def forward(self, image: Tensor, target: Any) -> Tensor:
+        return (1 - self.values(image, target)).mean()
