@@ -1,0 +1,364 @@
+"""One job: seed, assemble, fit, test the best checkpoint, and leave a run folder that tells the whole story."""
+
+import contextlib
+import logging
+import math
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
+from pytorch_lightning.loggers import Logger
+
+from hyperinverter import config, runs
+from hyperinverter.config import Config
+from hyperinverter.contracts import UserError
+from hyperinverter.runcard import RunCard
+from hyperinverter.tasks import callbacks
+from hyperinverter.tasks.callbacks import Checkpoints, Interrupted, duration, images_seen
+from hyperinverter.tasks.loggers import MetricsFile, WandbTracker
+
+
+def run(cfg: Config, folder: Path | None = None) -> float:
+    """Do one job and return the number a sweep ranks by.
+
+    Expected failures print one sentence and leave by ``SystemExit``: 1 failed, 130 interrupted. The run card says the
+    same, and ``error.log`` holds the traceback.
+
+    Args:
+        cfg: The composed configuration.
+        folder: The run folder; default the one Hydra made for this job.
+    """
+    folder = folder or config.run_dir()
+    try:
+        return train(cfg, folder)
+    except UserError as error:
+        _fail(str(error), folder, bool(cfg.debug))
+    except (KeyboardInterrupt, Interrupted):
+        if not _is_first():
+            sys.exit(
+                0
+            )  # a non-zero end of a helper process would have the first one killed before it has written
+        say(
+            f"interrupted; go on with: python train.py resume={_short(folder)}"
+            if _last(folder)
+            else "interrupted"
+        )
+        sys.exit(130)
+    except Exception as error:  # a fault of ours: still one sentence, and the traceback in a file
+        _fail(
+            f"{_cause(error)} (traceback in {_short(folder / 'error.log')}, or add debug=true)",
+            folder,
+            cfg.debug,
+        )
+
+
+def train(cfg: Config, folder: Path) -> float:
+    """As ``run``, but failures arrive as exceptions (``UserError``, ``Interrupted`` and others).
+
+    Raises:
+        UserError: For anything the person can mend.
+        Interrupted: After Ctrl-C, with everything saved.
+    """
+    first = _is_first()
+    folder.mkdir(parents=True, exist_ok=True)
+    card = callbacks.free_of_disk_trouble(lambda: RunCard(folder, _identity(cfg), write=first), folder)
+    loggers: list[Logger] = []
+    try:
+        score = _train(cfg, folder, card, loggers)
+    except BaseException as error:
+        interrupted = isinstance(error, (KeyboardInterrupt, Interrupted))
+        status = "interrupted" if interrupted else "failed"
+        if first and not interrupted:
+            with contextlib.suppress(OSError):  # the disk may be what failed
+                (folder / "error.log").write_text(traceback.format_exc(), encoding="utf-8")
+        _close_tracker(loggers, card.facts.get("metrics", {}), 130 if interrupted else 1)
+        with contextlib.suppress(OSError):
+            card.close(status, None if interrupted else _cause(error))
+        raise
+    _close_tracker(loggers, card.facts["metrics"], 0)
+    callbacks.free_of_disk_trouble(lambda: card.close("finished"), folder)
+    _farewell(card.facts, folder)
+    return score
+
+
+def _train(cfg: Config, folder: Path, card: RunCard, loggers: list[Logger]) -> float:
+    from hyperinverter import assembly  # every network: after the cheap checks
+
+    _quieten()
+    config.validate(cfg)
+    config.check_additions(config.task_overrides())
+    _check_devices(cfg)
+    find_phase1(cfg)
+    if _is_first():
+        callbacks.free_of_disk_trouble(lambda: config.save(cfg, folder / "config.yaml"), folder)
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    assembled = assembly.build(cfg)
+    task, data = assembled.task, assembled.data
+    card.update(loaded=dict(getattr(assembled, "loaded", {})), parameters=count_parameters(task))
+
+    total = max(round(cfg.phase.kimg * 1000), 1)
+    metrics_file = MetricsFile(folder / "metrics.csv", lambda: images_seen(task))
+    loggers += [metrics_file, *_tracker(cfg, folder, task)]
+    checkpoints = Checkpoints(
+        folder / "checkpoints",
+        cfg.phase.monitor,
+        cfg.phase.monitor_mode,
+        round(cfg.trainer.save_every_kimg * 1000),
+    )
+    say(
+        f"phase {cfg.phase.number} on {cfg.domain.name}, {_millions(card.facts['parameters'])}: {_short(folder)}"
+    )
+    trainer = make_trainer(
+        cfg,
+        loggers,
+        [
+            callbacks.NanGuard(),
+            callbacks.StopAfter(total),
+            checkpoints,
+            callbacks.StopOnSignal(checkpoints, say),
+            callbacks.Progress(total, folder),
+            callbacks.ImagePanels(folder, cfg.panels.num_photos, cfg.panels.num_saved),
+        ],
+    )
+    card.update(device=_device(trainer), world_size=trainer.world_size)
+    resume = find_resume(cfg)
+    if resume is not None:
+        seen = int(_load(resume).get("state_dict", {}).get("images_seen", 0))
+        metrics_file.forget_after(seen) if _is_first() else None
+        say(f"going on from {_short(resume)}, {seen / 1000:g} kimg")
+    fit_arguments: dict[str, Any] = {"datamodule": data, "ckpt_path": None if resume is None else str(resume)}
+    _with_memory_hint(lambda: trainer.fit(task, **fit_arguments), cfg)
+    card.update(images_seen=images_seen(task), complete=images_seen(task) >= total)
+
+    best = checkpoints.best if checkpoints.best.is_file() else checkpoints.last
+    if best.is_file():
+        task.load_state_dict(_load(best)["state_dict"], strict=task.strict_loading)
+    seen_in_training = images_seen(task)
+    measured = trainer.test(task, datamodule=data, verbose=False)[0]
+    numbers = {name: float(value) for name, value in sorted(measured.items())}
+    card.update(
+        metrics=numbers,
+        best={"file": str(best.relative_to(folder)), "images": seen_in_training, "score": checkpoints.score},
+    )
+    if cfg.phase.rank_by not in numbers:
+        raise UserError(f"phase.rank_by={cfg.phase.rank_by} is not measured; there are: {', '.join(numbers)}")
+    return numbers[cfg.phase.rank_by]
+
+
+def make_trainer(cfg: Config, loggers: list[Logger], extra: list[Callback]) -> Trainer:
+    """The Lightning trainer a configuration describes; checkpoints and progress are callbacks of ours."""
+    node = cfg.trainer
+    epochs = math.ceil(cfg.phase.kimg / cfg.phase.epoch_kimg)
+    return Trainer(
+        accelerator=node.accelerator,
+        devices=node.devices,
+        num_nodes=node.num_nodes,
+        strategy=node.strategy,
+        precision=node.precision,
+        deterministic=node.deterministic,
+        max_epochs=min(epochs, node.max_epochs or epochs),
+        limit_train_batches=node.limit_train_batches,
+        limit_val_batches=node.limit_val_batches,
+        limit_test_batches=node.limit_test_batches,
+        log_every_n_steps=node.log_every,
+        logger=loggers,
+        callbacks=extra,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # the data room shards: every photo once, no padding
+    )
+
+
+def find_phase1(cfg: Config) -> None:
+    """Fill in ``phase.from_run`` of a phase II run: the newest complete phase I run of the domain, if any."""
+    if cfg.phase.number == 2 and cfg.phase.from_run is None:
+        found = runs.latest_finished(Path(cfg.paths.outputs), domain=cfg.domain.name, phase=1)
+        if found is not None:
+            cfg.phase.from_run = str(found)
+            say(f"phase I: {_short(found)}")
+
+
+def find_resume(cfg: Config) -> Path | None:
+    """The checkpoint to go on from; None for a new run.
+
+    Raises:
+        UserError: If ``resume`` leads to none.
+    """
+    if cfg.resume is None:
+        return None
+    place = Path(cfg.resume).expanduser()
+    path = place if place.is_file() else place / "checkpoints" / "last.ckpt"
+    if not path.is_file():
+        raise UserError(
+            f"resume={cfg.resume} has no {path}: the run ended before its first save, so start it anew"
+        )
+    return path
+
+
+def count_parameters(task: LightningModule) -> dict[str, int]:
+    """Numbers of trained and of frozen parameters."""
+    counts = {"trained": 0, "frozen": 0}
+    for parameter in task.parameters():
+        counts["trained" if parameter.requires_grad else "frozen"] += parameter.numel()
+    return counts
+
+
+def say(line: str) -> None:
+    """Tell the person at the terminal, once however many processes there are."""
+    if _is_first():
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+
+
+def _tracker(cfg: Config, folder: Path, task: LightningModule) -> list[Logger]:
+    def seen() -> int:
+        return images_seen(task)
+
+    if cfg.logger.kind == "wandb" and _is_first():
+        identity = {
+            "name": cfg.name or _typed_name() or folder.name,
+            "group": cfg.group,
+            "job_type": f"phase{cfg.phase.number}",
+            "config": config.to_dict(cfg),
+        }
+        return [WandbTracker(folder, seen, config.to_dict(cfg.logger), identity, say)]
+    if cfg.logger.kind == "tensorboard":
+        from pytorch_lightning.loggers import TensorBoardLogger
+
+        try:
+            return [TensorBoardLogger(str(folder), name="tensorboard", version="")]
+        except ModuleNotFoundError as error:
+            raise UserError(
+                "logger=tensorboard needs the tensorboard package: pip install tensorboard"
+            ) from error
+    return []
+
+
+def _close_tracker(loggers: list[Logger], metrics: Mapping[str, Any], exit_code: int) -> None:
+    for logger in loggers:
+        if isinstance(logger, WandbTracker):
+            logger.close(metrics, exit_code)
+
+
+def _identity(cfg: Config) -> dict[str, Any]:
+    typed = config.task_overrides()
+    return {
+        "name": cfg.name or _typed_name(),
+        "group": cfg.group,
+        "phase": cfg.phase.number,
+        "domain": cfg.domain.name,
+        "seed": cfg.seed,
+        "rank_by": cfg.phase.rank_by,
+        "overrides": typed,
+        "command": " ".join(["python train.py", *typed]),
+        "metrics": {},
+    }
+
+
+def _typed_name() -> str | None:
+    """A run is called by what was typed for it, without what every run says."""
+    plain = [
+        item
+        for item in config.task_overrides()
+        if item.split("=")[0] not in ("name", "group", "resume", "phase")
+    ]
+    return " ".join(plain) or None
+
+
+def _check_devices(cfg: Config) -> None:
+    if cfg.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise UserError(
+            "this trainer wants a CUDA GPU and PyTorch sees none: use trainer=cpu, or install CUDA drivers"
+        )
+
+
+def _with_memory_hint(action: Callable[[], Any], cfg: Config) -> None:
+    try:
+        action()
+    except torch.cuda.OutOfMemoryError as error:
+        raise UserError(
+            f"the GPU has not enough memory for phase.batch_size={cfg.phase.batch_size}: halve it, lower "
+            "hypernet.hidden_dim, or choose a smaller coverage"
+        ) from error
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises several kinds for files that are cut short or foreign
+        raise UserError(
+            f"{path} cannot be read as a checkpoint ({_cause(error)}): it is cut short or something else; "
+            "resume from another one, or start anew"
+        ) from error
+    return content
+
+
+def _is_first() -> bool:
+    """Whether this process speaks for the run: the only one, or global rank 0."""
+    return all(
+        int(os.environ.get(name) or 0) == 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+    )
+
+
+def _last(folder: Path) -> bool:
+    return (folder / "checkpoints" / "last.ckpt").is_file()
+
+
+def _device(trainer: Trainer) -> str:
+    device = trainer.strategy.root_device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} x{os.cpu_count()}"
+
+
+def _millions(parameters: Mapping[str, int]) -> str:
+    return f"{parameters['trained'] / 1e6:.2f} M trained parameters"
+
+
+def _short(path: Path) -> str:
+    """A path as one would type it from here."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _cause(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if isinstance(error, UserError) or not lines else f"{type(error).__name__}: {text}"
+
+
+def _farewell(facts: Mapping[str, Any], folder: Path) -> None:
+    numbers = "  ".join(
+        f"{name.removeprefix('test/')} {value:.4g}" for name, value in facts["metrics"].items()
+    )
+    say(f"finished in {duration(facts['seconds'])}: {numbers}")
+    say(f"{_short(folder)}: run.json, metrics.csv, panels/, checkpoints/best.ckpt")
+
+
+def _fail(sentence: str, folder: Path, debug: bool) -> NoReturn:
+    if debug:
+        traceback.print_exc()
+    say(f"error: {sentence}")
+    sys.exit(1)
+
+
+def _quieten() -> None:
+    """Keep libraries from speaking over the run; their errors still come through."""
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for message in (
+        ".*does not have many workers.*",  # two cores: extra processes would cost more than they bring
+        ".*number of training batches.*smaller than the logging interval.*",
+        ".*Checkpoint directory.*",
+        ".*GPU available but not used.*",
+        ".*LeafSpec.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)

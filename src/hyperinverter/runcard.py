@@ -1,0 +1,143 @@
+"""The run card: one JSON file that says what a run was, how it went and what it measured."""
+
+import json
+import math
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+CARD = "run.json"
+_PACKAGES = (
+    "hyperinverter",
+    "torch",
+    "pytorch-lightning",
+    "torchmetrics",
+    "hydra-core",
+    "omegaconf",
+    "wandb",
+    "numpy",
+)
+
+
+class RunCard:
+    """Facts about one run, written to ``run.json`` at every change, so that a killed run leaves them too.
+
+    ``status`` is ``running``, ``finished``, ``failed`` or ``interrupted``. Time and peak memory of a resumed run add
+    to what the card already says.
+    """
+
+    def __init__(self, folder: Path, facts: Mapping[str, Any], *, write: bool = True) -> None:
+        self._path = folder / CARD
+        self._write = write
+        before = read_card(folder) or {}
+        self._seconds_before = float(before.get("seconds") or 0.0)
+        self._peak_before = float(before.get("peak_memory_mb") or 0.0)
+        self._begin = time.monotonic()
+        sessions = int(before.get("sessions") or 0) + 1
+        self.facts: dict[str, Any] = {
+            "status": "running",
+            "error": None,
+            "started": before.get("started") or now(),
+        }
+        self.facts |= {
+            "finished": None,
+            "sessions": sessions,
+            **facts,
+            **code_state(),
+            "versions": versions(),
+        }
+        self.update()
+
+    def update(self, **facts: Any) -> None:
+        """Add facts and write the card."""
+        self.facts |= facts
+        self.facts["seconds"] = round(self._seconds_before + time.monotonic() - self._begin, 2)
+        self.facts["peak_memory_mb"] = round(max(self._peak_before, peak_memory_mb()), 1)
+        if self._write:
+            write_json(self._path, self.facts)
+
+    def close(self, status: str, error: str | None = None) -> None:
+        """Write the last word on this run."""
+        self.update(status=status, error=error, finished=now())
+
+
+def read_card(folder: Path) -> dict[str, Any] | None:
+    """The run card in a folder; None if there is none or it cannot be read."""
+    try:
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return card if isinstance(card, dict) else None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of one."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        scratch.write_text(json.dumps(plain(content), indent=2) + "\n", encoding="utf-8")
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def plain(value: Any) -> Any:
+    """Numbers, strings, lists and dictionaries only; not-a-number and infinities as strings, as JSON has none."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    return plain(value.item()) if hasattr(value, "item") else str(value)
+
+
+def now() -> str:
+    """The local time to the second, with its offset."""
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def code_state() -> dict[str, Any]:
+    """Commit of the checkout and whether it had no changes; both None outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
+    commit = _git(root, "rev-parse", "HEAD")
+    changes = _git(root, "status", "--porcelain", "--untracked-files=no") if commit else None
+    return {"commit": commit or None, "clean": None if changes is None else not changes}
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(root), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None  # no git, or not a checkout: the card says null
+    return done.stdout.strip()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, the platform and the libraries that decide the numbers."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def peak_memory_mb() -> float:
+    """Most memory this process has held at once: of the GPU if it used one, else of the machine."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        return float(torch.cuda.max_memory_allocated()) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB on Linux

@@ -1,0 +1,423 @@
+"""What happens around training: progress, checkpoints, pictures, and stopping early for good or bad reasons.
+
+A task taking part has ``images_seen`` (photos seen in training, over all processes) and ``inverter``
+(photo -> Inversion).
+"""
+
+import errno
+import math
+import os
+import re
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from hyperinverter.contracts import Batch, Inversion, UserError
+from hyperinverter.runcard import write_json
+from hyperinverter.tasks.loggers import WandbTracker
+
+
+class Interrupted(Exception):
+    """The person asked to stop and everything needed to go on is saved."""
+
+
+def images_seen(task: LightningModule) -> int:
+    """Photos the task has been trained on so far, over all processes."""
+    return int(task.images_seen)  # a buffer or a plain number
+
+
+def free_of_disk_trouble(action: Callable[[], Any], path: Path) -> Any:
+    """Run ``action``, which writes ``path``.
+
+    Raises:
+        UserError: If the disk is full or the place cannot be written.
+    """
+    try:
+        return action()
+    except (OSError, RuntimeError) as error:
+        number = getattr(error, "errno", None)
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            cause = (
+                "no space is left on the device: free some, or choose another place with paths.outputs=PATH"
+            )
+        elif number in (errno.EACCES, errno.EROFS, errno.EPERM):
+            cause = "it is not writable: choose another place with paths.outputs=PATH"
+        elif isinstance(error, RuntimeError) and "PytorchStreamWriter" in str(error):
+            cause = (
+                "the file could not be written to its end, most likely no space is left: free some and resume"
+            )
+        else:
+            raise
+        raise UserError(f"cannot write {path}: {cause}") from error
+
+
+class StopAfter(Callback):
+    """End training once so many photos were seen; lengths mean the same at any batch size."""
+
+    def __init__(self, images: int) -> None:
+        self.images = images
+
+    def on_train_batch_end(self, trainer: Trainer, task: LightningModule, *_: Any) -> None:
+        if images_seen(task) >= self.images:
+            trainer.should_stop = True
+
+
+class NanGuard(Callback):
+    """Stop at the first loss that is not a number, before it reaches a checkpoint."""
+
+    def on_train_batch_end(self, trainer: Trainer, task: LightningModule, outputs: Any, *_: Any) -> None:
+        named = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("train/")}
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if isinstance(loss, Tensor):
+            named.setdefault("train/loss", loss)
+        bad = sorted(name for name, value in named.items() if not math.isfinite(float(value)))
+        if bad:
+            raise UserError(
+                f"{bad[0]} became {float(named[bad[0]])} after {images_seen(task)} photos; the last good checkpoint is "
+                "kept: try a lower phase.optimizer.lr, or trainer.precision=32-true"
+            )
+
+
+class Checkpoints(Callback):
+    """Keep ``last.ckpt`` (to go on from) and ``best.ckpt`` (to use), each whole at any moment.
+
+    Args:
+        folder: Where both go.
+        monitor: The logged validation number that decides.
+        mode: ``min`` or ``max``.
+        every: Photos between two saves of ``last.ckpt`` within an epoch.
+    """
+
+    def __init__(self, folder: Path, monitor: str, mode: str, every: int) -> None:
+        self.last, self.best = folder / "last.ckpt", folder / "best.ckpt"
+        self._monitor, self._sign, self._every = monitor, 1.0 if mode == "min" else -1.0, every
+        self.score: float | None = None
+        self._saved_at = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"score": self.score}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.score = state_dict["score"]
+
+    def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
+        self._saved_at = images_seen(task)
+
+    def on_train_batch_start(self, trainer: Trainer, task: LightningModule, *_: Any) -> None:
+        # between two batches, so that the counters saved match the weights saved
+        if images_seen(task) - self._saved_at >= self._every:
+            self.save_last(trainer, task)
+
+    def on_validation_end(self, trainer: Trainer, task: LightningModule) -> None:
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        if self._monitor not in trainer.callback_metrics:
+            logged = ", ".join(sorted(name for name in trainer.callback_metrics if name.startswith("val/")))
+            raise UserError(f"phase.monitor={self._monitor} is not measured; there are: {logged or 'none'}")
+        value = float(trainer.callback_metrics[self._monitor])
+        if not math.isfinite(value):
+            raise UserError(
+                f"{self._monitor} became {value} after {images_seen(task)} photos; the last good checkpoint is kept: "
+                "try a lower phase.optimizer.lr"
+            )
+        better = self.score is None or self._sign * value < self._sign * self.score
+        self.score = value if better else self.score
+        self.save_last(trainer, task)
+        if better and trainer.is_global_zero:
+            free_of_disk_trouble(lambda: _copy_whole(self.last, self.best), self.best)
+
+    def save_last(self, trainer: Trainer, task: LightningModule) -> None:
+        """Write ``last.ckpt``; a reader finds the old file or the new one."""
+        self._saved_at = images_seen(task)
+        scratch = self.last.with_name(".last.ckpt.part")
+        self.last.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            free_of_disk_trouble(lambda: trainer.save_checkpoint(scratch), self.last)
+            if trainer.is_global_zero:
+                os.replace(scratch, self.last)
+        finally:
+            if trainer.is_global_zero:
+                scratch.unlink(missing_ok=True)
+
+
+def _copy_whole(source: Path, target: Path) -> None:
+    scratch = target.with_name(f".{target.name}.part")
+    try:
+        shutil.copyfile(source, scratch)
+        os.replace(scratch, target)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+class StopOnSignal(Callback):
+    """Ctrl-C or SIGTERM ends training after the current batch with a checkpoint; a second one ends it at once."""
+
+    def __init__(self, checkpoints: Checkpoints, say: Callable[[str], None]) -> None:
+        self._checkpoints, self._say = checkpoints, say
+        self._asked = False
+        self._previous: dict[int, Any] = {}
+
+    def on_fit_start(self, trainer: Trainer, task: LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (
+                signal.SIGINT,
+                signal.SIGTERM,
+            ):  # after Lightning's own, which would stop mid-batch
+                self._previous[number] = signal.signal(number, self._ask)
+
+    def _ask(self, *_: Any) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        self._say("stopping after this batch and saving; once more stops at once")
+
+    def on_train_batch_start(self, trainer: Trainer, task: LightningModule, *_: Any) -> None:
+        self._stop_if_asked(trainer, task)
+
+    def on_validation_batch_start(self, trainer: Trainer, task: LightningModule, *_: Any) -> None:
+        if trainer.state.fn == "fit":
+            self._stop_if_asked(trainer, task)
+
+    def on_train_end(self, trainer: Trainer, task: LightningModule) -> None:
+        self._restore()
+
+    def on_exception(self, *_: Any) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        while self._previous:
+            number, handler = self._previous.popitem()
+            signal.signal(number, handler)
+
+    def _stop_if_asked(self, trainer: Trainer, task: LightningModule) -> None:
+        asked = self._asked
+        if trainer.world_size > 1:  # all processes stop at the same batch
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if asked:
+            self._checkpoints.save_last(trainer, task)
+            raise Interrupted
+
+
+class Progress(Callback):
+    """Photos seen, rate and time left: one live line on a terminal, a line now and then in a log file.
+
+    ``progress.json`` says the same to whoever started this job.
+    """
+
+    def __init__(self, total: int, folder: Path, every: float = 30.0) -> None:
+        self._total, self._file = total, folder / "progress.json"
+        self._live = sys.stderr.isatty()
+        self._every = 0.5 if self._live else every
+        self._begin, self._first, self._shown, self._written = 0.0, 0, 0.0, 0.0
+
+    def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
+        self._begin, self._first = time.monotonic(), images_seen(task)
+        self._shown = self._written = self._begin if not self._live else 0.0
+
+    def on_train_batch_end(self, trainer: Trainer, task: LightningModule, *_: Any) -> None:
+        now = time.monotonic()
+        if trainer.is_global_zero and (now - self._shown >= self._every or now - self._written >= 1.0):
+            self._report(trainer, task, "train", now)
+
+    def on_validation_start(self, trainer: Trainer, task: LightningModule) -> None:
+        if trainer.is_global_zero and trainer.state.fn == "fit":
+            self._report(trainer, task, "validate", time.monotonic())
+
+    def on_test_start(self, trainer: Trainer, task: LightningModule) -> None:
+        if trainer.is_global_zero:
+            self._report(trainer, task, "test", time.monotonic())
+
+    def on_train_end(self, trainer: Trainer, task: LightningModule) -> None:
+        self._end_line()
+
+    def on_exception(self, *_: Any) -> None:
+        self._end_line()
+
+    def _end_line(self) -> None:
+        if self._live:
+            sys.stderr.write("\n")
+
+    def _report(self, trainer: Trainer, task: LightningModule, stage: str, now: float) -> None:
+        seen = images_seen(task)
+        rate = (seen - self._first) / max(now - self._begin, 1e-6) if self._begin else 0.0
+        left = max(self._total - seen, 0) / rate if rate else None
+        loss = trainer.callback_metrics.get("train/loss")
+        state = {
+            "stage": stage,
+            "images": seen,
+            "total": self._total,
+            "images_per_second": rate,
+            "seconds_left": left,
+        }
+        state["loss"] = None if loss is None else float(loss)
+        self._written = now
+        try:
+            write_json(self._file, state)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:  # a full disk is told by the next checkpoint
+                raise
+        if now - self._shown < self._every and stage == "train":
+            return
+        self._shown = now
+        line = progress_line(state)
+        sys.stderr.write(f"\r{line:<78}" if self._live else f"{line}\n")
+        sys.stderr.flush()
+
+
+def progress_line(state: Mapping[str, Any]) -> str:
+    """One line about a job: stage, photos, loss, rate, time left."""
+    total = max(int(state["total"]), 1)
+    done = min(int(state["images"]) / total, 1.0)
+    line = f"{state['stage']:<8} {state['images'] / 1000:7.2f}/{total / 1000:g} kimg {done:4.0%}"
+    if state.get("loss") is not None:
+        line += f"  loss {state['loss']:.4f}"
+    if state.get("images_per_second"):
+        line += f"  {state['images_per_second']:.1f} images/s"
+    if state.get("seconds_left") is not None:
+        line += f"  {duration(state['seconds_left'])} left"
+    return line
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: ``45 s``, ``12 min``, ``3 h 05 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+class ImagePanels(Callback):
+    """Pictures of the same few photos over training, and single files of test photos to compare runs with.
+
+    Args:
+        folder: The run folder: ``panels/IMAGES.png`` after every validation, ``test_photos/NAME/*.png`` after the test.
+        num_photos: Rows of a panel.
+        num_saved: Test photos kept as files.
+    """
+
+    def __init__(self, folder: Path, num_photos: int, num_saved: int) -> None:
+        self._panels, self._photos = folder / "panels", folder / "test_photos"
+        self._num_photos, self._num_saved = num_photos, num_saved
+        self._held: list[Tensor] = []
+        self._saved = 0
+
+    def on_validation_start(self, trainer: Trainer, task: LightningModule) -> None:
+        self._held = []
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, task: LightningModule, outputs: Any, batch: Batch, *_: Any
+    ) -> None:
+        missing = self._num_photos - sum(len(photo) for photo in self._held)
+        if missing > 0 and trainer.is_global_zero:
+            self._held.append(batch["image"][:missing])
+
+    def on_validation_end(self, trainer: Trainer, task: LightningModule) -> None:
+        if not self._held or trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        photo = torch.cat(self._held)
+        inversion = _invert(task, photo)
+        path = self._panels / f"{images_seen(task):09d}.png"
+        self._panels.mkdir(parents=True, exist_ok=True)
+        free_of_disk_trouble(lambda: draw_panel(photo, inversion, path), path)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbTracker):
+                logger.log_panel("panels/val", path, "input | initial | final | error")
+            elif hasattr(logger.experiment, "add_image"):
+                logger.experiment.add_image(
+                    "panels/val", _read_rgb(path), images_seen(task), dataformats="HWC"
+                )
+
+    def on_test_start(self, trainer: Trainer, task: LightningModule) -> None:
+        self._saved = 0
+
+    def on_test_batch_end(
+        self, trainer: Trainer, task: LightningModule, outputs: Any, batch: Batch, *_: Any
+    ) -> None:
+        missing = self._num_saved - self._saved
+        if missing <= 0 or not trainer.is_global_zero:
+            return
+        photo = batch["image"][:missing]
+        inversion = _invert(task, photo)
+        for index, name in enumerate(batch["name"][:missing]):
+            place = self._photos / safe_name(name)
+            place.mkdir(parents=True, exist_ok=True)
+            for kind, images in (
+                ("photo", photo),
+                ("w_image", inversion.w_image),
+                ("image", inversion.image),
+            ):
+                path = place / f"{kind}.png"
+                free_of_disk_trouble(lambda i=images[index], p=path: _to_picture(i).save(p), path)  # type: ignore[misc]
+        self._saved += len(photo)
+
+
+def _invert(task: LightningModule, photo: Tensor) -> Inversion:
+    training = task.training
+    task.eval()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):  # looking must not change what comes next
+        inversion: Inversion = task.inverter(photo)  # type: ignore[operator, assignment]
+    task.train(training)
+    return inversion
+
+
+def safe_name(name: str) -> str:
+    """A photo's path as one folder name: ``a/b c.png`` becomes ``a__b_c.png``."""
+    return re.sub(r"[^\w.-]", "_", name.replace("/", "__")).lstrip(".") or "photo"
+
+
+def draw_panel(photo: Tensor, inversion: Inversion, path: Path) -> None:
+    """One row per photo: photo, phase I, phase II, absolute error (dark is right, white is off by 1 or more).
+
+    Phase I shows three columns: it has no second image.
+    """
+    from PIL import Image, ImageDraw
+
+    initial, final = inversion.w_image, inversion.image
+    columns = [("photo", photo), ("phase I", initial)]
+    if final is not initial:
+        columns.append(("phase II", final))
+    columns.append(("error", (final - photo).abs() * 2 - 1))
+    size, gap, head = max(photo.shape[-1], 64), 2, 14
+    sheet = Image.new(
+        "RGB", ((size + gap) * len(columns) + gap, (size + gap) * len(photo) + gap + head), "white"
+    )
+    draw = ImageDraw.Draw(sheet)
+    for column, (title, images) in enumerate(columns):
+        x = gap + column * (size + gap)
+        draw.text((x + 2, 1), title, fill="black")
+        for row, image in enumerate(images):
+            picture = _to_picture(image)
+            if picture.width != size:
+                picture = picture.resize((size, size), Image.Resampling.NEAREST)
+            sheet.paste(picture, (x, head + gap + row * (size + gap)))
+    scratch = path.with_name(f".{path.name}")
+    try:
+        sheet.save(scratch, format="PNG")
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _to_picture(image: Tensor) -> Any:
+    """RGB in [-1, 1], ``(3, R, R)`` -> a PIL image."""
+    from PIL import Image
+
+    pixels = image.detach().float().clamp(-1, 1).add(1).mul(127.5).round().byte()
+    return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+
+
+def _read_rgb(path: Path) -> Any:
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return np.array(picture.convert("RGB"))

@@ -1,0 +1,246 @@
+"""Where numbers go: metrics.csv always, Weights & Biases or TensorBoard beside it. All count in photos seen."""
+
+import contextlib
+import csv
+import netrc
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+AXIS = "images"  # column and step of every log: photos seen in training
+Say = Callable[[str], None]
+
+
+class MetricsFile(Logger):
+    """Every logged number as a row of ``metrics.csv``; a new name adds a column.
+
+    Args:
+        path: The file; rows already there are kept, so a resumed run goes on writing.
+        seen: Tells how many photos training has seen.
+    """
+
+    def __init__(self, path: Path, seen: Callable[[], int]) -> None:
+        super().__init__()
+        self._path, self._seen, self._begin = path, seen, time.monotonic()
+        self._columns: list[str] = [AXIS, "epoch", "seconds"]
+        self._offset = 0.0
+        if path.is_file():
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+            self._columns = list(rows[0]) if rows else self._columns
+            self._offset = float(rows[-1].get("seconds") or 0.0) if rows else 0.0
+
+    @property
+    def name(self) -> str:
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: config.yaml holds the configuration."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        row: dict[str, Any] = {
+            AXIS: self._seen(),
+            "seconds": round(self._offset + time.monotonic() - self._begin, 2),
+        }
+        row |= {name: float(value) for name, value in metrics.items()}
+        row["epoch"] = int(row.get("epoch", 0))
+        new = [name for name in row if name not in self._columns]
+        if new:
+            self._widen(sorted(new))
+        fresh = not self._path.is_file()
+        with self._path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self._columns, restval="")
+            if fresh:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def forget_after(self, images: int) -> None:
+        """Drop rows beyond a point in training: a run resumed from there will write them again."""
+        self._rewrite([row for row in self._rows() if int(row[AXIS]) <= images])
+
+    def _widen(self, new: list[str]) -> None:
+        rows = self._rows()
+        self._columns = [*self._columns, *new]
+        if rows:
+            self._rewrite(rows)
+
+    def _rows(self) -> list[dict[str, str]]:
+        if not self._path.is_file():
+            return []
+        with self._path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    def _rewrite(self, rows: list[dict[str, str]]) -> None:
+        scratch = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        with scratch.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self._columns, restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(scratch, self._path)
+
+
+class WandbTracker(Logger):
+    """One Weights & Biases run for one job. Trouble with W&B costs the W&B record, never the run.
+
+    Args:
+        folder: The run folder; W&B's files go to ``folder/wandb``.
+        seen: Tells how many photos training has seen.
+        settings: ``project``, ``entity``, ``mode`` (None: online with a key, else offline) and ``timeout`` in seconds.
+        run: What identifies the run: ``name``, ``group``, ``job_type`` and the nested ``config``.
+        say: Prints the one line that says where the record is.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        seen: Callable[[], int],
+        settings: Mapping[str, Any],
+        run: Mapping[str, Any],
+        say: Say,
+    ) -> None:
+        super().__init__()
+        self._folder, self._seen, self._say = folder, seen, say
+        self._run: Any = None
+        if rank_zero_only.rank == 0:
+            self._start(dict(settings), dict(run))
+
+    def _start(self, settings: dict[str, Any], run: dict[str, Any]) -> None:
+        try:
+            import wandb  # takes a second: only where it is used
+        except ImportError as error:
+            self._say(f"W&B is off: it cannot be imported ({_brief(error)}); metrics.csv has every number")
+            return
+        wanted = settings.get("mode") or os.environ.get("WANDB_MODE")
+        mode = {"dryrun": "offline", None: "online" if has_key() else "offline"}.get(wanted, wanted)
+        if mode == "disabled":
+            return
+        failure = ""
+        for attempt in dict.fromkeys((mode, "offline")):
+            try:
+                self._run = self._init(wandb, attempt, settings, run)
+                break
+            except Exception as error:  # W&B raises many kinds; none may stop a training
+                failure = _brief(error)
+        if self._run is None:
+            self._say(f"W&B is off: {failure}; metrics.csv has every number")
+        elif self._run.offline:
+            why = (
+                f"the server did not answer ({failure})"
+                if failure
+                else "no key"
+                if wanted is None
+                else "as asked"
+            )
+            self._say(f"W&B offline ({why}): wandb sync {self._record()}")
+        else:
+            self._say(f"W&B: {self._run.url}")
+
+    def _init(self, wandb: Any, mode: str, settings: Mapping[str, Any], run: Mapping[str, Any]) -> Any:
+        options = wandb.Settings(
+            silent=True,
+            quiet=True,
+            console="off",
+            init_timeout=float(settings.get("timeout") or 20),
+            login_timeout=float(settings.get("timeout") or 20),
+            disable_git=True,
+            save_code=False,
+        )
+        identity_file = self._folder / ".wandb_id"
+        known = identity_file.read_text().strip() if identity_file.is_file() else None
+        started = wandb.init(
+            project=settings.get("project"),
+            entity=settings.get("entity"),
+            dir=str(self._folder),
+            mode=mode,
+            settings=options,
+            id=known,
+            resume="allow" if known and mode == "online" else None,
+            **run,
+        )
+        with contextlib.suppress(OSError):  # without the file a resumed run opens a second W&B run
+            identity_file.write_text(str(started.id))
+        started.define_metric(AXIS)
+        started.define_metric("*", step_metric=AXIS)
+        return started
+
+    def _record(self) -> str:
+        place = Path(self._run.settings.sync_dir)
+        try:
+            return str(place.relative_to(Path.cwd()))
+        except ValueError:
+            return str(place)
+
+    @property
+    def name(self) -> str:
+        return "wandb"
+
+    @property
+    def version(self) -> str:
+        return "" if self._run is None else str(self._run.id)
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the nested configuration went in at the start."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self._send(lambda run: run.log({**metrics, AXIS: self._seen()}))
+
+    def log_panel(self, key: str, path: Path, caption: str) -> None:
+        """Show one picture file."""
+
+        def send(run: Any) -> None:
+            import wandb
+
+            run.log({key: wandb.Image(str(path), caption=caption), AXIS: self._seen()})
+
+        self._send(send)
+
+    def close(self, summary: Mapping[str, Any], exit_code: int) -> None:
+        """Write the summary and end the W&B run with the job's exit code."""
+
+        def send(run: Any) -> None:
+            run.summary.update(dict(summary))
+            run.finish(exit_code=exit_code, quiet=True)
+
+        self._send(send)
+        self._run = None
+
+    def _send(self, action: Callable[[Any], None]) -> None:
+        if self._run is None:
+            return
+        try:
+            action(self._run)
+        except Exception as error:  # as above: the run folder has everything
+            self._run = None
+            self._say(f"W&B stopped recording: {_brief(error)}; metrics.csv has every number")
+
+
+def has_key() -> bool:
+    """Whether W&B would find a key without asking: in WANDB_API_KEY or in the netrc file."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
+    names = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
+    for name in names:
+        path = Path(name).expanduser()
+        try:
+            if path.is_file() and netrc.netrc(str(path)).authenticators(host):
+                return True
+        except (netrc.NetrcParseError, OSError):
+            continue  # W&B could not read it either
+    return False
+
+
+def _brief(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:160]
