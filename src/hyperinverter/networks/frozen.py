@@ -108,7 +108,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_strictly(module: nn.Module, tensors: dict[str, Tensor], source: str | Path) -> None:
-    """Make ``tensors`` the weights of ``module``, also of one on the meta device; names and shapes must match.
+    """Make ``tensors`` the weights of ``module`` (meta device or not); names and shapes must match.
 
     Raises:
         UserError: If a tensor is missing, left over or of another shape, naming the first such tensors.
@@ -128,5 +128,4 @@ def load_strictly(module: nn.Module, tensors: dict[str, Tensor], source: str | P
             f"{source} does not hold the weights of {type(module).__name__}: tensors {', '.join(problems)}; "
             "give the file made for this network"
         )
-    with torch.no_grad():
-        module.load_state_dict(tensors, strict=True, assign=True)
+    module.load_state_dict(tensors, strict=True, assign=True)
