@@ -1,0 +1,138 @@
+"""Encoders: a photo -> w (phase I), an image -> one feature map per style layer (phase II)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hyperinverter.networks.backbones import Backbone
+from hyperinverter.networks.layers import EqualLinear
+
+FEATURE_SIZE = 8  # side of every feature map the hypernetwork reads
+
+
+def resize(image: Tensor, size: int) -> Tensor:
+    """Resize ``(B, C, H, W)`` to a square, bilinear and without antialiasing: what published encoders saw."""
+    if image.shape[-2:] == (size, size):
+        return image
+    return F.interpolate(image, size=(size, size), mode="bilinear", align_corners=False)
+
+
+class WEncoder(nn.Module):
+    """Photo -> offset of w from the generator's mean w (HyperInverter's phase I).
+
+    Args:
+        backbone: Its coarsest map is read.
+        w_dim: Width of w.
+        head: "pool" averages the map over all positions (the paper's); "flatten" keeps the layout, one weight
+            per channel and position, which a small map of a small backbone needs: what is left of a face's
+            pose and outline at 8x8 is in the positions.
+    """
+
+    def __init__(self, backbone: Backbone, w_dim: int, head: Literal["pool", "flatten"] = "pool") -> None:
+        super().__init__()
+        if head not in ("pool", "flatten"):
+            raise ValueError(f"head must be pool or flatten, got {head!r}")
+        self.backbone = backbone
+        self.head = head
+        positions = 1 if head == "pool" else backbone.sizes[2] ** 2
+        self.linear = EqualLinear(backbone.channels[2] * positions, w_dim)
+
+    def forward(self, photo: Tensor) -> Tensor:
+        """Encode RGB ``(B, 3, H, W)`` in [-1, 1], any size; returns ``w - w_avg``, ``(B, D)``."""
+        features = self.backbone(resize(photo, self.backbone.input_size))[2]
+        features = features.mean(dim=(2, 3)) if self.head == "pool" else features.flatten(1)
+        return self.linear(features)
+
+
+class _StyleBlock(nn.Module):
+    """Halve a map with 3x3 convolutions until it is 8x8; one plain convolution if it is already."""
+
+    def __init__(self, in_channels: int, channels: int, size: int) -> None:
+        super().__init__()
+        halvings = int(math.log2(size // FEATURE_SIZE))
+        layers: list[nn.Module] = []
+        for _ in range(max(halvings, 1)):
+            layers += [nn.Conv2d(in_channels, channels, 3, 2 if halvings else 1, 1), nn.LeakyReLU(0.01)]
+            in_channels = channels
+        self.convs = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convs(x)
+
+
+class FeatureEncoder(nn.Module):
+    """Image -> one feature map per style layer: backbone, feature pyramid, style blocks.
+
+    Richardson et al. 2021 (pSp) without its final linear layers; HyperInverter's phase-II encoder, called
+    once on the photo and once on the phase-I image. Style layers 0-2 read the coarsest level of the pyramid,
+    3-6 the middle one, the others the finest.
+
+    Args:
+        backbone: Shared by all levels.
+        num_styles: L, ``generator.num_ws``.
+        channels: C, of every feature map. The paper's is 512.
+        used: Style layers somebody reads (``HyperNetwork.used_styles``). Only these get a block: no time,
+            memory or gradient-less parameters for the others, whose maps are zero. None means all.
+    """
+
+    def __init__(
+        self, backbone: Backbone, num_styles: int, channels: int = 512, used: Iterable[int] | None = None
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.num_styles, self.channels = num_styles, channels
+        indices = sorted(set(range(num_styles) if used is None else used))
+        if not indices or indices[0] < 0 or indices[-1] >= num_styles:
+            raise ValueError(f"used must name style layers 0 to {num_styles - 1}, got {indices}")
+        fine, middle, coarse = backbone.channels
+        finest = min(self._level(index) for index in indices)  # levels below the finest in use are not built
+        # The paper's coarsest map is as wide as its pyramid; a smaller backbone's is brought to that width.
+        self.toplayer = None if coarse == channels else nn.Conv2d(coarse, channels, 1)
+        self.latlayer1 = nn.Conv2d(middle, channels, 1) if finest <= 1 else None
+        self.latlayer2 = nn.Conv2d(fine, channels, 1) if finest <= 0 else None
+        sizes = backbone.sizes
+        # A dictionary, as indices may be missing; its tensor names are those of a list.
+        self.styles = nn.ModuleDict(
+            {str(index): _StyleBlock(channels, channels, sizes[self._level(index)]) for index in indices}
+        )
+
+    @staticmethod
+    def _level(index: int) -> int:
+        """Level of the pyramid a style layer reads; 0 is the finest."""
+        return 2 if index < 3 else 1 if index < 7 else 0
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Encode RGB ``(B, 3, H, W)`` in [-1, 1], any size; returns ``(B, L, C, 8, 8)``."""
+        c1, c2, c3 = self.backbone(resize(image, self.backbone.input_size))
+        levels = {2: c3 if self.toplayer is None else self.toplayer(c3)}
+        if self.latlayer1 is not None:
+            levels[1] = _upsample_add(levels[2], self.latlayer1(c2))
+        if self.latlayer2 is not None:
+            levels[0] = _upsample_add(levels[1], self.latlayer2(c1))
+        maps = {int(index): block(levels[self._level(int(index))]) for index, block in self.styles.items()}
+        unused = torch.zeros_like(next(iter(maps.values())))
+        return torch.stack([maps.get(index, unused) for index in range(self.num_styles)], dim=1)
+
+    def pair(self, photo: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode the photo and the phase-I image, both ``(B, 3, R, R)``, in one pass where that is the same.
+
+        A BatchNorm in train mode takes its statistics from the images of one call: it gets two calls, as in
+        the paper.
+        """
+        if any(
+            isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training for part in self.modules()
+        ):
+            return self(photo), self(initial)
+        photo_features, initial_features = self(torch.cat([photo, initial])).chunk(2)
+        return photo_features, initial_features
+
+
+def _upsample_add(coarse: Tensor, lateral: Tensor) -> Tensor:
+    # align_corners=True in the pyramid, False for images: published weights depend on both
+    return F.interpolate(coarse, size=lateral.shape[-2:], mode="bilinear", align_corners=True) + lateral
