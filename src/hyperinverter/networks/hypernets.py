@@ -1,0 +1,150 @@
+"""Hypernetwork: feature maps -> residuals to the generator's kernels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from hyperinverter.contracts import KernelSpec
+from hyperinverter.networks.fusion import ConcatFusion
+
+Init = Literal["paper", "fan_in"]
+_FIRST_RESIDUAL = 0.01  # size of the first residuals under "fan_in"; kernels start training at size 1
+
+
+class KernelRegressor(nn.Module):
+    """Two feature maps -> the residual of one kernel (HyperInverter, section 3.3).
+
+    The fused map shrinks to a vector ``h`` of D numbers; two small matrices turn it into a kernel of shape
+    (O, I, k, k) as ``M = (h w1 + b1).view(I, D) w2 + b2``, which is I rows of O k k numbers. M's numbers are
+    taken **in memory order** as (O, I, k, k): published weights depend on that reading, so rows of M
+    are output channels where O = I, in spite of w1's layout.
+
+    Args:
+        spec: The kernel. An affine weight (O, I) counts as k = 1.
+        channels: C of the feature maps, which are ``(B, C, 8, 8)``.
+        hidden_dim: D, width of the hidden vector; w1 has I D^2 numbers.
+        fusion: Makes the module that merges two maps of C channels into one.
+        extractor_channels: Width of the convolutions between map and vector.
+        init: "paper", or "fan_in" (see ``HyperNetwork``).
+    """
+
+    def __init__(
+        self,
+        spec: KernelSpec,
+        channels: int,
+        hidden_dim: int,
+        fusion: Callable[[int], nn.Module] = ConcatFusion,
+        extractor_channels: int = 64,
+        init: Init = "paper",
+    ) -> None:
+        super().__init__()
+        self.shape = spec.shape
+        self.hidden_dim = hidden_dim
+        self.in_channels = spec.shape[1]
+        columns = math.prod(spec.shape) // self.in_channels  # O k k
+        width = extractor_channels
+        self.fusion = fusion(channels)
+        self.feature_extractor = nn.Sequential(
+            nn.Conv2d(channels, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 4, stride=2, padding=1),  # 8 -> 4
+            nn.ReLU(),
+            nn.Conv2d(width, width, 4, stride=2, padding=1),  # 4 -> 2
+            nn.ReLU(),
+            nn.Conv2d(width, hidden_dim, 4, stride=2, padding=1),  # 2 -> 1
+            nn.ReLU(),
+        )
+        self.w1 = nn.Parameter(torch.empty(hidden_dim, self.in_channels * hidden_dim))
+        self.b1 = nn.Parameter(torch.zeros(self.in_channels * hidden_dim))
+        self.w2 = nn.Parameter(torch.empty(hidden_dim, columns))
+        self.b2 = nn.Parameter(torch.zeros(columns))
+        self._reset(init)
+
+    def _reset(self, init: Init) -> None:
+        if init == "paper":
+            for matrix in (self.w1, self.w2):  # std sqrt(2 / columns): tiny first residuals
+                nn.init.normal_(matrix, std=math.sqrt(2 / matrix.shape[1]))
+        elif init == "fan_in":
+            for layer in self.feature_extractor:
+                if isinstance(layer, nn.Conv2d) and layer.bias is not None:
+                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                    nn.init.zeros_(layer.bias)
+            nn.init.normal_(self.w1, std=1 / math.sqrt(self.hidden_dim))
+            nn.init.normal_(self.w2, std=_FIRST_RESIDUAL / math.sqrt(self.hidden_dim))
+        else:
+            raise ValueError(f"init must be paper or fan_in, got {init!r}")
+
+    def forward(self, initial: Tensor, photo: Tensor) -> Tensor:
+        """Return the residual, ``(B, *spec.shape)``, from two maps ``(B, C, 8, 8)``."""
+        h = self.feature_extractor(self.fusion(initial, photo)).flatten(1)  # (B, D)
+        u = torch.addmm(self.b1, h, self.w1).view(-1, self.hidden_dim)  # (B I, D)
+        m = torch.addmm(self.b2, u, self.w2)  # (B I, O k k)
+        return m.view(-1, *self.shape)  # in memory order, see above
+
+
+class HyperNetwork(nn.Module):
+    """One ``KernelRegressor`` per kernel.
+
+    Args:
+        kernels: Which kernels receive residuals; see ``coverage.select``.
+        channels: C of the feature maps.
+        hidden_dim: D of every regressor; the paper's is 256, its light version's 128.
+        fusion: Makes the module that merges two maps of the given number of channels, one per kernel.
+        extractor_channels: Width of the regressors' convolutions.
+        init: "paper": PyTorch's defaults for convolutions and tiny w1, w2, so that residuals stay near zero
+            for the first thousands of steps. "fan_in": every product keeps the size of its input and the
+            first residuals have about 1 % of a kernel's size, which trains in far fewer steps.
+
+    Raises:
+        ValueError: Without kernels, or for two of the same name.
+    """
+
+    def __init__(
+        self,
+        kernels: Sequence[KernelSpec],
+        channels: int = 512,
+        hidden_dim: int = 128,
+        fusion: Callable[[int], nn.Module] = ConcatFusion,
+        extractor_channels: int = 64,
+        init: Init = "paper",
+    ) -> None:
+        super().__init__()
+        if not kernels:
+            raise ValueError("a hypernetwork needs at least one kernel")
+        self.kernels = list(kernels)
+        # Module names must not contain dots; published files replace them the same way.
+        self.weight_regressors = nn.ModuleDict(
+            {
+                spec.name.replace(".", "_"): KernelRegressor(
+                    spec, channels, hidden_dim, fusion, extractor_channels, init
+                )
+                for spec in self.kernels
+            }
+        )
+        if len(self.weight_regressors) != len(self.kernels):
+            raise ValueError("two kernels have the same name")
+
+    @property
+    def used_styles(self) -> set[int]:
+        """Indices of the feature maps that are read."""
+        return {spec.style_index for spec in self.kernels}
+
+    def forward(self, initial_features: Tensor, photo_features: Tensor) -> dict[str, Tensor]:
+        """Predict all residuals.
+
+        Args:
+            initial_features: Of the phase-I image, ``(B, L, C, 8, 8)``.
+            photo_features: Of the photo, ``(B, L, C, 8, 8)``.
+
+        Returns:
+            ``KernelSpec.name`` -> ``(B, *KernelSpec.shape)``, to be added to the generator's stored weights.
+        """
+        return {
+            spec.name: regressor(initial_features[:, spec.style_index], photo_features[:, spec.style_index])
+            for spec, regressor in zip(self.kernels, self.weight_regressors.values(), strict=True)
+        }

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import make_generator
+from torch.testing import assert_close
+
+from hyperinverter.contracts import KernelSpec
+from hyperinverter.networks.coverage import select
+from hyperinverter.networks.fusion import ConcatFusion
+from hyperinverter.networks.generator import Generator
+from hyperinverter.networks.hypernets import HyperNetwork, KernelRegressor
+
+SHAPES = [(6, 6, 3, 3), (4, 8, 3, 3), (3, 10, 1, 1), (10, 7)]
+
+
+def regressor(shape: tuple[int, ...], **kwargs: object) -> KernelRegressor:
+    return KernelRegressor(KernelSpec("k", shape, 0), channels=12, hidden_dim=5, **kwargs)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_regressor_equals_the_slow_way(shape: tuple[int, ...]) -> None:
+    module = regressor(shape, extractor_channels=9).double()
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    p = dict(module.named_parameters())
+    initial, photo = torch.randn(2, 2, 12, 8, 8, dtype=torch.double)
+    delta = module(initial, photo)
+    assert delta.shape == (2, *shape)
+
+    size = [*shape, 1, 1]
+    O, I, k = size[0], size[1], size[2]  # noqa: E741
+    for n in range(2):
+        x = torch.cat([initial[n], photo[n]])  # the phase-I image's first
+        x = (
+            torch.einsum("oi,ihw->ohw", p["fusion.0.weight"][:, :, 0, 0], x)
+            + p["fusion.0.bias"][:, None, None]
+        )
+        variance, mean = torch.var_mean(x, dim=(1, 2), unbiased=False, keepdim=True)
+        x = ((x - mean) / torch.sqrt(variance + 1e-5)).relu()
+        for layer, stride in ((0, 1), (2, 2), (4, 2), (6, 2)):
+            weight, bias = p[f"feature_extractor.{layer}.weight"], p[f"feature_extractor.{layer}.bias"]
+            x = F.conv2d(x[None], weight, bias, stride=stride, padding=1)[0].relu()
+        h = x[:, 0, 0]
+        u = h @ p["w1"] + p["b1"]
+        rows = [u[i * 5 : (i + 1) * 5] @ p["w2"] + p["b2"] for i in range(I)]
+        flat = torch.stack(rows).flatten()
+        for o in range(O):
+            for i in range(I):
+                for y in range(k):
+                    for z in range(k):
+                        position = (o, i, y, z)[: len(shape)]
+                        assert_close(delta[(n, *position)], flat[((o * I + i) * k + y) * k + z])
+
+
+@pytest.mark.parametrize(
+    ("shape", "position", "row", "column"),
+    [
+        ((256, 512, 3, 3), (1, 256, 2, 0), 3, 6),
+        ((3, 512, 1, 1), (1, 0, 0, 0), 170, 2),
+        ((512, 512, 3, 3), (1, 256, 2, 0), 1, 2310),
+    ],
+)
+def test_raw_view_of_published_weights(
+    shape: tuple[int, ...], position: tuple[int, ...], row: int, column: int
+) -> None:
+    module = regressor(shape)
+    seen = {}
+    original = torch.addmm
+
+    def spy(*args: torch.Tensor) -> torch.Tensor:
+        seen["m"] = original(*args)
+        return seen["m"]
+
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr("hyperinverter.networks.hypernets.torch.addmm", spy)
+        delta = module(*torch.randn(2, 1, 12, 8, 8))
+    assert delta[(0, *position)] == seen["m"][row, column]
+
+
+@pytest.mark.parametrize(
+    ("resolution", "layers", "values", "light", "large"),
+    [
+        (32, 11, 16_521_216, 109_062_092, 392_180_556),
+        (64, 14, 21_241_344, 138_860_303, 499_246_479),
+        (256, 20, 23_454_336, 171_608_213, 609_361_173),
+        (1024, 26, 23_592_864, 184_665_563, 642_351_195),
+    ],
+)
+def test_parameter_counts_of_the_published_models(
+    resolution: int, layers: int, values: int, light: int, large: int
+) -> None:
+    with torch.device("meta"):
+        kernels = select(Generator(img_resolution=resolution).kernels(), ["convs_torgb"])
+        assert len(kernels) == layers
+        assert sum(math.prod(spec.shape) for spec in kernels) == values
+        for hidden_dim, expected in ((128, light), (256, large)):
+            hypernet = HyperNetwork(kernels, hidden_dim=hidden_dim)
+            assert sum(p.numel() for p in hypernet.parameters()) == expected
+
+
+def test_published_tensor_names() -> None:
+    with torch.device("meta"):
+        kernels = select(Generator(img_resolution=1024).kernels(), ["convs_torgb"])
+        state = HyperNetwork(kernels, hidden_dim=128).state_dict()
+    prefix = "weight_regressors.b128_conv0_weight."
+    shapes = {n.removeprefix(prefix): tuple(t.shape) for n, t in state.items() if n.startswith(prefix)}
+    assert shapes == {
+        "fusion.0.weight": (512, 1024, 1, 1),
+        "fusion.0.bias": (512,),
+        "feature_extractor.0.weight": (64, 512, 3, 3),
+        "feature_extractor.0.bias": (64,),
+        "feature_extractor.2.weight": (64, 64, 4, 4),
+        "feature_extractor.2.bias": (64,),
+        "feature_extractor.4.weight": (64, 64, 4, 4),
+        "feature_extractor.4.bias": (64,),
+        "feature_extractor.6.weight": (128, 64, 4, 4),
+        "feature_extractor.6.bias": (128,),
+        "w1": (128, 512 * 128),
+        "b1": (512 * 128,),
+        "w2": (128, 256 * 9),
+        "b2": (256 * 9,),
+    }
+    order = list(dict.fromkeys(name.split(".")[1] for name in state))
+    assert order[:3] == ["b4_conv1_weight", "b4_torgb_weight", "b8_conv0_weight"]
+
+
+def test_paper_init() -> None:
+    module = KernelRegressor(KernelSpec("k", (64, 48, 3, 3), 0), channels=8, hidden_dim=32)
+    assert not module.b1.any()
+    assert not module.b2.any()
+    assert module.w1.std().item() == pytest.approx(math.sqrt(2 / (48 * 32)), rel=0.05)
+    assert module.w2.std().item() == pytest.approx(math.sqrt(2 / (64 * 9)), rel=0.05)
+
+
+def test_first_residuals_are_small_under_either_init() -> None:
+    spec = KernelSpec("k", (128, 128, 3, 3), 0)
+    maps = torch.randn(2, 8, 64, 8, 8)
+    sizes = {
+        init: KernelRegressor(spec, channels=64, hidden_dim=32, init=init)(*maps).std().item()  # type: ignore[arg-type]
+        for init in ("paper", "fan_in")
+    }
+    assert 0 < sizes["paper"] < 1e-3
+    assert 2e-3 < sizes["fan_in"] < 5e-2
+
+
+def test_every_residual_reads_its_own_feature_maps() -> None:
+    kernels = make_generator().kernels()
+    hypernet = HyperNetwork(kernels, channels=8, hidden_dim=4, extractor_channels=8, init="fan_in")
+    initial, photo = torch.randn(2, 2, 6, 8, 8, 8)
+    before = hypernet(initial, photo)
+    assert {name: tuple(delta.shape) for name, delta in before.items()} == {
+        s.name: (2, *s.shape) for s in kernels
+    }
+    for index in range(6):
+        changed = photo.clone()
+        changed[:, index] = torch.randn(2, 8, 8, 8)
+        after = hypernet(initial, changed)
+        moved = {name for name, delta in before.items() if not torch.equal(delta, after[name])}
+        assert moved == {spec.name for spec in kernels if spec.style_index == index}
+    assert hypernet.used_styles == {spec.style_index for spec in kernels}
+
+
+def test_batch_equals_one_by_one() -> None:
+    hypernet = HyperNetwork(make_generator().kernels(), channels=8, hidden_dim=4, init="fan_in").train()
+    initial, photo = torch.randn(2, 3, 6, 8, 8, 8)
+    together = hypernet(initial, photo)
+    alone = [hypernet(initial[i : i + 1], photo[i : i + 1]) for i in range(3)]
+    for name, delta in together.items():
+        assert_close(delta, torch.cat([one[name] for one in alone]), rtol=1e-4, atol=1e-6)
+
+
+def test_impossible_hypernetworks_are_refused() -> None:
+    spec = KernelSpec("b4.conv1.weight", (4, 4, 3, 3), 0)
+    with pytest.raises(ValueError, match="at least one kernel"):
+        HyperNetwork([])
+    with pytest.raises(ValueError, match="same name"):
+        HyperNetwork([spec, spec], channels=8, hidden_dim=4)
+    with pytest.raises(ValueError, match="paper or fan_in"):
+        HyperNetwork([spec], channels=8, hidden_dim=4, init="zero")  # type: ignore[arg-type]
+
+
+def test_works_under_bfloat16_autocast() -> None:
+    module = regressor((6, 6, 3, 3), fusion=ConcatFusion)
+    with torch.autocast("cpu", torch.bfloat16):
+        delta = module(*torch.randn(2, 2, 12, 8, 8))
+    assert delta.isfinite().all()
