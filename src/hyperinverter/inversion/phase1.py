@@ -1,0 +1,77 @@
+"""Phase I: the photo's place in W."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hyperinverter.contracts import Inversion
+from hyperinverter.networks.encoders import WEncoder
+from hyperinverter.networks.frozen import Frozen, evaluating
+from hyperinverter.networks.generator import Generator
+
+
+class WInverter(nn.Module):
+    """Photo -> w -> image, with the generator as it is.
+
+    The generator is held by ``Frozen``: it moves with this module, but ``state_dict()``, ``parameters()``
+    and ``train()`` do not reach it. A checkpoint holds the encoder alone and loads strictly; the generator
+    comes from its own file.
+
+    Args:
+        generator: Put into eval mode and frozen in place.
+        encoder: Gives offsets from the generator's mean w.
+    """
+
+    def __init__(self, generator: Generator, encoder: WEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self._frozen_generator = Frozen(generator)
+
+    @property
+    def generator(self) -> Generator:
+        """The frozen generator."""
+        return self._frozen_generator.network
+
+    @property
+    def resolution(self) -> int:
+        """R: side of the photos that are taken and the images that are drawn."""
+        return self.generator.img_resolution
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """What an optimizer should get: the encoder's."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def encode(self, photo: Tensor) -> Tensor:
+        """Place photos ``(B, 3, R, R)`` in W: ``w_avg + encoder(photo)``, ``(B, D)``."""
+        check_photo(photo, self.resolution)
+        return self.generator.w_avg + self.encoder(photo)
+
+    def forward(self, photo: Tensor) -> Inversion:
+        """Invert photos, RGB ``(B, 3, R, R)`` in [-1, 1]; gradients reach the encoder.
+
+        Raises:
+            ValueError: If ``photo`` has another shape.
+        """
+        w = self.encode(photo)
+        image = self.render(w)
+        return Inversion(w=w, residuals={}, w_image=image, image=image)
+
+    @torch.no_grad()
+    def invert(self, images: Tensor) -> Inversion:
+        """``forward`` in eval mode and without gradients; the module's own mode is kept."""
+        with evaluating(self):
+            return self(images)
+
+    def render(self, w: Tensor) -> Tensor:
+        """Draw images ``(B, 3, R, R)`` from codes ``(B, D)`` or ``(B, L, D)`` with the stored noise."""
+        return self.generator.synthesis(w, noise_mode="const")
+
+
+def check_photo(photo: Tensor, resolution: int) -> None:
+    """Raise ``ValueError`` unless ``photo`` is ``(B, 3, resolution, resolution)``."""
+    if photo.ndim != 4 or photo.shape[1:] != (3, resolution, resolution):
+        raise ValueError(
+            f"expected photos (B, 3, {resolution}, {resolution}), the generator's resolution, "
+            f"got {tuple(photo.shape)}"
+        )
