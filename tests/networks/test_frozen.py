@@ -7,14 +7,14 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from hyperinverter.networks.frozen import Frozen, evaluating
+from hyperinverter.networks.frozen import Held, evaluating
 
 
 class Owner(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.own = nn.Linear(3, 3)
-        self.judge = Frozen(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)))
+        self.judge = Held(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)))
 
 
 def test_owner_saves_and_loads_its_own_tensors_only() -> None:

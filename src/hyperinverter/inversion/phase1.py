@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 from hyperinverter.contracts import Inversion
 from hyperinverter.networks.encoders import WEncoder
-from hyperinverter.networks.frozen import Frozen, evaluating
+from hyperinverter.networks.frozen import Held, evaluating
 from hyperinverter.networks.generator import Generator
 
 
 class WInverter(nn.Module):
     """Photo -> w -> image, with the generator as it is.
 
-    The generator is held by ``Frozen``: it moves with this module, but ``state_dict()``, ``parameters()``
+    The generator is held by ``Held``: it moves with this module, but ``state_dict()``, ``parameters()``
     and ``train()`` do not reach it. A checkpoint holds the encoder alone and loads strictly; the generator
     comes from its own file.
 
@@ -26,7 +26,7 @@ class WInverter(nn.Module):
     def __init__(self, generator: Generator, encoder: WEncoder) -> None:
         super().__init__()
         self.encoder = encoder
-        self._frozen_generator = Frozen(generator)
+        self._frozen_generator = Held(generator)
 
     @property
     def generator(self) -> Generator:

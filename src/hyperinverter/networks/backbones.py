@@ -214,3 +214,6 @@ class TinyBackbone(Backbone):
 
     def forward(self, x: Tensor) -> Taps:
         return _through(self.body, self.stem(x), self._taps)
+
+
+BACKBONES: dict[str, type[Backbone]] = {kind.__name__: kind for kind in (IRSE50, ResNet34, TinyBackbone)}

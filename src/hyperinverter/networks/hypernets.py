@@ -44,7 +44,7 @@ class KernelRegressor(nn.Module):
     ) -> None:
         super().__init__()
         self.shape = spec.shape
-        self.hidden_dim = hidden_dim
+        self.hidden_dim, self.extractor_channels = hidden_dim, extractor_channels
         self.in_channels = spec.shape[1]
         columns = math.prod(spec.shape) // self.in_channels  # O k k
         width = extractor_channels
