@@ -11,6 +11,7 @@ label of judge  what ``networks.judges`` says under that label                  
 ==============  ==================================================================  ==============
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -99,7 +100,7 @@ class MetricSuite(nn.Module):
             Prefix + name of the metric -> one value per photo, ``(B,)``.
 
         Raises:
-            ValueError: For shapes that do not fit, photos outside [-1, 1], or two photos under one name.
+            ValueError: For shapes that do not fit, photos outside [-1, 1], or a name whose results changed.
         """
         images = {"": image} if isinstance(image, Tensor) else image
         self._check(images, photo, names)
@@ -156,7 +157,12 @@ class MetricSuite(nn.Module):
         keys = list(values)
         table = torch.stack([values[key] for key in keys], dim=1).cpu().tolist()  # one transfer from the GPU
         for name, numbers in zip(names, table, strict=True):
-            self._rows.setdefault(name, dict(zip(keys, numbers, strict=True)))
+            row = dict(zip(keys, numbers, strict=True))
+            if not _same(self._rows.setdefault(name, row), row):
+                raise ValueError(
+                    f"photo {name!r} was measured before with other results: names must be unique in a data "
+                    "set, and reset() must come between two models"
+                )
 
     def _gathered(self) -> dict[str, Row]:
         """Rows of all processes by name; of a photo measured twice, the first process's row."""
@@ -192,6 +198,15 @@ def psnr(image: Tensor, photo: Tensor) -> Tensor:
     return _per_image(peak_signal_noise_ratio(image, photo, data_range=1.0, reduction="none", dim=(1, 2, 3)))
 
 
-def _per_image(value: Tensor) -> Tensor:
+def _per_image(value: Tensor | tuple[Tensor, Tensor]) -> Tensor:
     """Torchmetrics drops the batch dimension of a single image; put it back."""
+    assert isinstance(value, Tensor)  # tuples come only with options that are not used here
     return value.reshape(-1)
+
+
+def _same(a: Row, b: Row) -> bool:
+    """Whether two rows are one photo measured twice, batched differently."""
+    return a.keys() == b.keys() and all(
+        math.isclose(a[key], b[key], rel_tol=1e-3, abs_tol=1e-4) or (a[key] != a[key] and b[key] != b[key])
+        for key in a
+    )

@@ -68,7 +68,7 @@ class FaceNetwork(Frozen):
         self.freeze()
 
     def frame(self, image: Tensor) -> Tensor:
-        """Cut and resize images in [-1, 1], ``(B, 3, R, R)``, to ``(B, 3, size, size)`` with values 0..255."""
+        """Cut and resize ``(B, 3, R, R)`` in [-1, 1] to ``(B, 3, size, size)``, values 0..255."""
         return resize((self.crop.cut(image) + 1) * 127.5, self.size)
 
     def network(self, x: Tensor) -> Tensor:
