@@ -1,5 +1,6 @@
 """Which photo comes when: an endless shuffled stream for training, every photo once for the rest."""
 
+import itertools
 from collections.abc import Iterator, Sized
 from typing import Any, NamedTuple
 
@@ -106,7 +107,5 @@ def even_batch_size(num_photos: int, batch_size: int, world_size: int) -> int:
     collectives the others do not wait for.
     """
     few, more = num_photos // world_size, -(-num_photos // world_size)
-    for size in [*range(batch_size, 1, -1), batch_size + 1]:
-        if -(-few // size) == -(-more // size):
-            return size
-    raise ValueError(f"{num_photos} photos cannot be shared by {world_size} processes")
+    sizes = itertools.chain(range(batch_size, 0, -1), itertools.count(batch_size + 1))
+    return next(size for size in sizes if -(-few // size) == -(-more // size))

@@ -131,7 +131,8 @@ def fit_square(image: Image.Image, resolution: int, resize: str = "bilinear") ->
     left, top = (image.width - side) // 2, (image.height - side) // 2
     if side < resolution:
         _tell_enlarging(side, resolution)
-    return image.resize((resolution, resolution), FILTERS[resize], box=(left, top, left + side, top + side))
+    square = image.crop((left, top, left + side, top + side))  # resize(box=) would mix in what lies outside
+    return square.resize((resolution, resolution), FILTERS[resize])
 
 
 def _tell_enlarging(side: int, resolution: int) -> None:

@@ -1,0 +1,175 @@
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hyperinverter.contracts import UserError
+from hyperinverter.data.folders import check_headers, default_record, list_photos, split_folder
+
+
+def sides(split: dict[str, list[str]]) -> dict[str, str]:
+    return {name: side for side, names in split.items() for name in names}
+
+
+def copies(photos: Path, names: list[str]) -> None:
+    for name in names:
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(next(photos.rglob("01.png")), photos / name)
+
+
+def test_photos_are_found_at_any_depth_and_through_links(photos: Path, tmp_path: Path) -> None:
+    copies(photos, ["deep/er/x.JPG", "y.webp"])
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(photos / "y.webp", other / "z.png")
+    (photos / "linked").symlink_to(other)
+    (photos / "up").symlink_to(photos)  # a loop
+    (photos / "notes.txt").write_text("no photo")
+    listing = list_photos(photos)
+    assert len(listing.names) == 33
+    assert {"deep/er/x.JPG", "y.webp", "linked/z.png", "b/00.png"} <= set(listing.names)
+    assert listing.names == sorted(listing.names)
+    assert listing.skipped == {}
+
+
+def test_what_only_looks_like_a_photo_is_reported(photos: Path) -> None:
+    copies(photos, ["a/._01.png", ".hidden/x.png", "__MACOSX/x.png", "a/x.heic"])
+    (photos / "a" / "empty.png").touch()
+    (photos / "a" / "gone.png").symlink_to("nowhere.png")
+    listing = list_photos(photos)
+    assert len(listing.names) == 30
+    assert listing.skipped == {
+        "hidden": ["a/._01.png"],
+        "empty": ["a/empty.png"],
+        "broken link": ["a/gone.png"],
+        "in another format": ["a/x.heic"],
+    }
+    assert "1 empty (a/empty.png), 1 hidden (a/._01.png)" in listing.report(photos)
+
+
+def test_split_is_complete_disjoint_and_repeatable(photos: Path, tmp_path: Path) -> None:
+    split = split_folder(photos, tmp_path / "one.json", 0.2, 0.2)
+    assert sorted(sides(split)) == list_photos(photos).names
+    assert sum(map(len, split.values())) == 30
+    assert all(split.values())
+    assert split_folder(photos, tmp_path / "two.json", 0.2, 0.2) == split
+    assert split_folder(photos, tmp_path / "one.json", 0.2, 0.2) == split
+    moved = photos.rename(tmp_path / "elsewhere")
+    assert split_folder(moved, tmp_path / "three.json", 0.2, 0.2) == split
+
+
+def test_no_photo_ever_changes_side(photos: Path, tmp_path: Path) -> None:
+    record = tmp_path / "split.json"
+    before = sides(split_folder(photos, record, 0.2, 0.2))
+    copies(photos, [f"new/{i:03d}.png" for i in range(100)])
+    after = sides(split_folder(photos, record, 0.5, 0.4))  # other fractions count for new photos only
+    assert {name: after[name] for name in before} == before
+    new = [side for name, side in after.items() if name not in before]
+    assert 30 < new.count("val") < 70
+    assert 20 < new.count("test") < 60
+    shutil.rmtree(photos / "new")
+    assert sides(split_folder(photos, record)) == before
+    copies(photos, [f"new/{i:03d}.png" for i in range(100)])
+    assert sides(split_folder(photos, record, 0.2, 0.2)) == after  # they come back to where they were
+
+
+def test_photos_that_are_gone_are_reported(
+    photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = tmp_path / "split.json"
+    split_folder(photos, record)
+    (photos / "a" / "03.png").unlink()
+    with caplog.at_level(logging.WARNING):
+        split_folder(photos, record, report=False)
+        assert not caplog.records
+        split = split_folder(photos, record)
+    assert "1 photos listed in" in caplog.text
+    assert "a/03.png" not in sides(split)
+
+
+@pytest.mark.parametrize("count", [3, 4, 7])
+def test_even_few_photos_reach_every_side(photos: Path, tmp_path: Path, count: int) -> None:
+    for name in list_photos(photos).names[count:]:
+        (photos / name).unlink()
+    for fractions in ((0.05, 0.1), (0.45, 0.45), (0.0, 0.0), (0.0, 0.99)):
+        record = tmp_path / f"{fractions}.json"
+        split = split_folder(photos, record, *fractions)
+        assert all(split.values())
+        assert sum(map(len, split.values())) == count
+        assert split_folder(photos, record, *fractions) == split
+
+
+def test_subfolders_named_for_their_side(photos: Path, tmp_path: Path) -> None:
+    (photos / "a").rename(photos / "train")
+    (photos / "b").rename(photos / "valid")
+    copies(photos, ["test/x.png", "loose.png"])
+    split = split_folder(photos, tmp_path / "split.json")
+    assert all(name.startswith("train/") for name in split["train"])
+    assert all(name.startswith("valid/") for name in split["val"])
+    assert split["test"] == ["test/x.png"]
+    assert [len(split[side]) for side in ("train", "val", "test")] == [15, 15, 1]
+
+
+def test_missing_test_folder_is_cut_out_of_train(photos: Path, tmp_path: Path) -> None:
+    (photos / "a").rename(photos / "train")
+    (photos / "b").rename(photos / "val")
+    split = split_folder(photos, tmp_path / "split.json", 0.5, 0.3)
+    assert len(split["val"]) == 15
+    assert split["test"]
+    assert all(name.startswith("train/") for name in split["test"] + split["train"])
+
+
+def test_train_alone_is_a_folder_like_any_other(photos: Path, tmp_path: Path) -> None:
+    (photos / "a").rename(photos / "train")
+    split = split_folder(photos, tmp_path / "split.json")
+    assert sum(map(len, split.values())) == 30
+
+
+def test_missing_empty_and_wrong_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no folder at .*nowhere; give the folder"):
+        list_photos(tmp_path / "nowhere")
+    (tmp_path / "x.png").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        list_photos(tmp_path / "x.png")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"0 photos below .*empty, at least 3 needed"):
+        split_folder(tmp_path / "empty", tmp_path / "split.json")
+    assert not (tmp_path / "split.json").exists()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"train": ["a"], "val": ["a"], "test": []}', '{"train": 1}'])
+def test_damaged_record_is_not_replaced(photos: Path, tmp_path: Path, content: str) -> None:
+    record = tmp_path / "split.json"
+    record.write_text(content)
+    with pytest.raises(UserError, match=r"recorded split .*split\.json cannot be used"):
+        split_folder(photos, record)
+    assert record.read_text() == content
+
+
+def test_record_is_readable(photos: Path, tmp_path: Path) -> None:
+    record = tmp_path / "new" / "split.json"
+    split = split_folder(photos, record)
+    stored = json.loads(record.read_text())
+    assert stored["root"] == str(photos)
+    assert {side: sorted(names) for side, names in split.items()} == {side: stored[side] for side in split}
+
+
+def test_each_folder_has_its_own_record(tmp_path: Path) -> None:
+    one, two = default_record(tmp_path, "one"), default_record(tmp_path, "two")
+    assert one != two
+    assert one == default_record(tmp_path, tmp_path.cwd() / "one")
+
+
+def test_headers_are_read_once(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (photos / "a" / "05.png").write_text("no image")
+    names, memo = list_photos(photos).names, tmp_path / "memo.json"
+    bad = check_headers(photos, names, memo)
+    assert list(bad) == ["a/05.png"]
+    monkeypatch.setattr("hyperinverter.data.folders.unreadable_header", lambda path: f"read {path.name}")
+    assert check_headers(photos, names, memo) == bad
+    shutil.copy(photos / "b" / "00.png", photos / "a" / "05.png")
+    assert check_headers(photos, names, memo) == {"a/05.png": "read 05.png"}
+    memo.write_text("damaged")
+    assert len(check_headers(photos, names, memo)) == 30
