@@ -95,7 +95,7 @@ def _decode(path: Path, root: Path, names: Sequence[str], read: Callable[[Path],
     with replacing(path) as part, part.open("wb") as file:
         # Written in order, not through a map: a full disk then raises an error instead of a bus error.
         for name in tqdm(
-            names, desc=f"decoding {path.stem}", unit="photo", mininterval=10 if quiet else 0.2, leave=False
+            names, desc=f"decoding {path.stem}", unit="photo", mininterval=10 if quiet else 0.2, delay=1
         ):
             try:
                 content = read(root / name).tobytes()
@@ -105,8 +105,7 @@ def _decode(path: Path, root: Path, names: Sequence[str], read: Callable[[Path],
             file.write(content)
             checksum = zlib.crc32(content, checksum)
         note = {"names": list(names), "stamps": seen, "unreadable": unreadable, "crc32": checksum}
-        # Pixels first would leave, after a crash between the two, a note that speaks of older pixels;
-        # the checksum would tell, and either order is repaired.
+    # A crash between the two leaves a note about other pixels; size and checksum tell.
     write_bytes(path.with_suffix(".json"), json.dumps(note).encode())
 
 

@@ -173,11 +173,11 @@ def prepare_digiface(
     """
     root = Path(cache_dir).expanduser() / "digiface" / "v1"
     names = face_names(num_train, num_val, num_test)
-    if not any(_unsound(root, names[split]) for split in names):
+    to_draw = sum(len(_unsound(root, names[split])) for split in names)
+    if to_draw == 0:
         return root  # nothing to write: works on a read-only cache too
-    needed = _FILE_BYTES * sum(len(_missing(root, names[split])) for split in names)
     with (
-        writing_to(root, needed, "choose another folder with paths.cache=FOLDER"),
+        writing_to(root, to_draw * _FILE_BYTES, "choose another folder with paths.cache=FOLDER"),
         locked(root / ".lock", "drawing the built-in faces"),
     ):
         for split in names:
@@ -186,10 +186,6 @@ def prepare_digiface(
                 leftover.unlink(missing_ok=True)
             _draw_files(root, split, _unsound(root, names[split]))  # again: another process may have drawn
     return root
-
-
-def _missing(root: Path, names: list[str]) -> list[str]:
-    return [name for name in names if not (root / name).exists()]
 
 
 def _unsound(root: Path, names: list[str]) -> list[str]:
