@@ -1,19 +1,22 @@
-"""One job: seed, assemble, fit, test the best checkpoint, and leave a run folder that tells the whole story."""
+"""One job: seed, assemble, fit, test the best checkpoint, leave a run folder that tells the whole story."""
 
 import contextlib
 import logging
 import math
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from hyperinverter import config, runs
 from hyperinverter.config import Config
@@ -27,8 +30,8 @@ from hyperinverter.tasks.loggers import MetricsFile, WandbTracker
 def run(cfg: Config, folder: Path | None = None) -> float:
     """Do one job and return the number a sweep ranks by.
 
-    Expected failures print one sentence and leave by ``SystemExit``: 1 failed, 130 interrupted. The run card says the
-    same, and ``error.log`` holds the traceback.
+    Failures print one sentence and leave by ``SystemExit``: 1 failed, 130 interrupted. The run card says the same,
+    and ``error.log`` holds the traceback.
 
     Args:
         cfg: The composed configuration.
@@ -36,7 +39,8 @@ def run(cfg: Config, folder: Path | None = None) -> float:
     """
     folder = folder or config.run_dir()
     try:
-        return train(cfg, folder)
+        with _sigterm_is_ctrl_c():
+            return train(cfg, folder)
     except UserError as error:
         _fail(str(error), folder, bool(cfg.debug))
     except (KeyboardInterrupt, Interrupted):
@@ -130,17 +134,18 @@ def _train(cfg: Config, folder: Path, card: RunCard, loggers: list[Logger]) -> f
     resume = find_resume(cfg)
     if resume is not None:
         seen = int(_load(resume).get("state_dict", {}).get("images_seen", 0))
-        metrics_file.forget_after(seen) if _is_first() else None
+        if _is_first():
+            metrics_file.forget_after(seen)
         say(f"going on from {_short(resume)}, {seen / 1000:g} kimg")
     fit_arguments: dict[str, Any] = {"datamodule": data, "ckpt_path": None if resume is None else str(resume)}
-    _with_memory_hint(lambda: trainer.fit(task, **fit_arguments), cfg)
+    _guarded(lambda: trainer.fit(task, **fit_arguments), cfg)
     card.update(images_seen=images_seen(task), complete=images_seen(task) >= total)
 
     best = checkpoints.best if checkpoints.best.is_file() else checkpoints.last
     if best.is_file():
         task.load_state_dict(_load(best)["state_dict"], strict=task.strict_loading)
     seen_in_training = images_seen(task)
-    measured = trainer.test(task, datamodule=data, verbose=False)[0]
+    measured = _guarded(lambda: trainer.test(task, datamodule=data, verbose=False), cfg)[0]
     numbers = {name: float(value) for name, value in sorted(measured.items())}
     card.update(
         metrics=numbers,
@@ -218,6 +223,18 @@ def say(line: str) -> None:
         sys.stderr.flush()
 
 
+@contextlib.contextmanager
+def _sigterm_is_ctrl_c() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 def _tracker(cfg: Config, folder: Path, task: LightningModule) -> list[Logger]:
     def seen() -> int:
         return images_seen(task)
@@ -280,9 +297,14 @@ def _check_devices(cfg: Config) -> None:
         )
 
 
-def _with_memory_hint(action: Callable[[], Any], cfg: Config) -> None:
+def _guarded(action: Callable[[], Any], cfg: Config) -> Any:
+    """Run a trainer's entry point; its way of telling Ctrl-C and a full GPU becomes ours."""
     try:
-        action()
+        return action()
+    except SystemExit as error:  # what Lightning makes of Ctrl-C, outside the batches that StopOnSignal watches
+        if isinstance(error.__context__, KeyboardInterrupt) or isinstance(error, SIGTERMException):
+            raise Interrupted from error
+        raise
     except torch.cuda.OutOfMemoryError as error:
         raise UserError(
             f"the GPU has not enough memory for phase.batch_size={cfg.phase.batch_size}: halve it, lower "

@@ -1,9 +1,10 @@
 """The configuration: what was typed, whether it makes sense, objects from leaves.
 
-The only module of the package that knows Hydra and OmegaConf; the launcher plugin and train.py are the others.
+The only module of the package that knows Hydra and OmegaConf, beside train.py and the launcher plugin.
 """
 
 import difflib
+import json
 import os
 import re
 import sys
@@ -18,7 +19,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -39,8 +40,8 @@ OmegaConf.register_new_resolver("moment", lambda: _MOMENT, replace=True)
 def normalise_overrides(arguments: Sequence[str]) -> list[str]:
     """Turn the short spellings of the command line into what Hydra's grammar accepts.
 
-    ``+sweep`` becomes ``+sweep=default``; ``phase=2`` becomes ``phase='2'``; ``data.root=PATH`` alone also chooses
-    ``data=folder``; ``resume=RUN`` brings back that run's own overrides and folder. The rest stays as it is.
+    ``+sweep`` becomes ``+sweep=default``; ``phase=2`` becomes ``phase='2'``; ``data.root=PATH`` alone also
+    chooses ``data=folder``; ``resume=RUN`` brings back that run's overrides and folder. The rest stays as it is.
 
     Raises:
         UserError: If ``resume`` names something that is neither a run folder nor a checkpoint in one.
@@ -72,15 +73,12 @@ def _typed(arguments: Iterable[str], key: str) -> str | None:
 def _resumed(typed: list[str], resume: str) -> list[str]:
     place = Path(resume).expanduser()
     run = place.parent.parent if place.is_file() else place
-    recorded = run / ".hydra" / "overrides.yaml"
-    if not recorded.is_file():
-        raise UserError(
-            f"resume={resume} is not a run folder: there is no {recorded}; give the folder that holds run.json"
-        )
-    before = [str(item) for item in OmegaConf.load(recorded)]
-    before = [
-        item for item in before if item.split("=", 1)[0] not in ("resume", "hydra.run.dir", "hydra.mode")
-    ]
+    try:
+        before = json.loads((run / "run.json").read_text(encoding="utf-8"))["overrides"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"resume={resume} is not a run: {run / 'run.json'} is missing or unreadable") from error
+    again = ("resume", "hydra.run.dir", "hydra.mode")
+    before = [item for item in before if item.split("=", 1)[0] not in again]
     return [*before, *typed, "hydra.mode=RUN", f"hydra.run.dir={quote(str(run))}"]
 
 
@@ -227,17 +225,7 @@ def diagnose(error: Exception, overrides: Sequence[str], conf: Path) -> str:
             wrong = [value for value in _values(override) if value not in options and value != "null"]
             if wrong:
                 return _unknown_option(key, wrong[0], options)
-        elif (
-            not override.is_add() and "." not in key and _is_word(key) and not (conf / f"{key}.yaml").exists()
-        ):
-            keys = keys if keys is not None else _all_keys(parsed, conf)
-            if key not in keys:
-                return _unknown_key(key, keys, conf)
-        elif "." in key and not override.is_force_add() and override.type == OverrideType.CHANGE:
-            keys = keys if keys is not None else _all_keys(parsed, conf)
-            if key not in keys:
-                return _unknown_key(key, keys, conf)
-        elif override.is_add() and "." not in key:
+        elif not override.is_force_add():
             keys = keys if keys is not None else _all_keys(parsed, conf)
             if key not in keys:
                 return _unknown_key(key, keys, conf)
@@ -256,10 +244,6 @@ def _unreadable(error: OverrideParseException) -> str:
         f"cannot read the override '{error.override}': write KEY=VALUE, and put values with spaces, commas, "
         "brackets or equals signs in quotes (\"key='a,b'\")"
     )
-
-
-def _is_word(key: str) -> bool:
-    return re.fullmatch(r"[\w/]+", key) is not None
 
 
 def _values(override: Override) -> list[str]:
@@ -304,7 +288,9 @@ def _unknown_key(key: str, keys: list[str], conf: Path) -> str:
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     parent = key.rsplit(".", 1)[0]
     siblings = [
-        n for n in keys if "." in key and n.startswith(f"{parent}.") and "_" != n.rsplit(".", 1)[1][0]
+        n
+        for n in keys
+        if "." in key and n.startswith(f"{parent}.") and not n.rsplit(".", 1)[1].startswith("_")
     ]
     siblings = [n for n in siblings if "." not in n[len(parent) + 1 :]]
     listed = f"; {parent} has: {', '.join(name[len(parent) + 1 :] for name in siblings)}" if siblings else ""
@@ -477,14 +463,14 @@ def _select(cfg: Config, key: str) -> Any:
 # Objects, files, and what Hydra knows about the running job -----------------------------------------------
 
 
-def build(node: Config, **objects: Any) -> Any:
+def build(node: Config, *given: Any, **objects: Any) -> Any:
     """The object a leaf describes: ``_target_`` called with the leaf's values and the given objects.
 
     Raises:
         UserError: If the class cannot be found or refuses its arguments.
     """
     try:
-        return instantiate(node, _convert_="all", **objects)
+        return instantiate(node, *given, _convert_="all", **objects)
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, UserError):

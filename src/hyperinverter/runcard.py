@@ -30,8 +30,8 @@ _PACKAGES = (
 class RunCard:
     """Facts about one run, written to ``run.json`` at every change, so that a killed run leaves them too.
 
-    ``status`` is ``running``, ``finished``, ``failed`` or ``interrupted``. Time and peak memory of a resumed run add
-    to what the card already says.
+    ``status`` is ``running``, ``finished``, ``failed`` or ``interrupted``. A resumed run adds its time to the
+    card's.
     """
 
     def __init__(self, folder: Path, facts: Mapping[str, Any], *, write: bool = True) -> None:
@@ -89,7 +89,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Numbers, strings, lists and dictionaries only; not-a-number and infinities as strings, as JSON has none."""
+    """Numbers, strings, lists and dictionaries; not-a-number and infinities as strings, as JSON has none."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

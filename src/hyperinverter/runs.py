@@ -24,7 +24,7 @@ _HIGHER_IS_BETTER = ("psnr", "ssim", "id_")
 
 
 def latest_finished(outputs: Path, *, domain: str, phase: int) -> Path | None:
-    """The newest run under ``outputs/runs`` that trained a phase on a domain to its full length; None if none did."""
+    """The newest run under ``outputs/runs`` that trained this phase to its full length; None if there is none."""
     found = []
     for path in (outputs.expanduser() / "runs").glob(f"*/{CARD}"):
         card = read_card(path.parent) or {}
@@ -170,7 +170,7 @@ def higher_is_better(metric: str) -> bool:
 
 
 def summary(sweep: Path | str, by: str | None = None) -> "pd.DataFrame":
-    """Best first: one row per setting, every test number as mean and, where several seeds ran, spread.
+    """Best first: one row per setting, every test number as mean and, over several seeds, spread.
 
     Args:
         sweep: The sweep folder.
@@ -305,7 +305,7 @@ def show(sweep: Path | str) -> None:
 
 
 def finish(sweep: Path | str) -> list[Path]:
-    """Write what compares the jobs of a sweep: ``table.csv`` (per job), ``summary.csv``, ``table.md``, ``panel.png``.
+    """Write what compares the jobs: ``table.csv`` (per job), ``summary.csv``, ``table.md``, ``panel.png``.
 
     Returns:
         The files written; no picture if no job finished.
@@ -322,7 +322,7 @@ def finish(sweep: Path | str) -> list[Path]:
 
 
 def publish(source: Path | str, name: str, outputs: Path | str = "outputs") -> Path:
-    """Copy what is worth citing to ``outputs/published/NAME``: tables, picture, cards, and the command that made them.
+    """Copy what is worth citing to ``outputs/published/NAME``: tables, picture, cards, and the command.
 
     Args:
         source: A sweep or a single run.
@@ -342,7 +342,7 @@ def publish(source: Path | str, name: str, outputs: Path | str = "outputs") -> P
         kept += sorted((folder / "panels").glob("*.png"))[-1:]
         command = str(card.get("command", ""))
     else:
-        kept = finish(folder) + [folder / SWEEP]
+        kept = [*finish(folder), folder / SWEEP]
         command = str(read_sweep(folder).get("command", ""))
         cards = {job.name: read_card(job) for job in jobs(folder)}
         write_json(target / "cards.json", cards)
@@ -375,7 +375,7 @@ def _wrap(text: str, width: int) -> list[str]:
 
 
 def _readable(frame: "pd.DataFrame") -> list[list[str]]:
-    """Header and rows as text: four digits, mean ± spread together, no column that is empty or always the same."""
+    """Header and rows as text: four digits, mean and spread together, no factor columns."""
     hidden = {name for name in frame if name.endswith("_std")}
     hidden |= {"failed"} if not frame.get("failed", [0]).any() else set()  # type: ignore[union-attr]
     numbers = {name for name in frame if f"{name}_std" in frame}

@@ -1,8 +1,8 @@
 """Sweeps that work with distributed training: which jobs there are, and one fresh process for each.
 
-Hydra runs the jobs of a multirun inside one process. Lightning's helper processes then start the whole sweep again,
-one rank's failure hangs the rest, and W&B and the random state carry over from job to job. A fresh process per job has
-none of that. Hydra finds this package because it lies in the ``hydra_plugins`` namespace.
+Hydra runs the jobs of a multirun inside one process. Lightning's helper processes then start the whole sweep
+again, one rank's failure hangs the rest, and W&B and the random state carry over from job to job. A fresh process
+per job has none of that. Hydra finds this package because it lies in the ``hydra_plugins`` namespace.
 """
 
 import itertools
@@ -225,8 +225,7 @@ class StudySweeper(Sweeper):
                 ]
             )
         write_json(folder / runs.SWEEP, self.record)
-        results = self.launcher.launch(batch, initial_job_idx=start)
-        return results
+        return self.launcher.launch(batch, initial_job_idx=start)
 
     def _finish(self, folder: Path) -> None:
         self.record["finished"] = now()
@@ -488,7 +487,8 @@ def _progress(running: Sequence[Job]) -> Iterator[tuple[Job, str]]:
         try:
             state = json.loads((job.folder / "progress.json").read_text(encoding="utf-8"))
             rate = state.get("images_per_second") or 0.0
-            line = f"{state['stage']} {state['images'] / 1000:.2f}/{state['total'] / 1000:g} kimg, {rate:.1f} images/s"
+            seen, total = state["images"] / 1000, state["total"] / 1000
+            line = f"{state['stage']} {seen:.2f}/{total:g} kimg, {rate:.1f} images/s"
         except (OSError, ValueError, KeyError):
             line = "starting"
         yield job, line

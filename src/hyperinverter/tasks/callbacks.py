@@ -82,8 +82,8 @@ class NanGuard(Callback):
         bad = sorted(name for name, value in named.items() if not math.isfinite(float(value)))
         if bad:
             raise UserError(
-                f"{bad[0]} became {float(named[bad[0]])} after {images_seen(task)} photos; the last good checkpoint is "
-                "kept: try a lower phase.optimizer.lr, or trainer.precision=32-true"
+                f"{bad[0]} became {float(named[bad[0]])} after {images_seen(task)} photos; the last good "
+                "checkpoint is kept: try a lower phase.optimizer.lr, or trainer.precision=32-true"
             )
 
 
@@ -126,8 +126,8 @@ class Checkpoints(Callback):
         value = float(trainer.callback_metrics[self._monitor])
         if not math.isfinite(value):
             raise UserError(
-                f"{self._monitor} became {value} after {images_seen(task)} photos; the last good checkpoint is kept: "
-                "try a lower phase.optimizer.lr"
+                f"{self._monitor} became {value} after {images_seen(task)} photos; the last good "
+                "checkpoint is kept: try a lower phase.optimizer.lr"
             )
         better = self.score is None or self._sign * value < self._sign * self.score
         self.score = value if better else self.score
@@ -159,36 +159,31 @@ def _copy_whole(source: Path, target: Path) -> None:
 
 
 class StopOnSignal(Callback):
-    """Ctrl-C or SIGTERM ends training after the current batch with a checkpoint; a second one ends it at once."""
+    """Ctrl-C or SIGTERM ends training after this batch, with a checkpoint; a second one ends it at once."""
 
     def __init__(self, checkpoints: Checkpoints, say: Callable[[str], None]) -> None:
         self._checkpoints, self._say = checkpoints, say
         self._asked = False
         self._previous: dict[int, Any] = {}
 
-    def on_fit_start(self, trainer: Trainer, task: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
         if threading.current_thread() is threading.main_thread():
-            for number in (
-                signal.SIGINT,
-                signal.SIGTERM,
-            ):  # after Lightning's own, which would stop mid-batch
+            for number in (signal.SIGINT, signal.SIGTERM):  # replaces Lightning's own, which save nothing
                 self._previous[number] = signal.signal(number, self._ask)
 
     def _ask(self, *_: Any) -> None:
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True
-        self._say("stopping after this batch and saving; once more stops at once")
+        self._say("stopping after this step and saving; once more stops at once")
 
     def on_train_batch_start(self, trainer: Trainer, task: LightningModule, *_: Any) -> None:
         self._stop_if_asked(trainer, task)
 
-    def on_validation_batch_start(self, trainer: Trainer, task: LightningModule, *_: Any) -> None:
-        if trainer.state.fn == "fit":
-            self._stop_if_asked(trainer, task)
-
     def on_train_end(self, trainer: Trainer, task: LightningModule) -> None:
         self._restore()
+        if self._asked:  # during the last validation, which has just saved everything
+            raise Interrupted
 
     def on_exception(self, *_: Any) -> None:
         self._restore()
@@ -202,7 +197,7 @@ class StopOnSignal(Callback):
         asked = self._asked
         if trainer.world_size > 1:  # all processes stop at the same batch
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
-        if asked:
+        if asked:  # between two batches: a validation under way ends first, or a resumed run would skip it
             self._checkpoints.save_last(trainer, task)
             raise Interrupted
 
@@ -299,7 +294,7 @@ class ImagePanels(Callback):
     """Pictures of the same few photos over training, and single files of test photos to compare runs with.
 
     Args:
-        folder: The run folder: ``panels/IMAGES.png`` after every validation, ``test_photos/NAME/*.png`` after the test.
+        folder: The run folder: ``panels/IMAGES.png`` after every validation, ``test_photos/NAME/`` after the test.
         num_photos: Rows of a panel.
         num_saved: Test photos kept as files.
     """
@@ -331,8 +326,8 @@ class ImagePanels(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, WandbTracker):
                 logger.log_panel("panels/val", path, "input | initial | final | error")
-            elif hasattr(logger.experiment, "add_image"):
-                logger.experiment.add_image(
+            elif hasattr(experiment := getattr(logger, "experiment", None), "add_image"):  # TensorBoard
+                experiment.add_image(
                     "panels/val", _read_rgb(path), images_seen(task), dataformats="HWC"
                 )
 

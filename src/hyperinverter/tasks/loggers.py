@@ -1,4 +1,4 @@
-"""Where numbers go: metrics.csv always, Weights & Biases or TensorBoard beside it. All count in photos seen."""
+"""Where numbers go: metrics.csv always, W&B or TensorBoard beside it; all count in photos seen."""
 
 import contextlib
 import csv
@@ -96,7 +96,8 @@ class WandbTracker(Logger):
     Args:
         folder: The run folder; W&B's files go to ``folder/wandb``.
         seen: Tells how many photos training has seen.
-        settings: ``project``, ``entity``, ``mode`` (None: online with a key, else offline) and ``timeout`` in seconds.
+        settings: ``project``, ``entity``, ``mode`` (None: online with a key, else offline),
+            ``timeout`` in seconds.
         run: What identifies the run: ``name``, ``group``, ``job_type`` and the nested ``config``.
         say: Prints the one line that says where the record is.
     """
@@ -210,7 +211,7 @@ class WandbTracker(Logger):
 
         def send(run: Any) -> None:
             run.summary.update(dict(summary))
-            run.finish(exit_code=exit_code, quiet=True)
+            run.finish(exit_code=exit_code)
 
         self._send(send)
         self._run = None

@@ -1,0 +1,102 @@
+"""A toy in the place of the networks, run folders made of nothing but files, and a W&B that finds no key."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for stub_train: tests are no package
+
+SHORT = [
+    "phase.kimg=0.064",
+    "phase.epoch_kimg=0.032",
+    "phase.warmup_kimg=0",
+    "phase.batch_size=4",
+    "phase.optimizer.lr=0.05",
+    "trainer.log_every=2",
+    "trainer.save_every_kimg=0.016",
+    "logger=csv",
+]
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "NETRC", "HYPERINVERTER_OUTPUTS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace the networks by a model with three parameters."""
+    import stub_train
+
+    monkeypatch.delitem(sys.modules, "hyperinverter.assembly", raising=False)
+    stub_train.install()
+    import hyperinverter
+
+    monkeypatch.setattr(hyperinverter, "assembly", sys.modules["hyperinverter.assembly"], raising=False)
+    yield
+    sys.modules.pop("hyperinverter.assembly", None)
+
+
+@pytest.fixture
+def short() -> list[str]:
+    """Overrides of a run that is over in a moment."""
+    return list(SHORT)
+
+
+def write_picture(path: Path, shade: int) -> None:
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (16, 16), (shade, 128, 255 - shade)).save(path)
+
+
+@pytest.fixture
+def make_job() -> Callable[..., Path]:
+    """Write one job folder of a sweep as a finished run leaves it."""
+
+    def make(sweep: Path, num: int, name: str, l2: float, *, seed: int = 0, status: str = "finished") -> Path:
+        folder = sweep / str(num)
+        folder.mkdir(parents=True, exist_ok=True)
+        card: dict[str, Any] = {"status": status, "name": name, "seed": seed, "rank_by": "test/l2"}
+        card |= {"phase": 2, "domain": "digiface", "parameters": {"trained": 1000 * (num + 1)}, "images_seen": 64}
+        card |= {"seconds": 10.0 + num, "peak_memory_mb": 100.0, "commit": "0" * 40, "error": None}
+        if status == "finished":
+            card["metrics"] = {"test/l2": l2, "test/psnr": 20 - 100 * l2, "test/phase1/l2": 0.09}
+            for photo in ("a", "b"):
+                for shade, kind in ((10, "photo"), (90, "w_image"), (20 * num, "image")):
+                    write_picture(folder / "test_photos" / photo / f"{kind}.png", shade)
+        else:
+            card["error"] = "it broke"
+        (folder / "run.json").write_text(json.dumps(card))
+        rows = "".join(f"{32 * i},0,{i},{l2 + 0.1 / i},{l2}\n" for i in (1, 2))
+        (folder / "metrics.csv").write_text("images,epoch,seconds,train/loss,val/l2\n" + rows)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, make_job: Callable[..., Path]) -> Path:
+    """A finished sweep: three settings, the first two with two seeds, one job failed."""
+    folder = tmp_path / "sweeps" / "toy"
+    described = [
+        ("baseline (fusion=concat)", "concat", 0, 0.05),
+        ("fusion=add", "add", 0, 0.04),
+        ("fusion=gated", "gated", 0, 0.01),
+        ("baseline (fusion=concat)", "concat", 1, 0.07),
+        ("fusion=add", "add", 1, 0.03),
+    ]
+    jobs = []
+    for num, (name, fusion, seed, l2) in enumerate(described):
+        make_job(folder, num, name, l2, seed=seed, status="failed" if fusion == "gated" else "finished")
+        jobs.append({"num": num, "name": name, "seed": seed, "settings": {"fusion": fusion}})
+    record = {"id": "toy", "command": "python train.py phase=2 +sweep=fusion", "design": "one_at_a_time"}
+    record |= {"factors": {"fusion": ["concat", "add", "gated"]}, "jobs": jobs}
+    (folder / "sweep.json").write_text(json.dumps(record))
+    return folder

@@ -1,0 +1,212 @@
+"""One job from configuration to run folder, and every way it can end."""
+
+import csv
+import errno
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hyperinverter import cli, config
+from hyperinverter.contracts import UserError
+from hyperinverter.tasks import callbacks
+from hyperinverter.tasks.callbacks import Interrupted
+
+pytestmark = pytest.mark.usefixtures("toy")
+
+
+# the toy's loader starts its epoch again after a resume, and Lightning says so
+resumes_roughly = pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before")
+
+
+def job(folder: Path, *overrides: str) -> float:
+    return cli.train(config.compose(["phase=2", *overrides]), folder)
+
+
+def card(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "run.json").read_text())
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_leaves_everything_it_promises(tmp_path: Path, short: list[str]) -> None:
+    score = job(tmp_path, *short)
+    told = card(tmp_path)
+    assert told["status"] == "finished"
+    assert told["complete"] is True
+    assert told["images_seen"] == 64
+    assert told["metrics"]["test/l2"] == score
+    assert told["parameters"] == {"trained": 3, "frozen": 0}
+    assert told["loaded"]["generator"]["sha256"] == "0" * 64
+    assert told["seconds"] > 0
+    assert told["peak_memory_mb"] > 0
+    assert "torch" in told["versions"]
+    assert config.load(tmp_path / "config.yaml").phase.kimg == 0.064
+    assert [row["images"] for row in rows(tmp_path) if row["val/l2"]] == ["32", "64"]
+    assert rows(tmp_path)[-1]["test/l2"] != ""
+    assert sorted(path.name for path in (tmp_path / "panels").iterdir()) == ["000000032.png", "000000064.png"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    saved = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
+    assert int(saved["state_dict"]["images_seen"]) == 64
+    assert len(list((tmp_path / "test_photos").glob("*/image.png"))) == 8
+    assert not list(tmp_path.glob("**/.*.part"))
+
+
+def test_same_seed_same_numbers_and_other_seed_other_numbers(tmp_path: Path, short: list[str]) -> None:
+    first, again = job(tmp_path / "a", *short), job(tmp_path / "b", *short)
+    other = job(tmp_path / "c", *short, "seed=1")
+    assert first == again
+    assert first != other
+
+
+def test_best_is_the_best_and_is_what_gets_tested(tmp_path: Path, short: list[str]) -> None:
+    # a step size this large overshoots: the first validation is the better one
+    job(tmp_path, *short, "phase.optimizer.lr=0.13")
+    curve = {int(row["images"]): float(row["val/l2"]) for row in rows(tmp_path) if row["val/l2"]}
+    best = min(curve, key=curve.__getitem__)
+    assert best != max(curve)
+    assert card(tmp_path)["best"]["images"] == best
+    assert card(tmp_path)["best"]["score"] == pytest.approx(curve[best])
+    assert card(tmp_path)["images_seen"] == 64
+
+
+@resumes_roughly
+def test_interrupted_run_goes_on_and_lands_where_the_whole_one_lands(
+    tmp_path: Path, short: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = job(tmp_path / "whole", *short)
+    stop_at(monkeypatch, 44)
+    with pytest.raises(Interrupted):
+        job(tmp_path / "cut", *short)
+    assert card(tmp_path / "cut")["status"] == "interrupted"
+    saved = torch.load(tmp_path / "cut" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert int(saved["state_dict"]["images_seen"]) == 44
+    monkeypatch.undo()
+    resumed = job(tmp_path / "cut", *short, f"resume={tmp_path / 'cut'}")
+    told = card(tmp_path / "cut")
+    assert (told["status"], told["sessions"], told["images_seen"]) == ("finished", 2, 64)
+    seen = [int(row["images"]) for row in rows(tmp_path / "cut")]
+    assert seen == sorted(seen)
+    assert [row["images"] for row in rows(tmp_path / "cut") if row["val/l2"]] == ["32", "64"]
+    assert resumed == pytest.approx(whole, rel=0.2)
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, images: int, number: int = signal.SIGINT) -> None:
+    real = callbacks.StopAfter.on_train_batch_end
+
+    def tap(self: Any, trainer: Any, task: Any, *rest: Any) -> None:
+        real(self, trainer, task, *rest)
+        if int(task.images_seen) == images:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(callbacks.StopAfter, "on_train_batch_end", tap)
+
+
+def test_sigterm_saves_too_and_exit_status_says_interrupted(
+    tmp_path: Path, short: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stop_at(monkeypatch, 20, signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        cli.run(config.compose(["phase=2", *short]), tmp_path)
+    assert ended.value.code == 130
+    assert f"python train.py resume={tmp_path}" in capsys.readouterr().err
+    assert card(tmp_path)["status"] == "interrupted"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("validation", [1, 2])
+def test_stop_during_validation_waits_for_it_and_can_be_resumed(
+    tmp_path: Path, short: list[str], monkeypatch: pytest.MonkeyPatch, validation: int
+) -> None:
+    real, begun = callbacks.ImagePanels.on_validation_start, []
+
+    def tap(self: Any, trainer: Any, task: Any) -> None:
+        real(self, trainer, task)
+        begun.append(0)
+        if len(begun) == validation:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(callbacks.ImagePanels, "on_validation_start", tap)
+    with pytest.raises(Interrupted):
+        job(tmp_path, *short)
+    monkeypatch.undo()
+    job(tmp_path, *short, f"resume={tmp_path}")
+    assert card(tmp_path)["images_seen"] == 64
+    assert [row["images"] for row in rows(tmp_path) if row["val/l2"]] == ["32", "64"]
+
+
+def test_loss_that_is_not_a_number_stops_with_a_sentence(tmp_path: Path, short: list[str]) -> None:
+    with pytest.raises(UserError, match=r"train/loss became nan after 4 photos.*lower phase.optimizer.lr"):
+        job(tmp_path, *short, "fusion=multiply")
+    assert card(tmp_path)["status"] == "failed"
+    assert "became nan" in card(tmp_path)["error"]
+    assert "Traceback" in (tmp_path / "error.log").read_text()
+    assert not (tmp_path / "checkpoints" / "last.ckpt").exists()
+
+
+def test_user_error_is_one_sentence_and_a_fault_of_ours_names_the_log(
+    tmp_path: Path, short: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.run(config.compose(["phase=2", "fusion=film", *short]), tmp_path / "film")
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "error: film is not on the menu: choose another fusion\n"
+    with pytest.raises(SystemExit):
+        cli.run(config.compose(["phase=2", "fusion=gated", *short]), tmp_path / "gated")
+    said = capsys.readouterr().err
+    assert said.startswith("error: RuntimeError: a fault of ours (traceback in ")
+    assert said.count("\n") == 1
+    assert "a second line" in (tmp_path / "gated" / "error.log").read_text()
+
+
+def test_full_disk_is_told_and_leaves_the_last_good_checkpoint(
+    tmp_path: Path, short: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pytorch_lightning import Trainer
+
+    real, calls = Trainer.save_checkpoint, []
+
+    def full(self: Trainer, path: Path, *rest: Any) -> None:
+        calls.append(path)
+        if len(calls) > 1:
+            Path(path).write_bytes(b"half of")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(self, path, *rest)
+
+    monkeypatch.setattr(Trainer, "save_checkpoint", full)
+    with pytest.raises(UserError, match=r"cannot write .*last.ckpt: no space is left.*paths.outputs"):
+        job(tmp_path, *short)
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert int(saved["state_dict"]["images_seen"]) == 16
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
+
+
+def test_unmeasured_monitor_lists_what_is_measured(tmp_path: Path, short: list[str]) -> None:
+    with pytest.raises(UserError, match=r"phase.monitor=val/l3 is not measured; there are: val/l2, val/psnr"):
+        job(tmp_path, *short, "phase.monitor=val/l3")
+
+
+def test_resume_from_damaged_or_absent_checkpoint(tmp_path: Path, short: list[str]) -> None:
+    with pytest.raises(UserError, match="is not a run: .*run.json is missing"):
+        job(tmp_path, *short, f"resume={tmp_path}")
+    (tmp_path / "run.json").write_text('{"overrides": []}')
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="ended before its first save"):
+        job(tmp_path, *short, f"resume={tmp_path}")
+    (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"PK not really")
+    with pytest.raises(UserError, match="cannot be read as a checkpoint"):
+        job(tmp_path, *short, f"resume={tmp_path}")
+
+
+def test_gpu_without_a_gpu(tmp_path: Path, short: list[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(UserError, match="wants a CUDA GPU"):
+        job(tmp_path, *short, "trainer=gpu")
