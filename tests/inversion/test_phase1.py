@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import make_generator
+from torch import Tensor
+from torch.testing import assert_close
+
+from hyperinverter.inversion.editing import move
+from hyperinverter.inversion.phase1 import WInverter
+from hyperinverter.networks.backbones import ResNet34, TinyBackbone
+from hyperinverter.networks.encoders import WEncoder
+from hyperinverter.networks.generator import Generator
+
+
+@pytest.fixture
+def inverter(generator: Generator) -> WInverter:
+    return WInverter(generator, WEncoder(TinyBackbone((8, 8, 8), (1, 1, 1)), generator.w_dim, head="flatten"))
+
+
+def test_w_is_relative_to_the_generators_mean(inverter: WInverter, photos: Tensor) -> None:
+    inversion = inverter(photos)
+    assert_close(inversion.w, inverter.generator.w_avg + inverter.encoder(photos))
+    assert inversion.residuals == {}
+    assert inversion.image is inversion.w_image
+    assert_close(inversion.image, inverter.generator.synthesis(inversion.w))
+
+
+def test_batch_equals_one_by_one(inverter: WInverter, photos: Tensor) -> None:
+    together = inverter.invert(photos).image
+    alone = [inverter.invert(photo[None]).image for photo in photos]
+    assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_reach_the_whole_encoder_and_nothing_else(inverter: WInverter, photos: Tensor) -> None:
+    inverter.train()
+    inverter(photos).image.square().mean().backward()
+    for name, parameter in inverter.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.any(), name
+    assert all(parameter.grad is None for parameter in inverter.generator.parameters())
+    assert {id(p) for p in inverter.trainable_parameters()} == {id(p) for p in inverter.encoder.parameters()}
+
+
+def test_checkpoint_holds_the_encoder_alone(inverter: WInverter, photos: Tensor) -> None:
+    assert {name.split(".")[0] for name in inverter.state_dict()} == {"encoder"}
+    twin = WInverter(inverter.generator, WEncoder(TinyBackbone((8, 8, 8), (1, 1, 1)), 16, head="flatten"))
+    twin.load_state_dict(inverter.state_dict(), strict=True)
+    assert torch.equal(twin.invert(photos).image, inverter.invert(photos).image)
+
+
+def test_generator_stays_in_eval_mode_and_moves_along(inverter: WInverter) -> None:
+    inverter.train()
+    assert not any(module.training for module in inverter.generator.modules())
+    inverter.double()
+    assert inverter.generator.w_avg.dtype == torch.double
+
+
+def test_invert_neither_learns_nor_changes_the_mode() -> None:
+    generator = make_generator()
+    backbone = ResNet34()
+    inverter = WInverter(generator, WEncoder(backbone, generator.w_dim)).train()
+    inverter.encoder.backbone.bn1.eval()
+    before = {name: tensor.clone() for name, tensor in inverter.state_dict().items()}
+    backbone.input_size = 32  # what is tested does not depend on the paper's 256
+    inversion = inverter.invert(torch.rand(1, 3, 16, 16))
+    assert not inversion.image.requires_grad
+    assert_close(inverter.state_dict(), before, rtol=0, atol=0)
+    assert inverter.training
+    assert inverter.encoder.backbone.body[0].bn1.training
+    assert not inverter.encoder.backbone.bn1.training
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 32, 32), (3, 16, 16), (1, 1, 16, 16)])
+def test_other_shapes_are_refused(inverter: WInverter, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"expected photos \(B, 3, 16, 16\)"):
+        inverter(torch.zeros(shape))
+
+
+def test_move_along_a_direction() -> None:
+    w, direction = torch.randn(2, 16), torch.randn(16)
+    assert_close(move(w, direction, 1.5), w + 1.5 * direction)
+    each = move(w, direction[None], torch.tensor([0.0, 2.0]))
+    assert_close(each, torch.stack([w[0], w[1] + 2 * direction]))
+
+
+def test_move_some_layers_only(inverter: WInverter) -> None:
+    w, direction = torch.randn(2, 16), torch.zeros(6, 16)
+    direction[3] = 1
+    moved = move(w, direction, 0.5)
+    assert moved.shape == (2, 6, 16)
+    assert_close(moved[:, [0, 1, 2, 4, 5]], w[:, None].expand(-1, 5, -1))
+    assert_close(moved[:, 3], w + 0.5)
+    assert_close(move(moved, direction, -0.5), w[:, None].expand(-1, 6, -1))
+    assert inverter.render(moved).shape == (2, 3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("codes", "direction"), [((2, 16), (15,)), ((2, 6, 16), (5, 16)), ((2, 16), (2, 6, 16))]
+)
+def test_directions_that_do_not_fit_are_refused(codes: tuple[int, ...], direction: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="does not fit"):
+        move(torch.zeros(codes), torch.zeros(direction))
