@@ -9,6 +9,8 @@ ssim            structural similarity, 11-pixel Gaussian window, clamped to [0, 
 ms_ssim         the same at five scales; only from 176 pixels up, where they fit    higher
 label of judge  what ``networks.judges`` says under that label                      lower / higher
 ==============  ==================================================================  ==============
+
+SSIM is torchmetrics': windows at the border see the picture reflected, where others leave them out.
 """
 
 import math

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hyperinverter.networks.efficientnet import SameConv2d
-from hyperinverter.networks.frozen import Frozen, asset_path, load_strictly, read_tensors
+from hyperinverter.networks.frozen import Frozen, asset_path, fast_layout, load_strictly, read_tensors
 
 MEAN_RGB = (122.782, 117.001, 104.298)  # of the training pictures, values in 0..255
 EXPRESSIONS = ("neutral", "happy", "sad", "angry", "fearful", "disgusted", "surprised")
@@ -145,7 +145,7 @@ class FaceDescriptor(FaceNetwork):
 
     def network(self, x: Tensor) -> Tensor:
         """Return descriptors ``(B, 128)`` of faces ``(B, 3, 150, 150)``, values 0..255."""
-        x = F.max_pool2d(F.relu(self.stem(normalise(x))), 3, stride=2)
+        x = F.max_pool2d(F.relu(self.stem(fast_layout(normalise(x)))), 3, stride=2)
         return self.fc(self.blocks(x).mean(dim=(2, 3)))
 
 
@@ -201,7 +201,7 @@ class DenseFaceNetwork(FaceNetwork):
 
     def network(self, x: Tensor) -> Tensor:
         """Return the linear layer's output, ``(B, outputs)``, for ``(B, 3, 112, 112)``, values 0..255."""
-        x = normalise(x).contiguous(memory_format=torch.channels_last)
+        x = fast_layout(normalise(x))
         x = self.dense3(self.dense2(self.dense1(self.dense0(x))))
         return self.fc(x.mean(dim=(2, 3)))
 

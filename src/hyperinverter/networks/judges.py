@@ -28,7 +28,7 @@ from torchvision import models
 from hyperinverter.contracts import UserError
 from hyperinverter.networks.efficientnet import EfficientNetLite0Features
 from hyperinverter.networks.face_networks import CROP52, Crop, FaceDescriptor, resize
-from hyperinverter.networks.frozen import Frozen, asset_path, load_strictly, read_tensors
+from hyperinverter.networks.frozen import Frozen, asset_path, fast_layout, load_strictly, read_tensors
 from hyperinverter.networks.judge_weights import JUDGE_WEIGHTS
 
 Embedding = list[Tensor]
@@ -135,7 +135,7 @@ def lpips_scale(image: Tensor) -> Tensor:
     """Shift and scale [-1, 1] to the range ImageNet networks were trained on (constants of LPIPS 0.1)."""
     shift = image.new_tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1)
     scale = image.new_tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1)
-    return (image - shift) / scale
+    return fast_layout((image - shift) / scale)
 
 
 class STLPIPS(PerceptualJudge):
