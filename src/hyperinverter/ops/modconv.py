@@ -57,11 +57,11 @@ def modulated_conv2d(
         raise ValueError(f"weight must be (O, I, k, k) or (B, O, I, k, k), got {tuple(weight.shape)}")
     factor = demodulation(weight, style)[:, :, None, None].to(x.dtype) if demodulate else None
     x = x * style[:, :, None, None].to(x.dtype)
+    kernels = weight.transpose(-4, -3) if up else weight  # a transposed convolution wants (I, O, k, k)
     if weight.ndim == 4:
-        out = _conv(x, weight, up, groups=1)
+        out = _conv(x, kernels, up, groups=1)
     else:
         batch = len(x)
-        kernels = weight.transpose(1, 2) if up else weight  # a transposed convolution wants (I, O, k, k)
         wide = x.reshape(1, -1, *x.shape[2:])  # samples become groups of one wide image
         out = _conv(wide, kernels.flatten(0, 1), up, groups=batch)
         out = out.view(batch, -1, *out.shape[2:])
@@ -72,6 +72,4 @@ def _conv(x: Tensor, weight: Tensor, up: bool, groups: int) -> Tensor:
     weight = weight.to(x.dtype)
     if not up:
         return F.conv2d(x, weight, padding=weight.shape[-1] // 2, groups=groups)
-    if groups == 1:
-        weight = weight.transpose(0, 1)
     return F.conv_transpose2d(x, weight, stride=2, groups=groups)
