@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import LightningDataModule, LightningModule
+from pytorch_lightning import LightningDataModule
 from torch import nn
 
 from hyperinverter import config
@@ -44,7 +44,9 @@ class Assembled:
 
     task: PhaseTask
     data: LightningDataModule
-    loaded: dict[str, dict[str, str]] = field(default_factory=dict)  # part -> path and SHA-256, for the run card
+    loaded: dict[str, dict[str, str]] = field(
+        default_factory=dict
+    )  # part -> path and SHA-256, for the run card
 
 
 def build(cfg: Config) -> Assembled:
@@ -142,7 +144,9 @@ def reconstruction_loss(cfg: Config) -> WeightedLoss:
     if cfg.loss.id > 0:
         terms["id"] = (cfg.loss.id, IdentityLoss(judge(cfg.judges.identity, cfg)))
     if not terms:
-        raise UserError("every reconstruction term is off; give loss.l2, loss.lpips or loss.id a weight above 0")
+        raise UserError(
+            "every reconstruction term is off; give loss.l2, loss.lpips or loss.id a weight above 0"
+        )
     return WeightedLoss(terms)
 
 
@@ -169,7 +173,9 @@ def judge(label: str, cfg: Config) -> judges.Judge:
         if path is None:
             raise UserError(f"the judge {label} needs its weights: pass judges.{key}=FILE")
         return make(path)
-    raise UserError(f"there is no judge called {label!r}; there are: {', '.join(sorted([*builtin, *foreign]))}")
+    raise UserError(
+        f"there is no judge called {label!r}; there are: {', '.join(sorted([*builtin, *foreign]))}"
+    )
 
 
 def schedule(cfg: Config) -> Schedule:

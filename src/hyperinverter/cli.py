@@ -301,7 +301,9 @@ def _guarded(action: Callable[[], Any], cfg: Config) -> Any:
     """Run a trainer's entry point; its way of telling Ctrl-C and a full GPU becomes ours."""
     try:
         return action()
-    except SystemExit as error:  # what Lightning makes of Ctrl-C, outside the batches that StopOnSignal watches
+    except (
+        SystemExit
+    ) as error:  # what Lightning makes of Ctrl-C, outside the batches that StopOnSignal watches
         if isinstance(error.__context__, KeyboardInterrupt) or isinstance(error, SIGTERMException):
             raise Interrupted from error
         raise

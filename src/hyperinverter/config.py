@@ -76,7 +76,9 @@ def _resumed(typed: list[str], resume: str) -> list[str]:
     try:
         before = json.loads((run / "run.json").read_text(encoding="utf-8"))["overrides"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"resume={resume} is not a run: {run / 'run.json'} is missing or unreadable") from error
+        raise UserError(
+            f"resume={resume} is not a run: {run / 'run.json'} is missing or unreadable"
+        ) from error
     again = ("resume", "hydra.run.dir", "hydra.mode")
     before = [item for item in before if item.split("=", 1)[0] not in again]
     return [*before, *typed, "hydra.mode=RUN", f"hydra.run.dir={quote(str(run))}"]

@@ -129,14 +129,14 @@ def test_lpips_vgg_taps_five_relus_before_each_pooling(tmp_path: Path) -> None:
     assert all(t.min() >= 0 for t in taps)
 
 
-def test_effnet_distance_is_the_sum_of_squared_differences_of_unit_features(photo: Tensor) -> None:
+def test_effnet_distance_is_a_sixteenth_of_the_squared_differences_of_unit_features(photo: Tensor) -> None:
     judge = EffNetPerceptual()
     a, b = photo[:2], photo[2:4]
     want = torch.zeros(2)
     for x, y in zip(judge.net(a), judge.net(b), strict=True):
         cosine = F.cosine_similarity(x, y, dim=1)
         want += (2 - 2 * cosine).mean(dim=(1, 2))  # |x - y|^2 of unit vectors
-    assert_close(judge(a, b), want, rtol=1e-4, atol=1e-5)
+    assert_close(judge(a, b), want / 16, rtol=1e-4, atol=1e-6)
 
 
 def test_effnet_enlarges_on_request(photo: Tensor) -> None:

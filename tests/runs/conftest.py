@@ -64,7 +64,12 @@ def make_job() -> Callable[..., Path]:
         folder = sweep / str(num)
         folder.mkdir(parents=True, exist_ok=True)
         card: dict[str, Any] = {"status": status, "name": name, "seed": seed, "rank_by": "test/l2"}
-        card |= {"phase": 2, "domain": "digiface", "parameters": {"trained": 1000 * (num + 1)}, "images_seen": 64}
+        card |= {
+            "phase": 2,
+            "domain": "digiface",
+            "parameters": {"trained": 1000 * (num + 1)},
+            "images_seen": 64,
+        }
         card |= {"seconds": 10.0 + num, "peak_memory_mb": 100.0, "commit": "0" * 40, "error": None}
         if status == "finished":
             card["metrics"] = {"test/l2": l2, "test/psnr": 20 - 100 * l2, "test/phase1/l2": 0.09}

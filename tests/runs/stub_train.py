@@ -61,7 +61,9 @@ def install() -> None:
         def test_step(self, batch: dict, batch_idx: int) -> None:
             self._measure(batch, "test")
             rough = self.inverter(batch["image"]).w_image
-            self.log("test/phase1/l2", (rough - batch["image"]).square().mean(), batch_size=len(batch["image"]))
+            self.log(
+                "test/phase1/l2", (rough - batch["image"]).square().mean(), batch_size=len(batch["image"])
+            )
 
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return config.build(self.cfg.phase.optimizer)(self.inverter.parameters())

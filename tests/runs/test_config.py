@@ -11,7 +11,9 @@ from hyperinverter.contracts import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
-GROUPS = {group: [o for o in config.options_of(CONF, group) if o[0] != "_"] for group in config.groups_of(CONF)}
+GROUPS = {
+    group: [o for o in config.options_of(CONF, group) if o[0] != "_"] for group in config.groups_of(CONF)
+}
 
 
 @pytest.mark.parametrize(
@@ -42,7 +44,26 @@ def test_resume_brings_back_what_was_typed_and_the_folder(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "value", ["plain", "a b", "it's", "a,b", "x=1", "", "null", "3", 3, 0.5, 1e-4, True, None, "a\\", "{x}", "[x]", "$x"]
+    "value",
+    [
+        "plain",
+        "a b",
+        "it's",
+        "a,b",
+        "x=1",
+        "",
+        "null",
+        "3",
+        3,
+        0.5,
+        1e-4,
+        True,
+        None,
+        "a\\",
+        "{x}",
+        "[x]",
+        "$x",
+    ],
 )
 def test_quoted_values_come_back_the_same(value: object) -> None:
     override = config.parse_overrides([f"key={config.quote(value)}"])[0]
@@ -76,7 +97,10 @@ def test_the_paper_setting_is_the_default_and_zero_is_needed_to_leave_wandb() ->
 @pytest.mark.parametrize(
     ("typed", "sentence"),
     [
-        ("fusion=conct", r"fusion has no option 'conct', did you mean 'concat'\? there are: add, attention, concat"),
+        (
+            "fusion=conct",
+            r"fusion has no option 'conct', did you mean 'concat'\? there are: add, attention, concat",
+        ),
         ("fuson=add", r"there is no 'fuson'; did you mean fusion\?"),
         ("phase.kmig=3", r"there is no 'phase.kmig'; did you mean phase.kimg\?"),
         ("loss.zzz=1", r"there is no 'loss.zzz'.*loss has: adv, adv_from_kimg, id, l2, lpips"),
@@ -108,7 +132,10 @@ def test_arguments_of_a_class_can_be_added() -> None:
         ("phase.kimg=nan", "phase.kimg must be a number"),
         ("phase.batch_size=0", "phase.batch_size must be a whole number of at least 1, got 0"),
         ("phase.batch_size=1.5", "phase.batch_size must be a whole number"),
-        ("phase.schedule=cosin", r"phase.schedule must be one of cosine, constant, got 'cosin', did you mean 'cosine'\?"),
+        (
+            "phase.schedule=cosin",
+            r"phase.schedule must be one of cosine, constant, got 'cosin', did you mean 'cosine'\?",
+        ),
         ("loss.l2=-1", "loss.l2 must be at least 0"),
         ("domain.resolution=48", "power of two"),
         ("phase.monitor=train/l2", "must be a validation number"),
@@ -134,7 +161,9 @@ def test_build_makes_the_object_and_explains_a_wrong_leaf() -> None:
     from omegaconf import OmegaConf
 
     assert config.build(OmegaConf.create({"_target_": "datetime.timedelta", "days": 2}), hours=1).days == 2
-    with pytest.raises(UserError, match="datetime.timedelta cannot be built from the configuration: .*nights"):
+    with pytest.raises(
+        UserError, match="datetime.timedelta cannot be built from the configuration: .*nights"
+    ):
         config.build(OmegaConf.create({"_target_": "datetime.timedelta", "nights": 2}))
     with pytest.raises(UserError, match="datetime.timedeltas cannot be built"):
         config.build(OmegaConf.create({"_target_": "datetime.timedeltas"}))
@@ -175,7 +204,9 @@ def test_help_lists_groups_and_keys_without_loading_torch() -> None:
     command = "import runpy, sys; sys.argv = ['train.py', '--help']\n"
     command += "try: runpy.run_path('train.py', run_name='__main__')\nexcept SystemExit: pass\n"
     command += "assert 'torch' not in sys.modules and 'pandas' not in sys.modules, 'slow start'"
-    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", command], capture_output=True, text=True, timeout=120, cwd=ROOT
+    )
     assert done.returncode == 0, done.stderr
     assert "fusion: add, attention, concat" in done.stdout
     assert "python train.py phase=2 +sweep" in done.stdout

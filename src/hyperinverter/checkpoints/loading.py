@@ -56,7 +56,8 @@ def load_generator(path: str | Path) -> Generator:
 def save_generator(generator: Generator, path: Path, recipe: Mapping[str, Any], half: bool = True) -> None:
     """Write a generator with its shapes and its recipe in the header; ``half`` stores float16."""
     tensors = {
-        name: (tensor.half() if half else tensor).contiguous() for name, tensor in generator.state_dict().items()
+        name: (tensor.half() if half else tensor).contiguous()
+        for name, tensor in generator.state_dict().items()
     }
     header = {
         "format": _SAFETENSORS_GENERATOR,
@@ -98,11 +99,15 @@ def load_hyperinverter(path: str | Path, generator: Generator | str | Path | Non
         generator = load_generator(generator)
     model = _load_model(path, "phase2", generator)
     if not isinstance(model, HyperInverter):
-        raise UserError(f"{path} holds phase I only; train phase II on it: python train.py phase=2 phase.from_run={path}")
+        raise UserError(
+            f"{path} holds phase I only; train phase II on it: python train.py phase=2 phase.from_run={path}"
+        )
     return model.eval()
 
 
-def save_model(model: WInverter | HyperInverter, path: Path, recipe: Mapping[str, Any], half: bool = False) -> None:
+def save_model(
+    model: WInverter | HyperInverter, path: Path, recipe: Mapping[str, Any], half: bool = False
+) -> None:
     """Write what was trained (in phase II phase I's encoder too) with the model's description in the header.
 
     Args:
@@ -190,7 +195,9 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
             "last.ckpt of a run"
         ) from error
     if not isinstance(content, dict) or "state_dict" not in content or "model" not in content:
-        raise UserError(f"{file} is not a checkpoint of this project: it names no model; give best.ckpt of a run")
+        raise UserError(
+            f"{file} is not a checkpoint of this project: it names no model; give best.ckpt of a run"
+        )
     return content
 
 

@@ -125,13 +125,6 @@ class PhotoOnlyFusion(Fusion):
         return photo
 
 
-class PhotoOnlyFusion(Fusion):
-    """The photo alone: a control that never learns what phase I already got right."""
-
-    def mix(self, initial: Tensor, photo: Tensor) -> Tensor:
-        return photo
-
-
 FUSIONS: dict[str, type[Fusion]] = {
     kind.__name__: kind
     for kind in (

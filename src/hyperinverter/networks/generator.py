@@ -37,7 +37,9 @@ class GeneratorConfig:
 
     def __post_init__(self) -> None:
         if self.img_resolution < 8 or self.img_resolution & (self.img_resolution - 1):
-            raise ValueError(f"img_resolution must be a power of two of at least 8, got {self.img_resolution}")
+            raise ValueError(
+                f"img_resolution must be a power of two of at least 8, got {self.img_resolution}"
+            )
 
     @property
     def resolutions(self) -> list[int]:

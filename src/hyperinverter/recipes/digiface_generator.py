@@ -12,6 +12,7 @@ few looks.
 
 import argparse
 import copy
+import itertools
 import json
 import os
 import time
@@ -57,11 +58,15 @@ class AutoEncoderHead(nn.Module):
         widths = (32, 64, 128, 192, 256)
         self.stem = nn.Conv2d(3, widths[0], 3, padding=1)
         stages = []
-        for inside, outside in zip(widths[:-1], widths[1:], strict=True):
-            stages.append(nn.ModuleList([
-                nn.Conv2d(inside, outside, 4, 2, 1),
-                nn.Conv2d(outside, outside, 3, padding=1),
-            ]))
+        for inside, outside in itertools.pairwise(widths):
+            stages.append(
+                nn.ModuleList(
+                    [
+                        nn.Conv2d(inside, outside, 4, 2, 1),
+                        nn.Conv2d(outside, outside, 3, padding=1),
+                    ]
+                )
+            )
         self.stages = nn.ModuleList(stages)
         self.out = nn.Linear(widths[-1] * 16, w_dim)
 
@@ -78,7 +83,9 @@ class Heads(nn.Module):
 
     def __init__(self, channels: tuple[int, ...], sizes: tuple[int, ...], width: int = 64) -> None:
         super().__init__()
-        self.mixing = nn.ModuleList(nn.Conv2d(c, width, 1, bias=False).requires_grad_(False) for c in channels)
+        self.mixing = nn.ModuleList(
+            nn.Conv2d(c, width, 1, bias=False).requires_grad_(False) for c in channels
+        )
         self.heads = nn.ModuleList()
         for size in sizes:
             layers: list[nn.Module] = []
@@ -113,7 +120,9 @@ class Features(nn.Module):
 def perceptual(a: list[Tensor], b: list[Tensor]) -> Tensor:
     """Squared distance of unit-length features, mean over places, summed over taps."""
     pairs = zip(a, b, strict=True)
-    return torch.stack([(F.normalize(x, dim=1) - F.normalize(y, dim=1)).square().sum(1).mean() for x, y in pairs]).sum()
+    return torch.stack(
+        [(F.normalize(x, dim=1) - F.normalize(y, dim=1)).square().sum(1).mean() for x, y in pairs]
+    ).sum()
 
 
 class Faces:
@@ -154,7 +163,9 @@ def train(args: argparse.Namespace) -> None:
         {"params": list(encoder.parameters()), "speed": 0.5, "betas": (0.9, 0.99)},
     ]
     optimizer = torch.optim.Adam(groups, lr=args.lr, betas=(0.0, 0.99))
-    critic = torch.optim.Adam([p for p in heads.parameters() if p.requires_grad], lr=args.lr_heads, betas=(0.0, 0.99))
+    critic = torch.optim.Adam(
+        [p for p in heads.parameters() if p.requires_grad], lr=args.lr_heads, betas=(0.0, 0.99)
+    )
     modules = {"generator": generator, "averaged": averaged, "encoder": encoder, "heads": heads}
     seen, state = 0, out / "state.pt"
     if state.exists():
@@ -186,9 +197,10 @@ def train(args: argparse.Namespace) -> None:
             real = features(photo)
         fake = features(image)
         heads.requires_grad_(False)
-        l1 = F.l1_loss(image, photo) + sum(
-            F.l1_loss(F.avg_pool2d(image, k), F.avg_pool2d(photo, k)) for k in (4, 16)
-        ) / 2
+        l1 = (
+            F.l1_loss(image, photo)
+            + sum(F.l1_loss(F.avg_pool2d(image, k), F.avg_pool2d(photo, k)) for k in (4, 16)) / 2
+        )
         lp = perceptual(fake, real)
         fool = -heads(fake).mean() if judged else l1.new_zeros(())
         loss = args.l1 * l1 + args.lp * lp + args.adv * fool
@@ -219,8 +231,12 @@ def train(args: argparse.Namespace) -> None:
             part = state.with_suffix(".part")
             torch.save(
                 {name: module.state_dict() for name, module in modules.items()}
-                | {"optimizer": optimizer.state_dict(), "critic": critic.state_dict(), "seen": seen,
-                   "rng": torch.get_rng_state()},
+                | {
+                    "optimizer": optimizer.state_dict(),
+                    "critic": critic.state_dict(),
+                    "seen": seen,
+                    "rng": torch.get_rng_state(),
+                },
                 part,
             )
             os.replace(part, state)
@@ -229,7 +245,16 @@ def train(args: argparse.Namespace) -> None:
             save_image(rows.clamp(-1, 1) / 2 + 0.5, out / f"grid_{seen:06d}.png", nrow=8)
             with (out / "log.jsonl").open("a") as file:
                 seconds = time.monotonic() - started
-                file.write(json.dumps({"seen": seen, "seconds": round(seconds), **{k: round(v, 4) for k, v in numbers.items()}}) + "\n")
+                file.write(
+                    json.dumps(
+                        {
+                            "seen": seen,
+                            "seconds": round(seconds),
+                            **{k: round(v, 4) for k, v in numbers.items()},
+                        }
+                    )
+                    + "\n"
+                )
     fit_mapping(averaged, encoder, faces)
     with torch.no_grad():
         save_image(averaged(faces.z[:64]).clamp(-1, 1) / 2 + 0.5, out / "samples.png", nrow=8)

@@ -327,9 +327,7 @@ class ImagePanels(Callback):
             if isinstance(logger, WandbTracker):
                 logger.log_panel("panels/val", path, "input | initial | final | error")
             elif hasattr(experiment := getattr(logger, "experiment", None), "add_image"):  # TensorBoard
-                experiment.add_image(
-                    "panels/val", _read_rgb(path), images_seen(task), dataformats="HWC"
-                )
+                experiment.add_image("panels/val", _read_rgb(path), images_seen(task), dataformats="HWC")
 
     def on_test_start(self, trainer: Trainer, task: LightningModule) -> None:
         self._saved = 0

@@ -108,7 +108,9 @@ class PhaseTask(LightningModule):
     def log_training(self, total: Tensor, parts: dict[str, Tensor], batch: Batch) -> None:
         """Log the total and its parts under ``train/``."""
         logged = {"loss": total.detach(), **{name: part.detach() for name, part in parts.items()}}
-        self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=len(batch["image"]))
+        self.log_dict(
+            {f"train/{name}": value for name, value in logged.items()}, batch_size=len(batch["image"])
+        )
 
     def on_validation_epoch_start(self) -> None:
         self.metrics.reset()
