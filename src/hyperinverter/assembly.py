@@ -115,10 +115,12 @@ def hyper_inverter(cfg: Config, generator: Generator) -> tuple[HyperInverter, di
 def finished_phase1(cfg: Config, generator: Generator) -> tuple[WInverter, dict[str, str]]:
     """The phase I that a phase II run stands on: ``phase.from_run``, else the domain's packaged one.
 
+    ``phase.from_run=packaged`` asks for the packaged one even where a finished run exists.
+
     Raises:
         UserError: If there is neither.
     """
-    if cfg.phase.from_run is not None:
+    if cfg.phase.from_run not in (None, "packaged"):
         file = checkpoint_of(cfg.phase.from_run)
         return load_w_inverter(file, generator), {"path": str(file), "sha256": sha256_of(file)}
     if f"{cfg.domain.name}_phase1" in PACKAGED and str(cfg.generator.path) == cfg.domain.name:
