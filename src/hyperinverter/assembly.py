@@ -21,6 +21,7 @@ from hyperinverter.checkpoints.loading import checkpoint_of
 from hyperinverter.checkpoints.registry import PACKAGED, packaged, sha256_of
 from hyperinverter.config import Config
 from hyperinverter.contracts import UserError
+from hyperinverter.data.files import locked
 from hyperinverter.data.module import ImageDataModule
 from hyperinverter.inversion.phase1 import WInverter
 from hyperinverter.inversion.phase2 import HyperInverter
@@ -33,6 +34,7 @@ from hyperinverter.networks.critic import Critic
 from hyperinverter.networks.encoders import FeatureEncoder, WEncoder
 from hyperinverter.networks.generator import Generator
 from hyperinverter.networks.hypernets import HyperNetwork
+from hyperinverter.networks.judge_weights import prepare_judge_weights
 from hyperinverter.tasks.common import PhaseTask, Schedule
 from hyperinverter.tasks.phase1 import PhaseIEncoder
 from hyperinverter.tasks.phase2 import PhaseIIHyper
@@ -165,19 +167,26 @@ def judge(label: str, cfg: Config) -> judges.Judge:
     }
     foreign: dict[str, tuple[Any, str]] = {
         "lpips_alex": (judges.LPIPS, "lpips_path"),
+        "lpips_vgg": (functools.partial(judges.LPIPS, net="vgg"), "lpips_path"),
         "id_facenet": (judges.FaceNetIdentity, "identity_path"),
     }
     if label in builtin:
         return builtin[label]()
     if label in foreign:
         make, key = foreign[label]
-        path = cfg.judges.get(key)
-        if path is None:
-            raise UserError(f"the judge {label} needs its weights: pass judges.{key}=FILE")
-        return make(path)
-    raise UserError(
-        f"there is no judge called {label!r}; there are: {', '.join(sorted([*builtin, *foreign]))}"
-    )
+        return make(cfg.judges.get(key) or fetched_weights(label, cfg))
+    raise UserError(f"there is no judge called {label!r}; there are: {', '.join(sorted([*builtin, *foreign]))}")
+
+
+def fetched_weights(label: str, cfg: Config) -> Path:
+    """The file of a judge whose weights do not ship, fetched into the cache folder if it is not there.
+
+    Processes that start together take turns, so the first downloads and the others find the file.
+    """
+    cache = Path(cfg.paths.cache).expanduser()
+    cache.mkdir(parents=True, exist_ok=True)
+    with locked(cache / "judges.lock", f"fetching the weights of {label}"):
+        return prepare_judge_weights([label], cache)[label]
 
 
 def schedule(cfg: Config) -> Schedule:
