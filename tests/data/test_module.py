@@ -326,15 +326,16 @@ class Rank:
 @pytest.mark.parametrize("world", [2, 3])
 def test_processes_share_the_photos(photos: Path, tmp_path: Path, world: int) -> None:
     def of_rank(rank: int) -> ImageDataModule:
-        module = ready(folder_module(photos, tmp_path, batch_size=2, epoch_kimg=0.024))
+        module = ready(folder_module(photos, tmp_path, batch_size=6, epoch_kimg=0.024))
         module.trainer = Rank(rank, world)  # type: ignore[assignment]
         return module
 
     modules = [of_rank(rank) for rank in range(world)]
-    alone = ready(folder_module(photos, tmp_path, batch_size=2 * world, epoch_kimg=0.024))
+    alone = ready(folder_module(photos, tmp_path, batch_size=6, epoch_kimg=0.024))
     steps = [[batch["name"] for batch in module.train_dataloader()] for module in modules]
     for together, *parts in zip((b["name"] for b in alone.train_dataloader()), *steps, strict=True):
         assert sorted(together) == sorted(name for part in parts for name in part)
+        assert {len(part) for part in parts} == {6 // world}
     for split in ("val", "test"):
         loaders = [getattr(module, f"{split}_dataloader")() for module in modules]
         assert len({len(loader) for loader in loaders}) == 1
@@ -346,6 +347,13 @@ def test_more_processes_than_photos(photos: Path, tmp_path: Path) -> None:
     module.trainer = Rank(0, 3)  # type: ignore[assignment]
     with pytest.raises(UserError, match="2 val photos cannot be shared by 3 processes"):
         module.val_dataloader()
+
+
+def test_batch_that_processes_cannot_share(photos: Path, tmp_path: Path) -> None:
+    module = ready(folder_module(photos, tmp_path, batch_size=4))
+    module.trainer = Rank(0, 3)  # type: ignore[assignment]
+    with pytest.raises(UserError, match=r"4 photos cannot be shared evenly by 3 .* multiple of 3"):
+        module.train_dataloader()
 
 
 def test_same_seed_same_numbers(photos: Path, tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ class ImageDataModule(LightningDataModule):
     Args:
         root: Folder of photos; ``None`` or ``"digiface"`` for the built-in faces.
         resolution: Side ``R`` of the images in pixels.
-        batch_size: Training images per step and process.
+        batch_size: Training images per step, over all processes together.
         eval_batch_size: Validation and test images per step and process; ``batch_size`` if ``None``.
         num_workers: Processes that load photos; 0 is fastest for decoded photos.
         epoch_kimg: Thousands of training images in one epoch, over all processes, rounded to whole steps.
@@ -300,18 +300,22 @@ class ImageDataModule(LightningDataModule):
     @property
     def images_per_epoch(self) -> int:
         """Training images in one epoch over all processes: ``epoch_kimg`` in whole steps."""
-        step = self.batch_size * self._world_size
-        return max(1, round(self.epoch_kimg * 1000 / step)) * step
+        return max(1, round(self.epoch_kimg * 1000 / self.batch_size)) * self.batch_size
 
     def train_dataloader(self) -> TrainLoader:
         """The endless shuffled stream, one epoch at a time."""
         photos = self.datasets["train"]
+        if self.batch_size % self._world_size:
+            raise UserError(
+                f"a batch of {self.batch_size} photos cannot be shared evenly by {self._world_size} "
+                f"processes; choose phase.batch_size as a multiple of {self._world_size}"
+            )
         sampler = StreamSampler(
             photos, self.images_per_epoch, self.seed, self.flip, self._rank, self._world_size
         )
         return TrainLoader(
             photos,
-            batch_size=self.batch_size,
+            batch_size=self.batch_size // self._world_size,
             sampler=sampler,
             batches_done=self._batches_done,
             **self._loading(),
