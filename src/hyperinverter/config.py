@@ -379,7 +379,8 @@ def validate(cfg: Config) -> None:
     Raises:
         UserError: For the first value that cannot work, with its key, the value and what was expected.
     """
-    missing = sorted(OmegaConf.missing_keys(cfg))
+    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    missing = sorted(OmegaConf.missing_keys(own))
     if missing:
         raise UserError(f"{missing[0]} has no value: add {missing[0]}=... to the command")
     for key in (*_POSITIVE, *_NOT_NEGATIVE):

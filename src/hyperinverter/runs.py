@@ -301,7 +301,8 @@ def show(sweep: Path | str) -> None:
         printed.add_column(name, justify="left" if index == 1 else "right", overflow="fold")
     for row in rows:
         printed.add_row(*row)
-    Console().print(printed)
+    console = Console()
+    console.print(printed, width=None if console.is_terminal else 120)
 
 
 def finish(sweep: Path | str) -> list[Path]:
@@ -333,7 +334,7 @@ def publish(source: Path | str, name: str, outputs: Path | str = "outputs") -> P
         UserError: If the name is not one folder, or the source is neither sweep nor run.
     """
     folder, target = Path(source), Path(outputs) / "published" / name
-    if not name or Path(name).name != name:
+    if name in ("", ".", "..") or Path(name).name != name:
         raise UserError(f"{name!r} is not a folder name: use letters, digits and dashes")
     card = read_card(folder)
     target.mkdir(parents=True, exist_ok=True)
@@ -375,22 +376,20 @@ def _wrap(text: str, width: int) -> list[str]:
 
 
 def _readable(frame: "pd.DataFrame") -> list[list[str]]:
-    """Header and rows as text: four digits, mean and spread together, no factor columns."""
-    hidden = {name for name in frame if name.endswith("_std")}
-    hidden |= {"failed"} if not frame.get("failed", [0]).any() else set()  # type: ignore[union-attr]
-    numbers = {name for name in frame if f"{name}_std" in frame}
-    first_metric = next((i for i, name in enumerate(frame) if name in numbers), len(frame.columns))
-    factors = [name for i, name in enumerate(frame) if 2 <= i < first_metric and name != "seeds"]
-    hidden |= set(factors)  # the name says it
-    columns = [name for name in frame if name not in hidden]
-    rows = [[str(name) for name in columns]]
+    """Header and rows as text: mean and spread in one cell, no factor columns, phase I as the last row."""
+    metrics = [name for name in frame if f"{name}_std" in frame and not name.startswith("phase1/")]
+    always = ["rank", "name", "seeds", *metrics, "parameters", "seconds"]
+    columns = always + (["failed"] if frame.failed.any() else [])
+    rows = [columns]
     for _, row in frame.iterrows():
         cells = []
         for name in columns:
-            text = _digits(row[name], name)
-            spread = row.get(f"{name}_std", math.nan) if name in numbers else math.nan
-            cells.append(f"{text} ± {spread:.2g}" if not math.isnan(spread) else text)
+            spread = row[f"{name}_std"] if name in metrics else math.nan
+            cells.append(_digits(row[name], name) + ("" if math.isnan(spread) else f" ± {spread:.2g}"))
         rows.append(cells)
+    started = {name: frame[f"phase1/{name}"].mean() for name in metrics if f"phase1/{name}" in frame}
+    if started:
+        rows.append(["phase I" if n == "name" else _digits(started.get(n, math.nan), n) for n in columns])
     return rows
 
 
