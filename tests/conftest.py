@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -41,3 +42,11 @@ def generator() -> Generator:
 def photos() -> Tensor:
     """Three pictures for ``generator``, ``(3, 3, 16, 16)`` in [-1, 1]."""
     return torch.rand(3, 3, 16, 16) * 2 - 1
+
+
+@pytest.fixture(scope="session")
+def v0_file() -> Path:
+    """The 64 px generator that the golden images were drawn with; never retrained."""
+    name, tests = "digiface_generator_v0.safetensors", Path(__file__).resolve().parent
+    places = [tests / "golden" / name, tests.parent / "src" / "hyperinverter" / "assets" / name]
+    return next(place for place in places if place.is_file())

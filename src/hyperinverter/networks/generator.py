@@ -185,8 +185,15 @@ class Synthesis(nn.Module):
         codes = ws.unbind(dim=1)
         delta = dict(residuals or {})
 
+        def take(name: str) -> Tensor | None:
+            residual = delta.pop(name, None)
+            expected = (len(ws), *self.get_parameter(name).shape)
+            if residual is not None and residual.shape != expected:  # broadcasting would hide it
+                raise ValueError(f"residual for {name} must be {expected}, got {tuple(residual.shape)}")
+            return residual
+
         def pop(layer: str) -> tuple[Tensor | None, Tensor | None]:
-            return delta.pop(f"{layer}.weight", None), delta.pop(f"{layer}.affine.weight", None)
+            return take(f"{layer}.weight"), take(f"{layer}.affine.weight")
 
         x, image = None, None
         for k, resolution in enumerate(self.resolutions):
