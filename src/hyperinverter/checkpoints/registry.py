@@ -20,7 +20,14 @@ class Packaged:
     licence: str
 
 
-PACKAGED: dict[str, Packaged] = {}
+PACKAGED: dict[str, Packaged] = {
+    "digiface_generator": Packaged(
+        "digiface_generator.safetensors",
+        "7eae3674f7c646287a978161c6c754c912d4ab100aab220c5e0b198b69f3b39a",
+        "python -m hyperinverter.recipes.digiface_generator; recipe in the file's header",
+        "MIT",
+    ),
+}
 
 
 def packaged(kind: str, name: str) -> tuple[Path, str]:
