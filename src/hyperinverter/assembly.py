@@ -40,6 +40,9 @@ from hyperinverter.tasks.phase1 import PhaseIEncoder
 from hyperinverter.tasks.phase2 import PhaseIIHyper
 
 
+_FOLDER_KEYS = ("val_fraction", "test_fraction", "resize", "decoded", "skip_unreadable")  # of data=folder only
+
+
 @dataclass
 class Assembled:
     """A run, ready for the trainer."""
@@ -214,6 +217,7 @@ def data_module(cfg: Config) -> LightningDataModule:
         num_test=cfg.data.num_test,
         cache_dir=Path(cfg.paths.cache).expanduser(),
         split=cfg.data.split,
+        **{key: cfg.data[key] for key in _FOLDER_KEYS if key in cfg.data},
     )
 
 

@@ -72,7 +72,8 @@ class AutoEncoderHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
-        for down, conv in self.stages:  # type: ignore[misc]
+        for stage in self.stages:
+            down, conv = stage.children()
             x = F.leaky_relu(down(x), 0.2)
             x = x + F.leaky_relu(conv(x), 0.2)
         return self.out(x.flatten(1))
@@ -216,8 +217,8 @@ def train(args: argparse.Namespace) -> None:
             critic.step()
         with torch.no_grad():
             decay = 0.5 ** (batch / min(EMA_KIMG * 1000, max(seen, 1) * 0.2 + 200))
-            for kept, new in zip(averaged.parameters(), generator.parameters(), strict=True):
-                kept.lerp_(new, 1 - decay)
+            for mean, new in zip(averaged.parameters(), generator.parameters(), strict=True):
+                mean.lerp_(new, 1 - decay)
             generator.w_avg.lerp_(w.detach().mean(0), 0.01)
             averaged.mapping.w_avg.copy_(generator.w_avg)
         seen += batch
