@@ -104,7 +104,10 @@ def _train(cfg: Config, folder: Path, card: RunCard, loggers: list[Logger]) -> f
     seed_everything(cfg.seed, workers=True, verbose=False)
     assembled = assembly.build(cfg)
     task, data = assembled.task, assembled.data
-    card.update(loaded=dict(getattr(assembled, "loaded", {})), parameters=count_parameters(task))
+    card.update(loaded=assembled.loaded, parameters=count_parameters(task))
+
+    if "phase1" in assembled.loaded:
+        say(f"phase I: {_short_name(assembled.loaded['phase1']['path'])}")
 
     total = max(round(cfg.phase.kimg * 1000), 1)
     metrics_file = MetricsFile(folder / "metrics.csv", lambda: images_seen(task))
@@ -188,7 +191,6 @@ def find_phase1(cfg: Config) -> None:
         found = runs.latest_finished(Path(cfg.paths.outputs), domain=cfg.domain.name, phase=1)
         if found is not None:
             cfg.phase.from_run = str(found)
-            say(f"phase I: {_short(found)}")
 
 
 def find_resume(cfg: Config) -> Path | None:
@@ -301,9 +303,8 @@ def _guarded(action: Callable[[], Any], cfg: Config) -> Any:
     """Run a trainer's entry point; its way of telling Ctrl-C and a full GPU becomes ours."""
     try:
         return action()
-    except (
-        SystemExit
-    ) as error:  # what Lightning makes of Ctrl-C, outside the batches that StopOnSignal watches
+    except SystemExit as error:
+        # what Lightning makes of Ctrl-C, outside the batches that StopOnSignal watches
         if isinstance(error.__context__, KeyboardInterrupt) or isinstance(error, SIGTERMException):
             raise Interrupted from error
         raise
@@ -351,6 +352,10 @@ def _short(path: Path) -> str:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+
+
+def _short_name(name: str) -> str:
+    return _short(Path(name)) if Path(name).exists() else f"packaged with {name}"
 
 
 def _cause(error: BaseException) -> str:

@@ -1,9 +1,12 @@
 """The words all rooms share: a batch, a kernel that can receive a residual, an inversion."""
 
-from dataclasses import dataclass
-from typing import TypedDict
+from __future__ import annotations
 
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    from torch import Tensor  # seconds to import: a misspelt option should be answered before that
 
 
 class Batch(TypedDict):

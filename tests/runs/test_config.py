@@ -88,7 +88,7 @@ def test_the_paper_setting_is_the_default_and_zero_is_needed_to_leave_wandb() ->
     cfg = config.compose(["phase=2"])
     assert cfg.fusion._target_.endswith("ConcatFusion")
     assert list(cfg.coverage.include) == ["convs_torgb"]
-    assert (cfg.loss.l2, cfg.loss.lpips, cfg.loss.id, cfg.loss.adv) == (1.0, 0.8, 0.1, 0.0)
+    assert (cfg.loss.l2, cfg.loss.lpips, cfg.loss.adv) == (1.0, 0.8, 0.0)
     assert (cfg.loss.r1_gamma, cfg.loss.r1_every) == (10, 16)
     assert cfg.logger.kind == "wandb"
     assert cfg.phase.number == 2

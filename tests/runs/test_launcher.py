@@ -24,7 +24,9 @@ def environment(**extra: str) -> dict[str, str]:
 
 def sweep(cwd: Path, *typed: str, script: Path = FAKE, **extra: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(script), *typed]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd, env=environment(**extra))
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, cwd=cwd, env=environment(**extra)
+    )
 
 
 def folder_of(cwd: Path) -> Path:
@@ -52,7 +54,9 @@ def test_one_at_a_time_has_the_baseline_first_and_every_other_value_once() -> No
 
 
 def test_grid_has_every_combination_under_its_own_name() -> None:
-    points = design_points("grid", {"fusion": ["concat", "add"], "coverage": ["convs", "fine", "all"], "seed_": [1]})
+    points = design_points(
+        "grid", {"fusion": ["concat", "add"], "coverage": ["convs", "fine", "all"], "seed_": [1]}
+    )
     assert len({point.name for point in points}) == 6
     assert points[1].name == "fusion=concat coverage=fine"
 
@@ -107,9 +111,16 @@ def test_a_study_from_the_command_line_to_the_table(tmp_path: Path) -> None:
     assert "[5/5]" not in done.stderr  # the two batches count on their own
     assert "job 1 fusion=add: l2 0.04, 1 s" in done.stderr
     record = json.loads((folder / "sweep.json").read_text())
-    assert record["command"].endswith("phase.kimg=3 hydra.sweeper.top=1 hydra.sweeper.top_seeds=[1,2] hydra.launcher.jobs=3")
+    assert record["command"].endswith(
+        "phase.kimg=3 hydra.sweeper.top=1 hydra.sweeper.top_seeds=[1,2] hydra.launcher.jobs=3"
+    )
     assert record["factors"] == {"fusion": ["concat", "add", "difference"]}
-    assert (folder / "table.md").read_text().splitlines()[2].startswith("| 1 | fusion=difference | 3 | 0.0310 ± 0.001 |")
+    assert (
+        (folder / "table.md")
+        .read_text()
+        .splitlines()[2]
+        .startswith("| 1 | fusion=difference | 3 | 0.0310 ± 0.001 |")
+    )
     assert "fusion=difference" in done.stdout
     assert (folder / "0" / "log.txt").is_file()
     assert (folder / "0" / ".hydra" / "overrides.yaml").is_file()
@@ -124,7 +135,9 @@ def test_failures_are_told_at_once_the_others_go_on_and_the_exit_status_says_so(
     assert done.returncode == 1
     lines = done.stderr.splitlines()
     assert lines[0].startswith("[1/4] job 0 fusion=add: FAILED: this one is broken: choose another (")
-    assert lines[1].startswith("[2/4] job 1 fusion=gated: FAILED: ended by SIGKILL (most often: out of memory)")
+    assert lines[1].startswith(
+        "[2/4] job 1 fusion=gated: FAILED: ended by SIGKILL (most often: out of memory)"
+    )
     assert lines[2].startswith("[3/4] job 2 fusion=attention: FAILED: ValueError: without a card")
     assert lines[3].startswith("[4/4] job 3 fusion=concat: l2 0.05")
     assert lines[-1].startswith("error: 3 of 4 jobs failed (0, 1, 2); see ")
@@ -134,7 +147,9 @@ def test_failures_are_told_at_once_the_others_go_on_and_the_exit_status_says_so(
 
 
 def test_fail_fast_stops_after_the_first(tmp_path: Path) -> None:
-    done = sweep(tmp_path, "phase=2", "-m", "fusion=add,concat", "hydra.launcher.fail_fast=true", FAKE="add=fail")
+    done = sweep(
+        tmp_path, "phase=2", "-m", "fusion=add,concat", "hydra.launcher.fail_fast=true", FAKE="add=fail"
+    )
     assert done.returncode == 1
     assert "the remaining jobs are not started" in done.stderr
     assert list(cards(folder_of(tmp_path))) == [0]
@@ -173,7 +188,10 @@ def test_ctrl_c_ends_the_jobs_after_they_saved(tmp_path: Path, fate: str) -> Non
 @pytest.mark.parametrize(
     ("typed", "told"),
     [
-        (["phase=2", "+sweep=fusion", "fusion=concat,gatd"], "fusion has no option 'gatd', did you mean 'gated'?"),
+        (
+            ["phase=2", "+sweep=fusion", "fusion=concat,gatd"],
+            "fusion has no option 'gatd', did you mean 'gated'?",
+        ),
         (["phase=2", "+sweep", "phase.kmig=3"], "there is no 'phase.kmig'; did you mean phase.kimg?"),
         (["phase=2", "+sweep=fusion", "loss.id=0,many"], "loss.id must be a number, got 'many'"),
         (["+sweep=fusion"], "phase I has no fusion: write `python train.py phase=2 +sweep`"),

@@ -37,7 +37,8 @@ def test_summary_ranks_the_means_and_shows_the_spread(sweep: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("metric", "more"), [("l2", False), ("st_lpips_alex", False), ("psnr", True), ("ms_ssim", True), ("id_facenet", True)]
+    ("metric", "more"),
+    [("l2", False), ("st_lpips_alex", False), ("psnr", True), ("ms_ssim", True), ("id_facenet", True)],
 )
 def test_which_way_is_better(metric: str, more: bool) -> None:
     assert runs.higher_is_better(metric) is more
@@ -71,7 +72,9 @@ def test_panel_has_the_photos_as_rows_and_the_jobs_as_columns_best_first(sweep: 
     assert 2 * 99 < height < 2 * 99 + 80
 
 
-def test_panel_without_pictures_or_common_photos(sweep: Path, tmp_path: Path, make_job: Callable[..., Path]) -> None:
+def test_panel_without_pictures_or_common_photos(
+    sweep: Path, tmp_path: Path, make_job: Callable[..., Path]
+) -> None:
     make_job(tmp_path / "bare", 0, "x", 0.1, status="failed")
     with pytest.raises(UserError, match="no finished job of .* kept test photos"):
         runs.panel(tmp_path / "bare")
@@ -98,7 +101,15 @@ def test_no_sweep_here(tmp_path: Path) -> None:
 def test_publish_a_sweep_and_a_run(sweep: Path, tmp_path: Path) -> None:
     place = runs.publish(sweep, "fusion-study", tmp_path / "outputs")
     names = sorted(path.name for path in place.iterdir())
-    assert names == ["cards.json", "command.txt", "panel.png", "summary.csv", "sweep.json", "table.csv", "table.md"]
+    assert names == [
+        "cards.json",
+        "command.txt",
+        "panel.png",
+        "summary.csv",
+        "sweep.json",
+        "table.csv",
+        "table.md",
+    ]
     assert (place / "command.txt").read_text() == "python train.py phase=2 +sweep=fusion\n"
     (sweep / "0" / "config.yaml").write_text("a: 1\n")
     single = runs.publish(sweep / "0", "one", tmp_path / "outputs")

@@ -124,8 +124,8 @@ class StudySweeper(Sweeper):
         from hydra.core.plugins import Plugins
 
         refuse_ranks(os.environ)
-        self.config, self.hydra_context = config, hydra_context
-        self.launcher = Plugins.instance().instantiate_launcher(
+        self._config, self._context = config, hydra_context
+        self._launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
@@ -137,10 +137,10 @@ class StudySweeper(Sweeper):
             UserError: Before anything runs, if a job's configuration cannot be composed or nothing varies.
         """
         points, fixed = self._plan(arguments)
-        folder = Path(self.config.hydra.sweep.dir)
+        folder = Path(self._config.hydra.sweep.dir)
         self._check(points, fixed)
         folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
+        OmegaConf.save(self._config, folder / "multirun.yaml")
         self.record: dict[str, Any] = {
             "id": folder.name,
             "command": " ".join(["python train.py", *sys.argv[1:]]),
@@ -149,7 +149,7 @@ class StudySweeper(Sweeper):
             "started": now(),
             "jobs": [],
         }
-        own_seed = int(OmegaConf.select(self.config, "seed", default=0))
+        own_seed = int(OmegaConf.select(self._config, "seed", default=0))
         plan = [(point, seed) for seed in self.seeds or [own_seed] for point in points]
         returns = list(self._launch(folder, plan, fixed))
         if self.top and self.top_seeds and len(points) > 1:
@@ -173,14 +173,14 @@ class StudySweeper(Sweeper):
             if key == "seed" and override.is_sweep_override():
                 self.seeds = [int(value) for value in _sweep_values(override)]
             elif key == "seed":
-                self.seeds = [int(override.value())]
+                self.seeds = [int(str(override.value()))]
             elif override.is_sweep_override():
                 self.factors[key] = _sweep_values(override)
             elif key in self.factors:
                 self.factors[key] = [override.value()]
             else:
                 fixed.append(line)
-        phase = OmegaConf.select(self.config, "phase.number")
+        phase = OmegaConf.select(self._config, "phase.number")
         idle = [name for name in self.factors if phase == 1 and name.split(".")[0] in PHASE2_FACTORS]
         if idle:
             raise UserError(
@@ -202,7 +202,7 @@ class StudySweeper(Sweeper):
         from hyperinverter import config
 
         for point in points:
-            cfg = self.hydra_context.config_loader.load_sweep_config(self.config, [*fixed, *point.overrides])
+            cfg = self._context.config_loader.load_sweep_config(self._config, [*fixed, *point.overrides])
             config.validate(cfg)
         config.check_additions(fixed)
 
@@ -225,7 +225,7 @@ class StudySweeper(Sweeper):
                 ]
             )
         write_json(folder / runs.SWEEP, self.record)
-        return self.launcher.launch(batch, initial_job_idx=start)
+        return self._launcher.launch(batch, initial_job_idx=start)
 
     def _finish(self, folder: Path) -> None:
         self.record["finished"] = now()
@@ -283,7 +283,7 @@ class FreshLauncher(Launcher):
         self.jobs, self.fail_fast, self.grace = jobs, fail_fast, grace
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.config = config
+        self._config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; a failed one is told at once and the others go on.
@@ -291,7 +291,7 @@ class FreshLauncher(Launcher):
         Raises:
             KeyboardInterrupt: After Ctrl-C, once the running jobs have saved their state.
         """
-        folder = Path(self.config.hydra.sweep.dir)
+        folder = Path(self._config.hydra.sweep.dir)
         waiting = [Job(initial_job_idx + i, list(o), folder) for i, o in enumerate(job_overrides)]
         every = list(waiting)
         share = max(1, (os.cpu_count() or 1) // self.jobs) if self.jobs > 1 else None

@@ -32,7 +32,7 @@ class Interrupted(Exception):
 
 def images_seen(task: LightningModule) -> int:
     """Photos the task has been trained on so far, over all processes."""
-    return int(task.images_seen)  # a buffer or a plain number
+    return int(task.images_seen)  # type: ignore[arg-type]  # a buffer of one number
 
 
 def free_of_disk_trouble(action: Callable[[], Any], path: Path) -> Any:
@@ -357,7 +357,7 @@ def _invert(task: LightningModule, photo: Tensor) -> Inversion:
     training = task.training
     task.eval()
     with torch.no_grad(), torch.random.fork_rng(devices=[]):  # looking must not change what comes next
-        inversion: Inversion = task.inverter(photo)  # type: ignore[operator, assignment]
+        inversion: Inversion = task.inverter(photo)  # type: ignore[operator]
     task.train(training)
     return inversion
 

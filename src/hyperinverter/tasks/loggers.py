@@ -113,7 +113,7 @@ class WandbTracker(Logger):
         super().__init__()
         self._folder, self._seen, self._say = folder, seen, say
         self._run: Any = None
-        if rank_zero_only.rank == 0:
+        if getattr(rank_zero_only, "rank", 0) == 0:
             self._start(dict(settings), dict(run))
 
     def _start(self, settings: dict[str, Any], run: dict[str, Any]) -> None:
@@ -123,7 +123,7 @@ class WandbTracker(Logger):
             self._say(f"W&B is off: it cannot be imported ({_brief(error)}); metrics.csv has every number")
             return
         wanted = settings.get("mode") or os.environ.get("WANDB_MODE")
-        mode = {"dryrun": "offline", None: "online" if has_key() else "offline"}.get(wanted, wanted)
+        mode = str({"dryrun": "offline", None: "online" if has_key() else "offline"}.get(wanted, wanted))
         if mode == "disabled":
             return
         failure = ""
