@@ -38,18 +38,17 @@ def load_generator(path: str | Path) -> Generator:
     Raises:
         UserError: If the file is missing, damaged or not a generator.
     """
-    path, sha256 = _find(path, "generator")
-    tensors, header = _read_safetensors(path)
+    file, sha256 = _find(path, "generator")
+    tensors, header = _read_safetensors(file)
     try:
-        config = GeneratorConfig(**_known(json.loads(header["config"])))
+        generator = Generator(GeneratorConfig(**_known(json.loads(header["config"]))))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path} is not a generator of this project (header: {error}); give the file that "
+            f"{file} is not a generator of this project (header: {error}); give the file that "
             "`python -m hyperinverter.recipes.digiface_generator` wrote, or a packaged name such as digiface"
         ) from error
-    generator = Generator(config)
-    load_strictly(generator, {name: tensor.float() for name, tensor in tensors.items()}, path)
-    generator.sha256 = sha256
+    load_strictly(generator, {name: tensor.float() for name, tensor in tensors.items()}, file)
+    generator.source, generator.sha256 = str(path), sha256
     return generator.requires_grad_(False).eval()
 
 
@@ -123,7 +122,7 @@ def save_model(
     header = {
         "format": _SAFETENSORS_MODEL,
         "model": json.dumps(describe(model)),
-        "generator_sha256": str(getattr(_generator(model), "sha256", "")),
+        "generator_sha256": _generator(model).sha256,
         "recipe": json.dumps(dict(recipe)),
     }
     save_file(tensors, path, header)
@@ -152,7 +151,7 @@ def _load_model(path: str | Path, kind: str, generator: Generator) -> WInverter 
     else:
         file = checkpoint_of(path)
     tensors, description, made_for = _read_model(file)
-    ours = getattr(generator, "sha256", "")
+    ours = generator.sha256
     if made_for and ours and made_for != ours:
         raise UserError(
             f"{file} was trained with another generator (SHA-256 {made_for[:12]}..., this one is {ours[:12]}...); "
@@ -170,10 +169,15 @@ def _read_model(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
     """Tensors, description and generator hash of a checkpoint or of a file of ``save_model``."""
     if file.suffix == ".safetensors":
         tensors, header = _read_safetensors(file)
-        if "model" not in header:
-            raise UserError(f"{file} is not a model of this project: its header describes none")
+        try:
+            description = json.loads(header["model"])
+        except (KeyError, ValueError) as error:
+            raise UserError(
+                f"{file} is not a model of this project: its header describes none; give a run folder, its "
+                "checkpoint, or a packaged name such as digiface"
+            ) from error
         floats = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
-        return floats, json.loads(header["model"]), header.get("generator_sha256", "")
+        return floats, description, header.get("generator_sha256", "")
     content = read_checkpoint(file)
     prefix = "inverter."
     tensors = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
@@ -194,7 +198,8 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
             f"{file} cannot be read as a checkpoint: it is cut short or of another kind ({cause}); give best.ckpt or "
             "last.ckpt of a run"
         ) from error
-    if not isinstance(content, dict) or "state_dict" not in content or "model" not in content:
+    ours = isinstance(content, dict) and isinstance(content.get("state_dict"), dict) and "model" in content
+    if not ours:
         raise UserError(
             f"{file} is not a checkpoint of this project: it names no model; give best.ckpt of a run"
         )
@@ -206,9 +211,10 @@ def _generator_of(path: str | Path) -> str | Path:
     if isinstance(path, str) and f"{path}_phase2" in PACKAGED:
         return path
     file = checkpoint_of(path)
-    if file.suffix != ".safetensors":
-        return str(read_checkpoint(file).get("generator_path", "digiface"))
-    return "digiface"
+    if file.suffix == ".safetensors":
+        _read_model(file)  # a foreign file is told before a generator is looked for
+        return "digiface"
+    return str(read_checkpoint(file).get("generator_path", "digiface"))
 
 
 def _find(path: str | Path, kind: str) -> tuple[Path, str]:
@@ -236,6 +242,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _known(config: Mapping[str, Any]) -> dict[str, Any]:
     """A generator's configuration, also from the nested form of NVIDIA's files."""
+    if not isinstance(config, Mapping):
+        raise TypeError(f"the configuration is {config!r}")
     if "mapping_kwargs" not in config:
         return dict(config)
     flat = {field.name: config[field.name] for field in fields(GeneratorConfig) if field.name in config}

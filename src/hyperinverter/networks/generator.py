@@ -225,7 +225,8 @@ class Generator(nn.Module):
     def __init__(self, config: GeneratorConfig | None = None, **kwargs: int | float | None) -> None:
         super().__init__()
         self.config = config or GeneratorConfig(**kwargs)  # type: ignore[arg-type]
-        self.sha256 = ""  # of the file the weights came from; empty for random weights
+        self.source = ""  # packaged name or file the weights came from; empty for random weights
+        self.sha256 = ""  # of that file
         self.synthesis = Synthesis(self.config)
         self.mapping = MappingNetwork(self.config)
 

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from pytorch_lightning import LightningModule
@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from hyperinverter.contracts import Batch, Inversion
 from hyperinverter.metrics import MetricSuite
 from hyperinverter.networks.frozen import Held
+from hyperinverter.networks.generator import Generator
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -167,3 +168,5 @@ class PhaseTask(LightningModule):
         from hyperinverter.inversion.description import describe
 
         checkpoint["model"] = describe(self.inverter)  # plain values: enough to build the model again
+        generator = cast(Generator, self.inverter.generator)  # told by name and hash, not stored
+        checkpoint["generator_path"], checkpoint["generator_sha256"] = generator.source, generator.sha256

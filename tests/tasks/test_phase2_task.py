@@ -1,0 +1,135 @@
+"""Phase II learns encoder and hypernetwork; the critic joins when it is told to, and teaches only then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning import Trainer
+from torch import Tensor
+from watching import Watch, make_batches, same
+
+from hyperinverter.checkpoints import load_hyperinverter, load_w_inverter
+from hyperinverter.losses.adversarial import r1_penalty
+from hyperinverter.networks.critic import Critic
+from hyperinverter.networks.generator import Generator
+from hyperinverter.tasks import phase2
+from hyperinverter.tasks.phase2 import PhaseIIHyper
+
+Make = Callable[..., PhaseIIHyper]
+
+
+def parts(task: PhaseIIHyper) -> list[torch.nn.Module]:
+    inverter = task.inverter
+    return [inverter.feature_encoder, inverter.hypernet, inverter.w_inverter.encoder, inverter.generator]
+
+
+@pytest.mark.parametrize("with_critic", [False, True])
+def test_only_what_learns_changes(
+    make_phase2: Make, make_trainer: Callable[..., Trainer], generator: Generator, with_critic: bool
+) -> None:
+    critic = Critic(generator.config) if with_critic else None
+    task = make_phase2(critic=critic, adv=0.01)
+    watch = Watch(*parts(task))
+    make_trainer(watch).fit(task, make_batches(2) * 6)
+    for before, after in zip(watch.states, watch.states[1:], strict=False):
+        assert [same(a, b) for a, b in zip(before, after, strict=True)] == [False, False, True, True]
+    losses = [logged["train/l2"] for logged in watch.logged]
+    assert losses[-1] < losses[0]
+    assert not any(module.training for module in task.inverter.w_inverter.modules())
+
+
+def test_critic_joins_at_its_time(
+    make_phase2: Make, make_trainer: Callable[..., Trainer], generator: Generator
+) -> None:
+    task = make_phase2(critic=Critic(generator.config), adv=0.1, adv_from=6)
+    watch = Watch(task.critic, task.inverter.hypernet)
+    make_trainer(watch).fit(task, make_batches(2, 2, 2, 2, 2))
+    assert watch.seen == [2, 4, 6, 8, 10]
+    changed = [not same(a[0], b[0]) for a, b in zip(watch.states, watch.states[1:], strict=False)]
+    assert changed == [False, False, False, True, True]
+    assert all(not same(a[1], b[1]) for a, b in zip(watch.states, watch.states[1:], strict=False))
+    adversarial = [{"train/adv", "train/critic"} <= set(logged) for logged in watch.logged]
+    assert adversarial == [False, False, False, True, True]
+    last = watch.logged[-1]
+    assert last["train/loss"] == pytest.approx(last["train/l2"] + 0.1 * last["train/adv"], rel=1e-5)
+
+
+def test_adversarial_term_teaches_the_hypernetwork_and_not_the_critic(
+    make_phase2: Make, make_trainer: Callable[..., Trainer], generator: Generator
+) -> None:
+    class Nothing(torch.nn.Module):  # no reconstruction: whatever is learnt comes from the critic
+        def forward(self, image: Tensor, photo: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            return 0 * image.sum(), {}
+
+    critic = Critic(generator.config)
+    task = make_phase2(loss=Nothing(), critic=critic, adv=1.0)
+    batch = make_batches(2)[0]
+    with torch.no_grad():
+        before = critic(task.inverter(batch["image"]).image).mean()
+    sgd = torch.optim.SGD(critic.parameters(), lr=0.0)  # the critic itself stands still
+    task._make_optimizer = lambda p: sgd if next(iter(p := list(p))) is next(critic.parameters()) else torch.optim.Adam(p, lr=1e-3)
+    make_trainer().fit(task, [batch] * 5)
+    with torch.no_grad():
+        after = critic(task.inverter(batch["image"]).image).mean()
+    assert after > before
+
+
+def test_penalty_comes_every_nth_critic_step_and_n_times_as_strong(
+    make_phase2: Make,
+    make_trainer: Callable[..., Trainer],
+    generator: Generator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backward: list[float] = []
+    real = PhaseIIHyper.manual_backward
+
+    def listen(self: PhaseIIHyper, loss: Tensor, *rest: Any) -> None:
+        backward.append(loss.item())
+        real(self, loss, *rest)
+
+    penalties: list[float] = []
+
+    def penalty(logits: Tensor, photo: Tensor) -> Tensor:
+        value = r1_penalty(logits, photo)
+        penalties.append(value.item())
+        return value
+
+    monkeypatch.setattr(PhaseIIHyper, "manual_backward", listen)
+    monkeypatch.setattr(phase2, "r1_penalty", penalty)
+    task = make_phase2(critic=Critic(generator.config), adv=0.1, adv_from=4, r1_gamma=5.0, r1_every=3)
+    watch = Watch()
+    make_trainer(watch).fit(task, make_batches(*[2] * 9))
+    # critic steps 0 to 6 are batches 2 to 8; the penalty comes with steps 0, 3 and 6
+    assert ["train/r1" in logged for logged in watch.logged] == [i in (2, 5, 8) for i in range(9)]
+    assert len(penalties) == 3
+    assert len(backward) == 9 + 7 + 3
+    assert all(any(value == pytest.approx(p * 5 / 2 * 3) for value in backward) for p in penalties)
+
+
+@pytest.mark.parametrize("with_critic", [False, True])
+def test_checkpoint_is_tensors_and_plain_values_and_gives_the_model_back(
+    make_phase2: Make,
+    make_trainer: Callable[..., Trainer],
+    generator: Generator,
+    tmp_path: Path,
+    with_critic: bool,
+) -> None:
+    task = make_phase2(critic=Critic(generator.config) if with_critic else None, adv=0.1)
+    trainer = make_trainer()
+    trainer.fit(task, make_batches(2, 2))
+    trainer.save_checkpoint(tmp_path / "best.ckpt")
+    saved = torch.load(tmp_path / "best.ckpt", weights_only=True)
+    tops = {"inverter", "images_seen"} | ({"critic"} if with_critic else set())
+    assert {name.split(".")[0] for name in saved["state_dict"]} == tops
+    inside = {".".join(n.split(".")[1:3]) for n in saved["state_dict"] if n.startswith("inverter.")}
+    assert {name for name in inside if name.startswith("w_inverter")} == {"w_inverter.encoder"}
+    assert {name.split(".")[0] for name in inside} == {"w_inverter", "feature_encoder", "hypernet"}
+    loaded = load_hyperinverter(tmp_path / "best.ckpt", generator)
+    photo = make_batches(2)[0]["image"]
+    assert torch.equal(loaded.invert(photo).image, task.inverter.invert(photo).image)
+    first = load_w_inverter(tmp_path / "best.ckpt", generator)
+    assert torch.equal(first.invert(photo).image, task.inverter.invert(photo).w_image)
