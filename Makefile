@@ -30,7 +30,7 @@ check: env
 	$(BIN)/mypy
 
 notebooks: env
-	$(BIN)/python -m pytest -m "not gpu" tests/test_notebooks.py
+	$(BIN)/python -m pytest -m "not gpu" tests/runs/test_notebooks.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

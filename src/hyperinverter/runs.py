@@ -91,6 +91,18 @@ def jobs(sweep: Path | str) -> list[Path]:
     return found
 
 
+def latest_sweep(outputs: Path | str) -> Path:
+    """The newest sweep under ``outputs/sweeps``.
+
+    Raises:
+        UserError: If there is none.
+    """
+    found = [path.parent for path in (Path(outputs) / "sweeps").glob(f"*/{SWEEP}")]
+    if not found:
+        raise UserError(f"there is no sweep under {outputs}/sweeps yet; run `python train.py phase=2 +sweep`")
+    return max(found, key=lambda path: (path / SWEEP).stat().st_mtime)
+
+
 def read_sweep(sweep: Path | str) -> dict[str, Any]:
     """What ``sweep.json`` says; an empty dictionary for a folder that has none."""
     path = Path(sweep) / SWEEP
