@@ -7,8 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from tiny import make_generator
 from torch import Tensor
 
+from hyperinverter.checkpoints import load_generator, save_model
+from hyperinverter.inversion.phase1 import WInverter
+from hyperinverter.networks.backbones import TinyBackbone
+from hyperinverter.networks.encoders import WEncoder
 from hyperinverter.networks.generator import Generator
 
 
@@ -18,18 +24,6 @@ def _seeded() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
-
-
-def make_generator(resolution: int = 16, **overrides: int) -> Generator:
-    """A narrow random generator whose mean w and noise are not zero."""
-    shape = {"z_dim": 12, "w_dim": 16, "mapping_layers": 2, "channel_base": 256, "channel_max": 16}
-    generator = Generator(img_resolution=resolution, **{**shape, **overrides})
-    with torch.no_grad():
-        generator.mapping.w_avg.normal_()
-        for name, parameter in generator.named_parameters():
-            if name.endswith("noise_strength"):
-                parameter.fill_(0.1)
-    return generator.eval()
 
 
 @pytest.fixture
@@ -47,6 +41,28 @@ def photos() -> Tensor:
 @pytest.fixture(scope="session")
 def v0_file() -> Path:
     """The 64 px generator that the golden images were drawn with; never retrained."""
-    name, tests = "digiface_generator_v0.safetensors", Path(__file__).resolve().parent
-    places = [tests / "golden" / name, tests.parent / "src" / "hyperinverter" / "assets" / name]
-    return next(place for place in places if place.is_file())
+    return Path(__file__).resolve().parent / "golden" / "digiface_generator_v0.safetensors"
+
+
+@pytest.fixture(scope="session")
+def phase1_file(v0_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untaught phase I for that generator, with the encoder ``encoder=tiny`` describes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        encoder = WEncoder(TinyBackbone(), load_generator(v0_file).w_dim, head="flatten")
+    path = tmp_path_factory.mktemp("phase1") / "phase1.safetensors"
+    save_model(WInverter(load_generator(v0_file), encoder), path, {})
+    return path
+
+
+@pytest.fixture(scope="session")
+def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of 64 pixels, smooth as photos are: 12 to train on, 3 to validate, 3 to test."""
+    root, draw = tmp_path_factory.mktemp("photos"), torch.Generator().manual_seed(0)
+    for split, count in (("train", 12), ("val", 3), ("test", 3)):
+        (root / split).mkdir()
+        for i in range(count):
+            corners = torch.randint(0, 256, (4, 4, 3), generator=draw, dtype=torch.uint8).numpy()
+            picture = Image.fromarray(corners).resize((64, 64), Image.Resampling.BICUBIC)
+            picture.save(root / split / f"{i:02d}.png")
+    return root

@@ -1,0 +1,145 @@
+"""Every choice of conf/ becomes parts that fit: they assemble, learn, and come back from their file."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hyperinverter import assembly, config
+from hyperinverter.checkpoints import load_generator, load_hyperinverter, load_w_inverter, save_model
+from hyperinverter.config import Config
+from hyperinverter.contracts import UserError
+from hyperinverter.networks.generator import Generator
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+NEEDS = {"coverage=custom": ["coverage.include=[b16.conv1,b64.torgb.affine.weight]"]}
+
+
+def options(group: str) -> list[str]:
+    return [name for name in config.options_of(CONF, group) if not name.startswith("_")]
+
+
+@lru_cache
+def chosen(choice: str) -> Config:
+    """The small phase II run with one choice made."""
+    narrow = ["hypernet.hidden_dim=4", "hypernet.channels=16", "hypernet.extractor_channels=8"]
+    return config.compose(["phase=2", *narrow, choice, *NEEDS.get(choice, [])])
+
+
+@pytest.fixture(scope="module")
+def v0(v0_file: Path) -> Generator:
+    return load_generator(v0_file)
+
+
+@pytest.fixture(scope="module")
+def photo() -> Tensor:
+    return torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def learn(model: Any, photo: Tensor, steps: int = 2) -> list[float]:
+    model.train()
+    optimizer = torch.optim.Adam(model.trainable_parameters(), lr=1e-3)
+    losses = []
+    for _ in range(steps):
+        loss = (model(photo).image - photo).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("coverage", options("coverage"))
+@pytest.mark.parametrize("fusion", options("fusion"))
+def test_every_fusion_with_every_coverage_learns_and_comes_back(
+    fusion: str, coverage: str, v0: Generator, phase1_file: Path, photo: Tensor, tmp_path: Path
+) -> None:
+    cfg = chosen(f"coverage={coverage}").copy()
+    cfg.fusion = chosen(f"fusion={fusion}").fusion
+    cfg.phase.from_run = str(phase1_file)
+    model, source = assembly.hyper_inverter(cfg, v0)
+    assert source["path"] == str(phase1_file)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    losses = learn(model, photo)
+    assert all(loss == loss and loss < 100 for loss in losses)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]) is name.startswith("w_inverter."), name
+    save_model(model, tmp_path / "model.safetensors", {})
+    again = load_hyperinverter(tmp_path / "model.safetensors", v0)
+    assert torch.equal(again.invert(photo).image, model.invert(photo).image)
+
+
+@pytest.mark.parametrize(
+    "encoder", [pytest.param(e, marks=[] if e == "tiny" else pytest.mark.slow) for e in options("encoder")]
+)
+def test_every_encoder_serves_both_phases(
+    encoder: str, v0: Generator, photo: Tensor, tmp_path: Path
+) -> None:
+    cfg = chosen(f"encoder={encoder}").copy()
+    photos = torch.cat([photo, -photo])  # two: BatchNorm wants more than one value
+    first = assembly.w_inverter(cfg, v0)
+    learn(first, photos, steps=1)
+    save_model(first, tmp_path / "phase1.safetensors", {})
+    again = load_w_inverter(tmp_path / "phase1.safetensors", v0)
+    assert torch.equal(again.invert(photos).image, first.invert(photos).image)
+    cfg.phase.from_run = str(tmp_path / "phase1.safetensors")
+    model, _ = assembly.hyper_inverter(cfg, v0)
+    learn(model, photos, steps=1)
+    save_model(model, tmp_path / "phase2.safetensors", {})
+    loaded = load_hyperinverter(tmp_path / "phase2.safetensors", v0)
+    assert torch.equal(loaded.invert(photos).image, model.invert(photos).image)
+    assert torch.equal(loaded.invert(photos).w, first.invert(photos).w)
+
+
+@pytest.mark.parametrize("phase", options("phase"))
+def test_whole_run_assembles(phase: str, v0_file: Path, phase1_file: Path, tmp_path: Path) -> None:
+    typed = [f"phase={phase}", f"generator.path={v0_file}", f"phase.from_run={phase1_file}"]
+    cfg = config.compose([*typed, f"paths.cache={tmp_path}", "loss.adv=0.005", "loss.adv_from_kimg=0.1"])
+    assembled = assembly.build(cfg)
+    expected = {"inverter", "images_seen"} | ({"critic"} if phase == "2" else set())
+    assert {name.split(".")[0] for name in assembled.task.state_dict()} == expected
+    assert set(assembled.loaded) == ({"generator", "phase1"} if phase == "2" else {"generator"})
+    assert all(len(entry["sha256"]) == 64 for entry in assembled.loaded.values())
+    assert set(assembled.task.loss.terms) == {"l2", "lpips", "id"}
+    assert assembled.task.schedule.images == round(cfg.phase.kimg * 1000)
+
+
+@pytest.mark.parametrize(
+    ("weights", "terms"),
+    [({"l2": 1}, {"l2"}), ({"l2": 0, "lpips": 1}, {"lpips"}), ({"l2": 0, "id": 0.5}, {"id"})],
+)
+def test_zero_weight_builds_nothing(
+    weights: dict[str, float], terms: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[str] = []
+    judge = assembly.judge
+    monkeypatch.setattr(assembly, "judge", lambda label, cfg: built.append(label) or judge(label, cfg))
+    typed = {f"loss.{name}": weights.get(name, 0) for name in ("l2", "lpips", "id")}
+    cfg = config.compose([f"{key}={value}" for key, value in typed.items()])
+    assert set(assembly.reconstruction_loss(cfg).terms) == terms
+    labels = {"lpips": str(cfg.judges.perceptual), "id": str(cfg.judges.identity)}
+    assert built == [labels[term] for term in terms if term in labels]
+
+
+def test_no_critic_without_its_weight(v0_file: Path, phase1_file: Path, tmp_path: Path) -> None:
+    typed = [f"generator.path={v0_file}", f"phase.from_run={phase1_file}", f"paths.cache={tmp_path}"]
+    task = assembly.build(config.compose(["phase=2", *typed])).task
+    assert task.critic is None
+    assert task.automatic_optimization
+
+
+def test_parts_that_do_not_fit(v0: Generator, v0_file: Path, phase1_file: Path) -> None:
+    cfg = config.compose(["domain.resolution=32", f"generator.path={v0_file}"])
+    with pytest.raises(UserError, match=r"draws 64 px, domain.resolution is 32; set domain.resolution=64 or"):
+        assembly.build(cfg)
+    cfg = config.compose(["phase=2", "coverage=custom", "coverage.include=[b128.conv0]"])
+    cfg.phase.from_run = str(phase1_file)
+    with pytest.raises(UserError, match=r"'b128.conv0' selects no kernel .* choose from convs, .*b64.torgb.weight"):
+        assembly.hyper_inverter(cfg, v0)
+    with pytest.raises(UserError, match=r"there is no judge called 'lpipz'; there are: .*lpips_alex"):
+        assembly.judge("lpipz", cfg)

@@ -1,0 +1,105 @@
+"""Stop, resume, and land where the run that never stopped lands: weights, optimizers, tables, to the last bit."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hyperinverter import cli, config
+from hyperinverter.contracts import Batch
+from hyperinverter.tasks.callbacks import Interrupted
+from hyperinverter.tasks.common import PhaseTask
+
+# Twelve photos in six steps and two epochs, on networks as narrow as the options allow.
+SHORT = [
+    *("phase.kimg=0.012", "phase.epoch_kimg=0.006", "phase.batch_size=2", "phase.warmup_kimg=0.004"),
+    *("data.num_workers=0", "logger=csv", "trainer.log_every=1", "loss.lpips=0", "loss.id=0"),
+    *("hypernet.hidden_dim=4", "hypernet.channels=16", "hypernet.extractor_channels=8"),
+]
+
+
+@pytest.fixture
+def overrides(photo_folder: Path, phase1_file: Path, v0_file: Path, tmp_path: Path) -> list[str]:
+    places = [f"data.root={photo_folder}", f"paths.cache={tmp_path / 'cache'}", f"paths.outputs={tmp_path}"]
+    return [*SHORT, *places, f"generator.path={v0_file}", f"phase.from_run={phase1_file}"]
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    return [{name: value for name, value in row.items() if "seconds" not in name} for row in table]
+
+
+def metrics(folder: Path) -> dict[str, float]:
+    measured = json.loads((folder / "run.json").read_text())["metrics"]
+    return {name: value for name, value in measured.items() if "seconds" not in name}
+
+
+def saved(folder: Path, name: str) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(folder / "checkpoints" / name, weights_only=True)
+    return content
+
+
+def assert_same(first: Any, second: Any, where: str = "") -> None:
+    """Equal to the last bit, through dictionaries and lists."""
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), where
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for key in first:
+            assert_same(first[key], second[key], f"{where}/{key}")
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(second), where
+        for index, pair in enumerate(zip(first, second, strict=True)):
+            assert_same(*pair, f"{where}/{index}")
+    else:
+        assert first == second, where
+
+
+@pytest.mark.parametrize(
+    ("what", "stop_after"),
+    [
+        (["phase=1"], 4),
+        (["phase=2", "loss.adv=0.01", "loss.adv_from_kimg=0.004", "loss.r1_every=3"], 4),
+        pytest.param(["phase=1"], 1, marks=pytest.mark.slow),
+        pytest.param(["phase=1"], 3, marks=pytest.mark.slow),  # at the end of an epoch
+        pytest.param(["phase=2", "fusion=gated", "coverage=all"], 2, marks=pytest.mark.slow),
+    ],
+)
+def test_stop_and_resume_equals_never_stopped(
+    what: list[str], stop_after: int, overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = [*what, *overrides]
+    score = cli.train(config.compose(typed), tmp_path / "whole")
+
+    steps: list[int] = []
+    count = PhaseTask.count
+
+    def counted(self: PhaseTask, batch: Batch) -> None:
+        count(self, batch)
+        steps.append(int(self.images_seen))
+        if len(steps) == stop_after:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(PhaseTask, "count", counted)
+    with pytest.raises(Interrupted):
+        cli.train(config.compose(typed), tmp_path / "halves")
+    assert int(saved(tmp_path / "halves", "last.ckpt")["state_dict"]["images_seen"]) == 2 * stop_after
+    assert not metrics(tmp_path / "halves")
+    resumed = cli.train(config.compose([*typed, f"resume={tmp_path / 'halves'}"]), tmp_path / "halves")
+
+    assert steps == [2, 4, 6, 8, 10, 12], "every step was made once"
+    assert resumed == score
+    assert metrics(tmp_path / "halves") == metrics(tmp_path / "whole")
+    assert rows(tmp_path / "halves") == rows(tmp_path / "whole")
+    for name in ("last.ckpt", "best.ckpt"):
+        whole, halves = saved(tmp_path / "whole", name), saved(tmp_path / "halves", name)
+        for part in ("state_dict", "optimizer_states", "model"):
+            assert_same(whole[part], halves[part], f"{name}/{part}")
