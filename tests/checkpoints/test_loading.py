@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_generator
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tiny import make_generator
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -99,8 +99,10 @@ def test_halved_generator_is_close_and_half_as_large(
     loaded = load_generator(tmp_path / "half.safetensors")
     assert {tensor.dtype for tensor in loaded.state_dict().values()} == {torch.float32}
     assert_close(dict(loaded.state_dict()), dict(generator.state_dict()), rtol=1e-3, atol=1e-6)
-    size = {half: sum(t.nbytes for t in load_file(f).values()) for half, f in
-            ((True, tmp_path / "half.safetensors"), (False, saved_generator))}
+    size = {
+        half: sum(t.nbytes for t in load_file(f).values())
+        for half, f in ((True, tmp_path / "half.safetensors"), (False, saved_generator))
+    }
     assert size[True] * 2 == size[False]
 
 
@@ -132,7 +134,9 @@ def test_phase_one_comes_back(w_inverter: WInverter, photos: Tensor, tmp_path: P
     save_model(w_inverter, tmp_path / "phase1.safetensors", {}, half=half)
     loaded = load_w_inverter(tmp_path / "phase1.safetensors", w_inverter.generator)
     tolerance = 1e-3 if half else 0.0
-    assert_close(dict(loaded.state_dict()), dict(w_inverter.state_dict()), rtol=tolerance, atol=tolerance / 100)
+    assert_close(
+        dict(loaded.state_dict()), dict(w_inverter.state_dict()), rtol=tolerance, atol=tolerance / 100
+    )
     assert torch.equal(loaded.invert(photos).w, w_inverter.invert(photos).w) is not half
     assert not loaded.training
 
@@ -150,7 +154,9 @@ def test_both_phases_come_back(model: HyperInverter, photos: Tensor, tmp_path: P
     assert list(ours.residuals) == ["b4.torgb.weight", "b16.conv1.weight"]
 
 
-def test_phase_one_can_be_taken_out_of_phase_two(model: HyperInverter, photos: Tensor, tmp_path: Path) -> None:
+def test_phase_one_can_be_taken_out_of_phase_two(
+    model: HyperInverter, photos: Tensor, tmp_path: Path
+) -> None:
     save_model(model, tmp_path / "both.safetensors", {})
     first = load_w_inverter(tmp_path / "both.safetensors", model.generator)
     assert isinstance(first, WInverter)
@@ -195,7 +201,9 @@ def test_damaged_packaged_file_is_noticed(toy_package: Path) -> None:
     content = bytearray(toy_package.read_bytes())
     content[-1] ^= 1  # one bit of one weight
     toy_package.write_bytes(content)
-    with pytest.raises(UserError, match=r"the packaged file generator.safetensors is damaged .*install .* again"):
+    with pytest.raises(
+        UserError, match=r"the packaged file generator.safetensors is damaged .*install .* again"
+    ):
         load_generator("toy")
     toy_package.unlink()
     with pytest.raises(UserError, match=r"the packaged file generator.safetensors is missing; install"):
@@ -268,7 +276,9 @@ def one_sentence(told: pytest.ExceptionInfo[UserError], file: Path) -> None:
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_foreign_generator(kind: str, tmp_path: Path) -> None:
     file = write_foreign(kind, tmp_path / "file.safetensors", tmp_path / "sprung")
-    with pytest.raises(UserError, match=r"cannot be read as safetensors|is not a generator of this project") as told:
+    with pytest.raises(
+        UserError, match=r"cannot be read as safetensors|is not a generator of this project"
+    ) as told:
         load_generator(file)
     one_sentence(told, file)
     assert not (tmp_path / "sprung").exists()
@@ -291,7 +301,7 @@ def test_foreign_model(kind: str, suffix: str, generator: Generator, tmp_path: P
 
 def test_the_trap_is_a_trap(tmp_path: Path) -> None:
     write_foreign("trap", tmp_path / "file", tmp_path / "sprung")
-    pickle.loads((tmp_path / "file").read_bytes())  # noqa: S301 - shows that the files above would do harm
+    pickle.loads((tmp_path / "file").read_bytes())
     assert (tmp_path / "sprung").exists()
 
 
@@ -313,18 +323,24 @@ def test_files_cut_short(model: HyperInverter, saved_generator: Path, tmp_path: 
 
 
 def test_files_that_are_not_there(generator: Generator, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"there is no generator file .*absent.safetensors; check generator.path"):
+    with pytest.raises(
+        UserError, match=r"there is no generator file .*absent.safetensors; check generator.path"
+    ):
         load_generator(tmp_path / "absent.safetensors")
     with pytest.raises(UserError, match=r"there is no checkpoint .*absent.ckpt; give a run folder or a file"):
         load_w_inverter(tmp_path / "absent.ckpt", generator)
-    with pytest.raises(UserError, match=r"has no checkpoints/best.ckpt; give the folder of a run that has trained"):
+    with pytest.raises(
+        UserError, match=r"has no checkpoints/best.ckpt; give the folder of a run that has trained"
+    ):
         load_hyperinverter(tmp_path)
 
 
 # Parts that do not belong together ------------------------------------------------------------------------
 
 
-def test_another_generator_of_the_same_shape(model: HyperInverter, saved_generator: Path, tmp_path: Path) -> None:
+def test_another_generator_of_the_same_shape(
+    model: HyperInverter, saved_generator: Path, tmp_path: Path
+) -> None:
     model.generator.sha256 = sha256_of(saved_generator)
     files = [tmp_path / "model.safetensors", tmp_path / "best.ckpt"]
     save_model(model, files[0], {})
@@ -334,13 +350,17 @@ def test_another_generator_of_the_same_shape(model: HyperInverter, saved_generat
     for file in files:
         load_hyperinverter(file, saved_generator)
         for load in (load_hyperinverter, load_w_inverter):
-            with pytest.raises(UserError, match=r"trained with another generator .* ffffffffffff.*generator.path"):
+            with pytest.raises(
+                UserError, match=r"trained with another generator .* ffffffffffff.*generator.path"
+            ):
                 load(file, other)
 
 
 def test_generator_of_another_shape(model: HyperInverter, tmp_path: Path) -> None:
     save_model(model, tmp_path / "model.safetensors", {})
-    with pytest.raises(UserError, match=r"model.safetensors does not fit: made for a generator of the shape .*16"):
+    with pytest.raises(
+        UserError, match=r"model.safetensors does not fit: made for a generator of the shape .*16"
+    ):
         load_hyperinverter(tmp_path / "model.safetensors", make_generator(32))
 
 
@@ -375,7 +395,9 @@ def test_tensors_must_match(
     problem: str,
 ) -> None:
     broken = edited(saved_generator, tmp_path / "broken.safetensors", change)
-    with pytest.raises(UserError, match=rf"broken.safetensors does not hold the weights of Generator.*{problem}") as told:
+    with pytest.raises(
+        UserError, match=rf"broken.safetensors does not hold the weights of Generator.*{problem}"
+    ) as told:
         load_generator(broken)
     one_sentence(told, broken)
     save_model(model, tmp_path / "model.safetensors", {})
@@ -409,7 +431,9 @@ def test_descriptions_name_only_what_there_is(
 
 
 @pytest.mark.parametrize("description", ["vgg", [], {}, {"phase": 2}, 3])
-def test_checkpoints_of_others_that_also_say_model(description: Any, generator: Generator, tmp_path: Path) -> None:
+def test_checkpoints_of_others_that_also_say_model(
+    description: Any, generator: Generator, tmp_path: Path
+) -> None:
     torch.save({"state_dict": {}, "model": description}, tmp_path / "file.ckpt")
     save_file({"x": torch.zeros(1)}, tmp_path / "file.safetensors", {"model": json.dumps(description)})
     save_file({"x": torch.zeros(1)}, tmp_path / "plain.safetensors", {"model": str(description)})
@@ -419,7 +443,9 @@ def test_checkpoints_of_others_that_also_say_model(description: Any, generator: 
         assert "\n" not in str(told.value)
 
 
-@pytest.mark.parametrize("config", ["{", "[]", '"x"', '{"img_resolution": 48}', '{"depth": 3}', '{"z_dim": "a"}'])
+@pytest.mark.parametrize(
+    "config", ["{", "[]", '"x"', '{"img_resolution": 48}', '{"depth": 3}', '{"z_dim": "a"}']
+)
 def test_generator_headers_that_say_nonsense(config: str, tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "file.safetensors", {"config": config})
     with pytest.raises(UserError, match="is not a generator of this project"):

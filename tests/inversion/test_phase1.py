@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import make_generator
+from tiny import make_generator
 from torch import Tensor
 from torch.testing import assert_close
 

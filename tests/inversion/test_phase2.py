@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import torch
-from conftest import make_generator
+from tiny import make_generator
 from torch import Tensor
 from torch.testing import assert_close
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import make_generator
+from tiny import make_generator
 
 from hyperinverter.contracts import KernelSpec, UserError
 from hyperinverter.networks.coverage import SETS, select

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import make_generator
+from tiny import make_generator
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -91,7 +91,9 @@ def test_every_layer_is_modulated_by_its_own_code(generator: Generator) -> None:
     for name, module in generator.synthesis.named_modules():
         if name.endswith(".affine"):
             layer = name.removesuffix(".affine")
-            module.register_forward_pre_hook(lambda _, given, layer=layer: heard.update({layer: int(given[0][0, 0])}))
+            module.register_forward_pre_hook(
+                lambda _, given, layer=layer: heard.update({layer: int(given[0][0, 0])})
+            )
     generator.synthesis(codes)
     assert heard == {name: LAYERS[name][1] for name in heard}
     assert len(heard) == 8
@@ -137,7 +139,9 @@ def test_residuals_act_like_other_weights(generator: Generator, kind: str) -> No
 
 
 def test_every_residual_reaches_the_image_and_gets_a_gradient(generator: Generator) -> None:
-    residuals = {name: delta.requires_grad_() for name, delta in residuals_for(generator, 2, size=0.0).items()}
+    residuals = {
+        name: delta.requires_grad_() for name, delta in residuals_for(generator, 2, size=0.0).items()
+    }
     generator.synthesis(torch.randn(2, 16), residuals).square().mean().backward()
     for name, delta in residuals.items():
         assert delta.grad is not None, name

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import make_generator
+from tiny import make_generator
 from torch.testing import assert_close
 
 from hyperinverter.contracts import KernelSpec

@@ -29,7 +29,8 @@ def slow_convolution(x: Tensor, kernel: Tensor) -> Tensor:
     padded = torch.nn.functional.pad(x, (pad, pad, pad, pad))
     rows = [
         torch.stack(
-            [(padded[:, i : i + side, j : j + side] * kernel).sum(dim=(1, 2, 3)) for j in range(width)], dim=-1
+            [(padded[:, i : i + side, j : j + side] * kernel).sum(dim=(1, 2, 3)) for j in range(width)],
+            dim=-1,
         )
         for i in range(height)
     ]

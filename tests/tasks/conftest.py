@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from pytorch_lightning import Callback, Trainer
+from watching import adam
 
 from hyperinverter.inversion.phase1 import WInverter
 from hyperinverter.inversion.phase2 import HyperInverter
@@ -24,7 +23,6 @@ from hyperinverter.tasks.common import PhaseTask, Schedule
 from hyperinverter.tasks.phase1 import PhaseIEncoder
 from hyperinverter.tasks.phase2 import PhaseIIHyper
 
-sys.path.insert(0, str(Path(__file__).parent))  # for watching: tests are no package
 
 @pytest.fixture
 def make_trainer() -> Callable[..., Trainer]:
@@ -46,8 +44,6 @@ def make_trainer() -> Callable[..., Trainer]:
 
 
 def _common() -> dict[str, Any]:
-    from watching import adam
-
     return {
         "loss": WeightedLoss({"l2": (1.0, PixelLoss())}),
         "metrics": MetricSuite(16),

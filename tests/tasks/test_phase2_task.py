@@ -71,7 +71,9 @@ def test_adversarial_term_teaches_the_hypernetwork_and_not_the_critic(
     with torch.no_grad():
         before = critic(task.inverter(batch["image"]).image).mean()
     sgd = torch.optim.SGD(critic.parameters(), lr=0.0)  # the critic itself stands still
-    task._make_optimizer = lambda p: sgd if next(iter(p := list(p))) is next(critic.parameters()) else torch.optim.Adam(p, lr=1e-3)
+    task._make_optimizer = lambda p: (
+        sgd if next(iter(p := list(p))) is next(critic.parameters()) else torch.optim.Adam(p, lr=1e-3)
+    )
     make_trainer().fit(task, [batch] * 5)
     with torch.no_grad():
         after = critic(task.inverter(batch["image"]).image).mean()

@@ -51,7 +51,8 @@ def test_photos_are_counted_and_set_the_learning_rate(
     make_trainer(watch, epochs=2).fit(task, make_batches(4, 4, 2))
     assert watch.seen == [4, 8, 10, 14, 18, 20]
     expected = [
-        LR * min(1, (seen + 1) / 6) * 0.5 * (1 + math.cos(math.pi * seen / 20)) for seen in (0, 4, 8, 10, 14, 18)
+        LR * min(1, (seen + 1) / 6) * 0.5 * (1 + math.cos(math.pi * seen / 20))
+        for seen in (0, 4, 8, 10, 14, 18)
     ]
     assert_close(watch.rates, [[rate] for rate in expected])
 
@@ -114,7 +115,9 @@ def test_training_and_validation_go_by_their_names(
     assert validated <= set(trainer.callback_metrics)
 
 
-def test_loss_and_metrics_are_no_part_of_what_is_trained_or_saved(make_phase1: Callable[..., PhaseTask]) -> None:
+def test_loss_and_metrics_are_no_part_of_what_is_trained_or_saved(
+    make_phase1: Callable[..., PhaseTask],
+) -> None:
     judge = torch.nn.Linear(1, 1)
     loss = torch.nn.ModuleDict({"judge": judge})
     task = make_phase1(loss=loss)
@@ -136,4 +139,6 @@ def test_optimizer_gets_what_learns_and_nothing_else(make_phase2: Callable[..., 
     task = make_phase2(optimizer=listen)
     task.configure_optimizers()
     inverter = task.inverter
-    assert set(given) == {id(p) for part in (inverter.feature_encoder, inverter.hypernet) for p in part.parameters()}
+    assert set(given) == {
+        id(p) for part in (inverter.feature_encoder, inverter.hypernet) for p in part.parameters()
+    }

@@ -44,7 +44,9 @@ class Watch(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, task: Any, *_: Any) -> None:
         self.seen.append(int(task.images_seen))
-        self.rates.append([group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups])
+        self.rates.append(
+            [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        )
         self.states.append(self.snapshot())
         self.logged.append({name: float(value) for name, value in trainer.callback_metrics.items()})
         trainer.callback_metrics.clear()
