@@ -141,11 +141,20 @@ def calls(path: Path) -> Iterator[ast.Call]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_that_comes_from_a_file_is_executed(path: Path) -> None:
-    forbidden = {"pickle.load", "pickle.loads", "pickle.Unpickler", "joblib.load", "torch.jit.load", "torch.hub.load"}
+    forbidden = {
+        "pickle.load",
+        "pickle.loads",
+        "pickle.Unpickler",
+        "joblib.load",
+        "torch.jit.load",
+        "torch.hub.load",
+    }
     for call in calls(path):
         name = ast.unparse(call.func)
         where = f"{path}:{call.lineno}"
-        assert name not in forbidden | {"eval", "exec", "dill.load", "yaml.load", "os.system"}, f"{where}: {name}"
+        assert name not in forbidden | {"eval", "exec", "dill.load", "yaml.load", "os.system"}, (
+            f"{where}: {name}"
+        )
         given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
         assert given.get("allow_pickle", "False") == "False", where
         if name == "torch.load":

@@ -58,7 +58,9 @@ def test_foreign_checkpoint(door: Door, tmp_path: Path) -> None:
 
 def test_resolution_that_does_not_fit(door: Door) -> None:
     said = door.refuses("domain.resolution=32")
-    assert "draws 64 px, domain.resolution is 32; set domain.resolution=64 or choose another generator" in said
+    assert (
+        "draws 64 px, domain.resolution is 32; set domain.resolution=64 or choose another generator" in said
+    )
 
 
 def test_loss_that_becomes_nan_keeps_what_was_good(door: Door, tmp_path: Path) -> None:

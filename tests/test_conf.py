@@ -77,9 +77,7 @@ def test_every_fusion_with_every_coverage_learns_and_comes_back(
 @pytest.mark.parametrize(
     "encoder", [pytest.param(e, marks=[] if e == "tiny" else pytest.mark.slow) for e in options("encoder")]
 )
-def test_every_encoder_serves_both_phases(
-    encoder: str, v0: Generator, photo: Tensor, tmp_path: Path
-) -> None:
+def test_every_encoder_serves_both_phases(encoder: str, v0: Generator, photo: Tensor, tmp_path: Path) -> None:
     cfg = chosen(f"encoder={encoder}").copy()
     photos = torch.cat([photo, -photo])  # two: BatchNorm wants more than one value
     first = assembly.w_inverter(cfg, v0)
@@ -139,7 +137,9 @@ def test_parts_that_do_not_fit(v0: Generator, v0_file: Path, phase1_file: Path) 
         assembly.build(cfg)
     cfg = config.compose(["phase=2", "coverage=custom", "coverage.include=[b128.conv0]"])
     cfg.phase.from_run = str(phase1_file)
-    with pytest.raises(UserError, match=r"'b128.conv0' selects no kernel .* choose from convs, .*b64.torgb.weight"):
+    with pytest.raises(
+        UserError, match=r"'b128.conv0' selects no kernel .* choose from convs, .*b64.torgb.weight"
+    ):
         assembly.hyper_inverter(cfg, v0)
     with pytest.raises(UserError, match=r"there is no judge called 'lpipz'; there are: .*lpips_alex"):
         assembly.judge("lpipz", cfg)

@@ -39,8 +39,13 @@ from hyperinverter.tasks.common import PhaseTask, Schedule
 from hyperinverter.tasks.phase1 import PhaseIEncoder
 from hyperinverter.tasks.phase2 import PhaseIIHyper
 
-
-_FOLDER_KEYS = ("val_fraction", "test_fraction", "resize", "decoded", "skip_unreadable")  # of data=folder only
+_FOLDER_KEYS = (
+    "val_fraction",
+    "test_fraction",
+    "resize",
+    "decoded",
+    "skip_unreadable",
+)  # of data=folder only
 
 
 @dataclass
@@ -178,7 +183,9 @@ def judge(label: str, cfg: Config) -> judges.Judge:
     if label in foreign:
         make, key = foreign[label]
         return make(cfg.judges.get(key) or fetched_weights(label, cfg))
-    raise UserError(f"there is no judge called {label!r}; there are: {', '.join(sorted([*builtin, *foreign]))}")
+    raise UserError(
+        f"there is no judge called {label!r}; there are: {', '.join(sorted([*builtin, *foreign]))}"
+    )
 
 
 def fetched_weights(label: str, cfg: Config) -> Path:

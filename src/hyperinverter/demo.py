@@ -18,7 +18,13 @@ STEPS = (
     ("phase II: learn the residuals", ["phase=2", "phase.kimg=0.8", "phase.epoch_kimg=0.4"]),
     (
         "a sweep: four ways to merge the features, on the packaged phase I",
-        ["phase=2", "+sweep=fusion", "fusion=concat,add,gated,photo_only", "phase.kimg=0.8", "phase.from_run=packaged"],
+        [
+            "phase=2",
+            "+sweep=fusion",
+            "fusion=concat,add,gated,photo_only",
+            "phase.kimg=0.8",
+            "phase.from_run=packaged",
+        ],
     ),
 )
 
@@ -34,7 +40,10 @@ def main() -> int:
         print(f"\n== {title}\n   python {' '.join(command)}", flush=True)
         done = subprocess.run([sys.executable, *command], check=False)
         if done.returncode != 0:
-            print(f"error: this step ended with exit code {done.returncode}; its message is above", file=sys.stderr)
+            print(
+                f"error: this step ended with exit code {done.returncode}; its message is above",
+                file=sys.stderr,
+            )
             return done.returncode
     picture = invert_test_photos()
     sweep = max((OUTPUTS / "sweeps").iterdir(), key=lambda path: path.stat().st_mtime)

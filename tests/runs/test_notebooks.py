@@ -19,7 +19,9 @@ def test_compare_sweep_runs_on_a_sweep(sweep: Path, monkeypatch: pytest.MonkeyPa
     NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(ROOT / "notebooks")}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
-    tables = [output["data"]["text/markdown"] for output in outputs if "text/markdown" in output.get("data", {})]
+    tables = [
+        output["data"]["text/markdown"] for output in outputs if "text/markdown" in output.get("data", {})
+    ]
     assert len(pictures) == 3  # quality against cost, curves, photos
     assert "fusion=add" in tables[0]
     assert tables[0].index("fusion=add") < tables[0].index("baseline")  # ranked: the lower l2 first
