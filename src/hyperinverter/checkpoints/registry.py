@@ -27,6 +27,12 @@ PACKAGED: dict[str, Packaged] = {
         "python -m hyperinverter.recipes.digiface_generator; recipe in the file's header",
         "MIT",
     ),
+    "digiface_phase1": Packaged(
+        "digiface_phase1.safetensors",
+        "37fa4022b0f7884fd35bbf2f98216acaaae1c1bfc28bafc9a315b78caebd1bcd",
+        "python train.py; run card in outputs/published/digiface_phase1 and in the file's header",
+        "MIT",
+    ),
 }
 
 
