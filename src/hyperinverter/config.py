@@ -41,12 +41,14 @@ def normalise_overrides(arguments: Sequence[str]) -> list[str]:
     """Turn the short spellings of the command line into what Hydra's grammar accepts.
 
     ``+sweep`` becomes ``+sweep=default``; ``phase=2`` becomes ``phase='2'``; ``data.root=PATH`` alone also
-    chooses ``data=folder``; ``resume=RUN`` brings back that run's overrides and folder. The rest stays as it is.
+    chooses ``data=folder``; ``resume=RUN`` brings back that run's overrides and folder; ``-m`` moves to the front.
+    The rest stays as it is.
 
     Raises:
         UserError: If ``resume`` names something that is neither a run folder nor a checkpoint in one.
     """
     typed = [_normalise(argument) for argument in arguments]
+    typed.sort(key=lambda item: item not in ("-m", "--multirun"))  # argparse loses overrides after a flag
     if _typed(typed, "data.root") is not None and _typed(typed, "data") is None:
         typed.insert(0, "data=folder")
     resume = _typed(typed, "resume")

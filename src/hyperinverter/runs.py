@@ -389,7 +389,8 @@ def _wrap(text: str, width: int) -> list[str]:
 
 def _readable(frame: "pd.DataFrame") -> list[list[str]]:
     """Header and rows as text: mean and spread in one cell, no factor columns, phase I as the last row."""
-    metrics = [name for name in frame if f"{name}_std" in frame and not name.startswith("phase1/")]
+    names = [str(name) for name in frame]
+    metrics = [name for name in names if f"{name}_std" in names and not name.startswith("phase1/")]
     always = ["rank", "name", "seeds", *metrics, "parameters", "seconds"]
     columns = always + (["failed"] if frame.failed.any() else [])
     rows = [columns]

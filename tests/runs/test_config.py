@@ -24,7 +24,7 @@ GROUPS = {
         (["phase=1,2"], ["phase='1','2'"]),
         (["data.root=photos"], ["data=folder", "data.root=photos"]),
         (["data=folder", "data.root=photos"], ["data=folder", "data.root=photos"]),
-        (["fusion=add", "seed=3", "-m"], ["fusion=add", "seed=3", "-m"]),
+        (["fusion=add,film", "-m", "seed=3"], ["-m", "fusion=add,film", "seed=3"]),
     ],
 )
 def test_short_spellings(typed: list[str], meant: list[str]) -> None:

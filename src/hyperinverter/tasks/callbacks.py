@@ -326,8 +326,8 @@ class ImagePanels(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, WandbTracker):
                 logger.log_panel("panels/val", path, "input | initial | final | error")
-            elif hasattr(experiment := getattr(logger, "experiment", None), "add_image"):  # TensorBoard
-                experiment.add_image("panels/val", _read_rgb(path), images_seen(task), dataformats="HWC")
+            elif add_image := getattr(getattr(logger, "experiment", None), "add_image", None):  # TensorBoard
+                add_image("panels/val", _read_rgb(path), images_seen(task), dataformats="HWC")
 
     def on_test_start(self, trainer: Trainer, task: LightningModule) -> None:
         self._saved = 0

@@ -1,0 +1,186 @@
+"""metrics.csv over photos seen, and a W&B that never stands in the way."""
+
+import csv
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hyperinverter.tasks.loggers import MetricsFile, WandbTracker, has_key
+
+SETTINGS = {"project": "p", "entity": None, "mode": None, "timeout": 1}
+RUN = {"name": "fusion=add", "group": "study", "job_type": "phase2", "config": {"loss": {"l2": 1.0}}}
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_rows_carry_photos_seen_and_new_names_add_columns(tmp_path: Path) -> None:
+    seen = [8]
+    log = MetricsFile(tmp_path / "metrics.csv", lambda: seen[0])
+    log.log_metrics({"train/loss": 0.5, "epoch": 0}, 0)
+    seen[0] = 16
+    log.log_metrics({"train/loss": 0.4, "val/l2": 0.1}, 1)
+    found = read(tmp_path / "metrics.csv")
+    assert [(row["images"], row["train/loss"], row["val/l2"]) for row in found] == [
+        ("8", "0.5", ""),
+        ("16", "0.4", "0.1"),
+    ]
+
+
+def test_a_resumed_run_goes_on_in_the_same_file_without_the_rows_it_repeats(tmp_path: Path) -> None:
+    seen = [8]
+    for images in (8, 16, 24):
+        seen[0] = images
+        MetricsFile(tmp_path / "metrics.csv", lambda: seen[0]).log_metrics({"train/loss": 1.0})
+    log = MetricsFile(tmp_path / "metrics.csv", lambda: 24)
+    log.forget_after(16)
+    log.log_metrics({"train/loss": 2.0, "val/l2": 3.0})
+    found = read(tmp_path / "metrics.csv")
+    assert [(row["images"], row["train/loss"]) for row in found] == [
+        ("8", "1.0"),
+        ("16", "1.0"),
+        ("24", "2.0"),
+    ]
+    assert found[-1]["val/l2"] == "3.0"
+
+
+def test_a_key_is_found_in_the_environment_or_netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not has_key()
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine api.wandb.ai login user password secret\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    assert has_key()
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    assert not has_key()
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    assert has_key()
+
+
+class FakeRun:
+    """The part of a W&B run that is used."""
+
+    def __init__(self, mode: str) -> None:
+        self.id, self.offline, self.url = "abc", mode == "offline", "https://example.org/run"
+        self.settings = type("Settings", (), {"sync_dir": "/somewhere/offline-run"})()
+        self.summary: dict[str, Any] = {}
+        self.logged: list[dict[str, Any]] = []
+        self.ended: int | None = None
+
+    def define_metric(self, *_: Any, **__: Any) -> None: ...
+
+    def log(self, row: dict[str, Any]) -> None:
+        self.logged.append(row)
+
+    def finish(self, exit_code: int) -> None:
+        self.ended = exit_code
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """A module in the place of wandb; lists the calls of ``init``."""
+    calls: list[dict[str, Any]] = []
+
+    class Module:
+        Settings = staticmethod(dict)
+        run: FakeRun
+
+        @classmethod
+        def init(cls, **options: Any) -> FakeRun:
+            calls.append(options)
+            if options["mode"] == "online" and SETTINGS["project"] == "p":
+                raise TimeoutError("no answer in 1 s")
+            cls.run = FakeRun(options["mode"])
+            return cls.run
+
+    monkeypatch.setitem(sys.modules, "wandb", Module)
+    calls.append(Module)  # type: ignore[arg-type]
+    return calls
+
+
+def test_without_a_key_it_is_offline_and_one_line_says_how_to_sync(tmp_path: Path, fake: list[Any]) -> None:
+    said: list[str] = []
+    tracker = WandbTracker(tmp_path, lambda: 7, SETTINGS, RUN, said.append)
+    assert said == ["W&B offline (no key): wandb sync /somewhere/offline-run"]
+    module, options = fake
+    assert options["mode"] == "offline"
+    assert (options["name"], options["group"], options["job_type"]) == ("fusion=add", "study", "phase2")
+    assert options["config"] == {"loss": {"l2": 1.0}}
+    assert options["dir"] == str(tmp_path)
+    tracker.log_metrics({"val/l2": 0.1})
+    tracker.close({"test/l2": 0.2}, 1)
+    assert module.run.logged == [{"val/l2": 0.1, "images": 7}]
+    assert module.run.summary == {"test/l2": 0.2}
+    assert module.run.ended == 1
+
+
+def test_a_silent_server_costs_the_timeout_and_then_it_is_offline(
+    tmp_path: Path, fake: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    said: list[str] = []
+    WandbTracker(tmp_path, lambda: 0, SETTINGS, RUN, said.append)
+    assert [options["mode"] for options in fake[1:]] == ["online", "offline"]
+    assert fake[1]["settings"]["init_timeout"] == 1.0
+    assert said == [
+        "W&B offline (the server did not answer (no answer in 1 s)): wandb sync /somewhere/offline-run"
+    ]
+
+
+def test_trouble_in_the_middle_is_told_once_and_the_run_goes_on(tmp_path: Path, fake: list[Any]) -> None:
+    said: list[str] = []
+    tracker = WandbTracker(tmp_path, lambda: 0, SETTINGS, RUN, said.append)
+
+    def broken(row: dict[str, Any]) -> None:
+        raise OSError("the service is gone")
+
+    fake[0].run.log = broken
+    tracker.log_metrics({"a": 1.0})
+    tracker.log_metrics({"a": 2.0})
+    tracker.close({}, 0)
+    assert said[1:] == ["W&B stopped recording: the service is gone; metrics.csv has every number"]
+
+
+def test_disabled_says_and_does_nothing(
+    tmp_path: Path, fake: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    said: list[str] = []
+    WandbTracker(tmp_path, lambda: 0, SETTINGS, RUN, said.append).log_metrics({"a": 1.0})
+    assert said == []
+    assert len(fake) == 1
+
+
+def test_a_folder_that_cannot_be_written_turns_it_off(tmp_path: Path, fake: list[Any]) -> None:
+    said: list[str] = []
+
+    def refuse(**_: Any) -> None:
+        raise PermissionError("not writable")
+
+    fake[0].init = refuse
+    WandbTracker(tmp_path, lambda: 0, SETTINGS, RUN, said.append).log_metrics({"a": 1.0})
+    assert said == ["W&B is off: not writable; metrics.csv has every number"]
+
+
+@pytest.mark.slow
+def test_the_real_wandb_offline_writes_below_the_run_folder_and_keeps_quiet(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said: list[str] = []
+    tracker = WandbTracker(tmp_path, lambda: 5, {**SETTINGS, "timeout": 60}, RUN, said.append)
+    tracker.log_metrics({"val/l2": 0.25})
+    tracker.close({"test/l2": 0.125}, 0)
+    assert [line.split(":")[0] for line in said] == ["W&B offline (no key)"]
+    (record,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
+    told = (b"fusion=add", b"study", b"phase2", b"val/l2", b"test/l2")
+    deadline = time.monotonic() + 60  # W&B's own process may still be writing
+    while not all(text in record.read_bytes() for text in told) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    content = record.read_bytes()
+    assert [text for text in told if text not in content] == []
+    assert capfd.readouterr() == ("", "")
