@@ -163,7 +163,7 @@ def test_nothing_that_comes_from_a_file_is_executed(path: Path) -> None:
 
 TEXTS = [
     path
-    for pattern in ("src/**/*", "conf/**/*", "tests/**/*", "notebooks/**/*", ".ci/**/*", "*.*", "Makefile")
+    for pattern in ("src/**/*", "conf/**/*", "tests/**/*", "notebooks/**/*", ".ci/**/*", "[!.]*")
     for path in ROOT.glob(pattern)
     if path.suffix in {".py", ".yaml", ".yml", ".md", ".toml", ".txt", ".ipynb", ".sh", ""} and path.is_file()
 ]
