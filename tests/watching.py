@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,13 +14,32 @@ from hyperinverter.contracts import Batch
 LR = 0.01
 
 
-def make_batches(*sizes: int) -> list[Batch]:
+class Batches:
+    """Batches as a loader gives them; a plain list would be taken for several loaders."""
+
+    def __init__(self, batches: list[Batch]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.batches)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.batches[index]
+
+    def __mul__(self, times: int) -> Batches:
+        return Batches(self.batches * times)
+
+
+def make_batches(*sizes: int) -> Batches:
     """Batches of these sizes, every photo with a name of its own."""
     batches: list[Batch] = []
     for index, size in enumerate(sizes):
         names = [f"{index}/{i}" for i in range(size)]
         batches.append({"image": torch.rand(size, 3, 16, 16) * 2 - 1, "name": names})
-    return batches
+    return Batches(batches)
 
 
 def adam(parameters: Any) -> torch.optim.Optimizer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,8 @@ from hyperinverter.tasks.phase2 import PhaseIIHyper
 
 @pytest.fixture
 def make_trainer() -> Callable[..., Trainer]:
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning and the newest torch; as in the cli
+
     def make(*callbacks: Callback, epochs: int = 1) -> Trainer:
         return Trainer(
             accelerator="cpu",

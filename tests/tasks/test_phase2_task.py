@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -67,16 +67,20 @@ def test_adversarial_term_teaches_the_hypernetwork_and_not_the_critic(
 
     critic = Critic(generator.config)
     task = make_phase2(loss=Nothing(), critic=critic, adv=1.0)
-    batch = make_batches(2)[0]
+    batches = make_batches(2)
+    photo = batches[0]["image"]
+
+    def still_or_adam(parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        parameters = list(parameters)
+        still = parameters[0] is next(critic.parameters())  # the critic itself must not learn here
+        return torch.optim.SGD(parameters, lr=0.0) if still else torch.optim.Adam(parameters, lr=1e-3)
+
+    task._make_optimizer = still_or_adam
     with torch.no_grad():
-        before = critic(task.inverter(batch["image"]).image).mean()
-    sgd = torch.optim.SGD(critic.parameters(), lr=0.0)  # the critic itself stands still
-    task._make_optimizer = lambda p: (
-        sgd if next(iter(p := list(p))) is next(critic.parameters()) else torch.optim.Adam(p, lr=1e-3)
-    )
-    make_trainer().fit(task, [batch] * 5)
+        before = critic(task.inverter(photo).image).mean()
+    make_trainer().fit(task, batches * 5)
     with torch.no_grad():
-        after = critic(task.inverter(batch["image"]).image).mean()
+        after = critic(task.inverter(photo).image).mean()
     assert after > before
 
 
