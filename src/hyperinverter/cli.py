@@ -387,6 +387,7 @@ def _quieten() -> None:
         ".*does not have many workers.*",  # two cores: extra processes would cost more than they bring
         ".*number of training batches.*smaller than the logging interval.*",
         ".*Checkpoint directory.*",
+        ".*module.s. in eval mode at the start of training.*",  # the frozen ones: meant so
         ".*GPU available but not used.*",
         ".*LeafSpec.*",
     ):

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -362,6 +363,10 @@ def publish(source: Path | str, name: str, outputs: Path | str = "outputs") -> P
     for path in kept:
         if path.is_file():
             shutil.copyfile(path, target / ("panel.png" if path.suffix == ".png" else path.name))
+    published = target / "config.yaml"
+    if published.is_file():  # where the cache lay on this machine is nobody's business
+        text = published.read_text(encoding="utf-8")
+        published.write_text(re.sub(r"(?m)^(\s+cache:) .*$", r"\1 null", text), encoding="utf-8")
     (target / "command.txt").write_text(command + "\n", encoding="utf-8")
     return target
 
