@@ -116,10 +116,28 @@ def hyper_inverter(cfg: Config, generator: Generator) -> tuple[HyperInverter, di
         extractor_channels=cfg.hypernet.extractor_channels,
         init=cfg.hypernet.init,
     )
-    features = FeatureEncoder(
-        config.build(cfg.encoder.backbone), generator.num_ws, cfg.hypernet.channels, used=hypernet.used_styles
-    )
+    backbone = config.build(cfg.encoder.backbone)
+    if cfg.encoder.start == "phase1":
+        start_from_phase1(backbone, first)
+    features = FeatureEncoder(backbone, generator.num_ws, cfg.hypernet.channels, used=hypernet.used_styles)
     return HyperInverter(first, features, hypernet), source
+
+
+def start_from_phase1(backbone: nn.Module, first: WInverter) -> None:
+    """Begin phase II's backbone with what phase I's has learnt about the domain.
+
+    The paper begins with a published face network; a domain of one's own has none, but it has phase I.
+
+    Raises:
+        UserError: If the two backbones are of different kinds.
+    """
+    learnt = first.encoder.backbone
+    if type(learnt) is not type(backbone):
+        raise UserError(
+            f"phase I was trained with {type(learnt).__name__}, phase II has {type(backbone).__name__}, which cannot "
+            "start from it: choose the same encoder, or encoder.start=random"
+        )
+    backbone.load_state_dict(learnt.state_dict())
 
 
 def finished_phase1(cfg: Config, generator: Generator) -> tuple[WInverter, dict[str, str]]:

@@ -30,7 +30,7 @@ PACKAGED: dict[str, Packaged] = {
     "digiface_phase1": Packaged(
         "digiface_phase1.safetensors",
         "37fa4022b0f7884fd35bbf2f98216acaaae1c1bfc28bafc9a315b78caebd1bcd",
-        "python train.py; run card in outputs/published/digiface_phase1 and in the file's header",
+        "python train.py loss.lpips=0.8; run card in outputs/published/digiface_phase1 and in the file's header",
         "MIT",
     ),
 }

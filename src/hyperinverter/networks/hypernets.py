@@ -13,7 +13,7 @@ from hyperinverter.contracts import KernelSpec
 from hyperinverter.networks.fusion import ConcatFusion
 
 Init = Literal["paper", "fan_in"]
-_FIRST_RESIDUAL = 0.01  # size of the first residuals under "fan_in"; kernels start training at size 1
+_FIRST_RESIDUAL = 0.1  # size of the first residuals under "fan_in"; kernels start training at size 1
 
 
 class KernelRegressor(nn.Module):
@@ -98,7 +98,7 @@ class HyperNetwork(nn.Module):
         extractor_channels: Width of the regressors' convolutions.
         init: "paper": PyTorch's defaults for convolutions and tiny w1, w2, so that residuals stay near zero
             for the first thousands of steps. "fan_in": every product keeps the size of its input and the
-            first residuals have about 1 % of a kernel's size, which trains in far fewer steps.
+            first residuals have about 10 % of a kernel's size, which trains in far fewer steps.
 
     Raises:
         ValueError: Without kernels, or for two of the same name.
