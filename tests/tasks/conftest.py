@@ -27,7 +27,12 @@ from hyperinverter.tasks.phase2 import PhaseIIHyper
 
 @pytest.fixture
 def make_trainer() -> Callable[..., Trainer]:
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning and the newest torch; as in the cli
+    for message in (
+        ".*LeafSpec.*",  # Lightning and the newest torch; as in the cli
+        ".*in eval mode at the start of training.*",  # phase I is finished; as in the cli
+        ".*have no `val_dataloader`.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
 
     def make(*callbacks: Callback, epochs: int = 1) -> Trainer:
         return Trainer(
