@@ -67,8 +67,11 @@ def test_every_fusion_with_every_coverage_learns_and_comes_back(
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     losses = learn(model, photo)
     assert all(loss == loss and loss < 100 for loss in losses)
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, before[name]) is name.startswith("w_inverter."), name
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert not any(name.startswith("w_inverter.") for name in changed)
+    assert any(name.startswith("feature_encoder.") for name in changed)
+    # not every tensor: so narrow a regressor may have all its ReLUs shut
+    assert {name for name in before if name.endswith(".b2")} <= changed
     save_model(model, tmp_path / "model.safetensors", {})
     again = load_hyperinverter(tmp_path / "model.safetensors", v0)
     assert torch.equal(again.invert(photo).image, model.invert(photo).image)
