@@ -100,7 +100,8 @@ def test_every_encoder_serves_both_phases(encoder: str, v0: Generator, photo: Te
 @pytest.mark.parametrize("phase", options("phase"))
 def test_whole_run_assembles(phase: str, v0_file: Path, phase1_file: Path, tmp_path: Path) -> None:
     typed = [f"phase={phase}", f"generator.path={v0_file}", f"phase.from_run={phase1_file}"]
-    cfg = config.compose([*typed, f"paths.cache={tmp_path}", "loss.adv=0.005", "loss.adv_from_kimg=0.1"])
+    weights = ["loss.l2=1", "loss.lpips=0.1", "loss.id=0.1", "loss.adv=0.005", "loss.adv_from_kimg=0.1"]
+    cfg = config.compose([*typed, *weights, f"paths.cache={tmp_path}"])
     assembled = assembly.build(cfg)
     expected = {"inverter", "images_seen"} | ({"critic"} if phase == "2" else set())
     assert {name.split(".")[0] for name in assembled.task.state_dict()} == expected

@@ -11,7 +11,7 @@ from torch import nn
 
 from hyperinverter.contracts import Batch
 
-LR = 0.01
+LR = 0.001
 
 
 class Batches:
@@ -61,6 +61,14 @@ class Watch(Callback):
 
     def on_train_start(self, trainer: Trainer, task: Any) -> None:
         self.states.append(self.snapshot())
+        log_training = task.log_training
+
+        def record(total: torch.Tensor, parts: dict[str, torch.Tensor], batch: Batch) -> None:
+            # callback_metrics would also hold what an earlier batch logged
+            self.logged.append({name: float(value) for name, value in {"loss": total, **parts}.items()})
+            log_training(total, parts, batch)
+
+        task.log_training = record
 
     def on_train_batch_end(self, trainer: Trainer, task: Any, *_: Any) -> None:
         self.seen.append(int(task.images_seen))
@@ -68,8 +76,6 @@ class Watch(Callback):
             [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
         )
         self.states.append(self.snapshot())
-        self.logged.append({name: float(value) for name, value in trainer.callback_metrics.items()})
-        trainer.callback_metrics.clear()
 
 
 def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:

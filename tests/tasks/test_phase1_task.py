@@ -23,7 +23,7 @@ def test_encoder_learns_and_the_generator_stays_to_the_last_bit(
     make_trainer(watch).fit(task, batches)
     assert all(not same(a[0], b[0]) for a, b in zip(watch.states, watch.states[1:], strict=False))
     assert all(same(watch.states[0][1], state[1]) for state in watch.states)
-    losses = [logged["train/loss"] for logged in watch.logged]
+    losses = [logged["loss"] for logged in watch.logged]
     assert losses[-1] < losses[0]
 
 

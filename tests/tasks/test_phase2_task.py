@@ -37,7 +37,7 @@ def test_only_what_learns_changes(
     make_trainer(watch).fit(task, make_batches(2) * 6)
     for before, after in zip(watch.states, watch.states[1:], strict=False):
         assert [same(a, b) for a, b in zip(before, after, strict=True)] == [False, False, True, True]
-    losses = [logged["train/l2"] for logged in watch.logged]
+    losses = [logged["l2"] for logged in watch.logged]
     assert losses[-1] < losses[0]
     assert not any(module.training for module in task.inverter.w_inverter.modules())
 
@@ -52,10 +52,10 @@ def test_critic_joins_at_its_time(
     changed = [not same(a[0], b[0]) for a, b in zip(watch.states, watch.states[1:], strict=False)]
     assert changed == [False, False, False, True, True]
     assert all(not same(a[1], b[1]) for a, b in zip(watch.states, watch.states[1:], strict=False))
-    adversarial = [{"train/adv", "train/critic"} <= set(logged) for logged in watch.logged]
+    adversarial = [{"adv", "critic"} <= set(logged) for logged in watch.logged]
     assert adversarial == [False, False, False, True, True]
     last = watch.logged[-1]
-    assert last["train/loss"] == pytest.approx(last["train/l2"] + 0.1 * last["train/adv"], rel=1e-5)
+    assert last["loss"] == pytest.approx(last["l2"] + 0.1 * last["adv"], rel=1e-5)
 
 
 def test_adversarial_term_teaches_the_hypernetwork_and_not_the_critic(
@@ -110,7 +110,7 @@ def test_penalty_comes_every_nth_critic_step_and_n_times_as_strong(
     watch = Watch()
     make_trainer(watch).fit(task, make_batches(*[2] * 9))
     # critic steps 0 to 6 are batches 2 to 8; the penalty comes with steps 0, 3 and 6
-    assert ["train/r1" in logged for logged in watch.logged] == [i in (2, 5, 8) for i in range(9)]
+    assert ["r1" in logged for logged in watch.logged] == [i in (2, 5, 8) for i in range(9)]
     assert len(penalties) == 3
     assert len(backward) == 9 + 7 + 3
     assert all(any(value == pytest.approx(p * 5 / 2 * 3) for value in backward) for p in penalties)
