@@ -141,8 +141,11 @@ def _train(cfg: Config, folder: Path, card: RunCard, loggers: list[Logger]) -> f
             metrics_file.forget_after(seen)
         say(f"going on from {_short(resume)}, {seen / 1000:g} kimg")
     fit_arguments: dict[str, Any] = {"datamodule": data, "ckpt_path": None if resume is None else str(resume)}
-    _guarded(lambda: trainer.fit(task, **fit_arguments), cfg)
-    card.update(images_seen=images_seen(task), complete=images_seen(task) >= total)
+    try:
+        _guarded(lambda: trainer.fit(task, **fit_arguments), cfg)
+    finally:
+        card.facts |= {"images_seen": images_seen(task), "complete": images_seen(task) >= total}
+    card.update()
 
     best = checkpoints.best if checkpoints.best.is_file() else checkpoints.last
     if best.is_file():

@@ -85,7 +85,7 @@ def test_interrupted_run_goes_on_and_lands_where_the_whole_one_lands(
     stop_at(monkeypatch, 44)
     with pytest.raises(Interrupted):
         job(tmp_path / "cut", *short)
-    assert card(tmp_path / "cut")["status"] == "interrupted"
+    assert (card(tmp_path / "cut")["status"], card(tmp_path / "cut")["images_seen"]) == ("interrupted", 44)
     saved = torch.load(tmp_path / "cut" / "checkpoints" / "last.ckpt", weights_only=True)
     assert int(saved["state_dict"]["images_seen"]) == 44
     monkeypatch.undo()
