@@ -84,11 +84,11 @@ def test_every_option_composes_and_is_valid(group: str, option: str) -> None:
     config.validate(cfg)
 
 
-def test_the_paper_setting_is_the_default_and_zero_is_needed_to_leave_wandb() -> None:
+def test_the_paper_setting_and_wandb_are_the_default() -> None:
     cfg = config.compose(["phase=2"])
     assert cfg.fusion._target_.endswith("ConcatFusion")
     assert list(cfg.coverage.include) == ["convs_torgb"]
-    assert (cfg.loss.l2, cfg.loss.lpips, cfg.loss.adv) == (1.0, 0.8, 0.0)
+    assert (cfg.loss.l2, cfg.loss.adv) == (1.0, 0.0)  # digiface sets its own lpips and id: other judges
     assert (cfg.loss.r1_gamma, cfg.loss.r1_every) == (10, 16)
     assert cfg.logger.kind == "wandb"
     assert cfg.phase.number == 2
@@ -140,7 +140,7 @@ def test_arguments_of_a_class_can_be_added() -> None:
         ("domain.resolution=48", "power of two"),
         ("phase.monitor=train/l2", "must be a validation number"),
         ("phase.kimg=0.001", "less than one batch"),
-        ("data.num_train=8", "do not fill one batch"),
+        ("data.num_train=2", "do not fill one batch"),
         ("coverage=custom", "coverage.include has no value"),
         ("data=folder", "data.root has no value: add data.root="),
     ],
