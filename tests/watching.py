@@ -65,7 +65,9 @@ class Watch(Callback):
 
         def record(total: torch.Tensor, parts: dict[str, torch.Tensor], batch: Batch) -> None:
             # callback_metrics would also hold what an earlier batch logged
-            self.logged.append({name: float(value) for name, value in {"loss": total, **parts}.items()})
+            self.logged.append(
+                {name: float(value.detach()) for name, value in {"loss": total, **parts}.items()}
+            )
             log_training(total, parts, batch)
 
         task.log_training = record
