@@ -79,16 +79,15 @@ def test_best_is_the_best_and_is_what_gets_tested(tmp_path: Path, short: list[st
 
 @resumes_roughly
 def test_interrupted_run_goes_on_and_lands_where_the_whole_one_lands(
-    tmp_path: Path, short: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, short: list[str]
 ) -> None:
     whole = job(tmp_path / "whole", *short)
-    stop_at(monkeypatch, 44)
-    with pytest.raises(Interrupted):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        stop_at(patch, 44)
         job(tmp_path / "cut", *short)
     assert (card(tmp_path / "cut")["status"], card(tmp_path / "cut")["images_seen"]) == ("interrupted", 44)
     saved = torch.load(tmp_path / "cut" / "checkpoints" / "last.ckpt", weights_only=True)
     assert int(saved["state_dict"]["images_seen"]) == 44
-    monkeypatch.undo()
     resumed = job(tmp_path / "cut", *short, f"resume={tmp_path / 'cut'}")
     told = card(tmp_path / "cut")
     assert (told["status"], told["sessions"], told["images_seen"]) == ("finished", 2, 64)
