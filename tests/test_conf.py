@@ -147,3 +147,38 @@ def test_parts_that_do_not_fit(v0: Generator, v0_file: Path, phase1_file: Path) 
         assembly.hyper_inverter(cfg, v0)
     with pytest.raises(UserError, match=r"there is no judge called 'lpipz'; there are: .*lpips_alex"):
         assembly.judge("lpipz", cfg)
+
+
+def test_phase_two_begins_with_the_backbone_of_phase_one(v0: Generator, phase1_file: Path) -> None:
+    def backbones(start: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        cfg = chosen(f"encoder.start={start}").copy()
+        cfg.phase.from_run = str(phase1_file)
+        model, _ = assembly.hyper_inverter(cfg, v0)
+        return model.w_inverter.encoder.backbone.state_dict(), model.feature_encoder.backbone.state_dict()
+
+    first, second = backbones("phase1")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert all(first[name].data_ptr() != second[name].data_ptr() for name in first), (
+        "phase I must not learn along"
+    )
+    first, second = backbones("random")
+    assert not torch.equal(first["stem.weight"], second["stem.weight"])
+
+
+def test_backbones_of_different_kinds_or_widths_cannot_share_weights(
+    v0: Generator, phase1_file: Path
+) -> None:
+    for choice, sentence in (
+        (
+            "encoder=resnet34",
+            r"phase I was trained with TinyBackbone, phase II has ResNet34, .*encoder.start=random",
+        ),
+        (
+            "+encoder.backbone.widths=[8,8,8]",
+            r"backbone .* of another shape than phase I's.*encoder.start=random",
+        ),
+    ):
+        cfg = chosen(choice).copy()
+        cfg.phase.from_run = str(phase1_file)
+        with pytest.raises(UserError, match=sentence):
+            assembly.hyper_inverter(cfg, v0)

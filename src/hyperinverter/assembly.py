@@ -129,13 +129,19 @@ def start_from_phase1(backbone: nn.Module, first: WInverter) -> None:
     The paper begins with a published face network; a domain of one's own has none, but it has phase I.
 
     Raises:
-        UserError: If the two backbones are of different kinds.
+        UserError: If the two backbones are of different kinds or shapes.
     """
     learnt = first.encoder.backbone
     if type(learnt) is not type(backbone):
         raise UserError(
             f"phase I was trained with {type(learnt).__name__}, phase II has {type(backbone).__name__}, which cannot "
             "start from it: choose the same encoder, or encoder.start=random"
+        )
+    shapes, ours = ({n: t.shape for n, t in part.state_dict().items()} for part in (learnt, backbone))
+    if shapes != ours:
+        raise UserError(
+            f"the backbone {type(backbone).__name__} is of another shape than phase I's, so it cannot start from it: "
+            "give it the same arguments, or encoder.start=random"
         )
     backbone.load_state_dict(learnt.state_dict())
 
