@@ -122,7 +122,7 @@ def test_sigterm_saves_too_and_exit_status_says_interrupted(
 
 @pytest.mark.parametrize("validation", [1, 2])
 def test_stop_during_validation_waits_for_it_and_can_be_resumed(
-    tmp_path: Path, short: list[str], monkeypatch: pytest.MonkeyPatch, validation: int
+    tmp_path: Path, short: list[str], validation: int
 ) -> None:
     real, begun = callbacks.ImagePanels.on_validation_start, []
 
@@ -132,10 +132,9 @@ def test_stop_during_validation_waits_for_it_and_can_be_resumed(
         if len(begun) == validation:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(callbacks.ImagePanels, "on_validation_start", tap)
-    with pytest.raises(Interrupted):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(callbacks.ImagePanels, "on_validation_start", tap)
         job(tmp_path, *short)
-    monkeypatch.undo()
     job(tmp_path, *short, f"resume={tmp_path}")
     assert card(tmp_path)["images_seen"] == 64
     assert [row["images"] for row in rows(tmp_path) if row["val/l2"]] == ["32", "64"]
