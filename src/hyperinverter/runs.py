@@ -366,7 +366,7 @@ def publish(source: Path | str, name: str, outputs: Path | str = "outputs") -> P
     published = target / "config.yaml"
     if published.is_file():  # where the cache lay on this machine is nobody's business
         text = published.read_text(encoding="utf-8")
-        published.write_text(re.sub(r"(?m)^(\s+cache:) .*$", r"\1 null", text), encoding="utf-8")
+        published.write_text(re.sub(r"(?m)^(\s+(?:cache|outputs):) .*$", r"\1 null", text), encoding="utf-8")
     (target / "command.txt").write_text(command + "\n", encoding="utf-8")
     return target
 

@@ -33,6 +33,12 @@ PACKAGED: dict[str, Packaged] = {
         "python train.py loss.lpips=0.8; run card in outputs/published/digiface_phase1 and in the file's header",
         "MIT",
     ),
+    "digiface_phase2": Packaged(
+        "digiface_phase2.safetensors",
+        "447920375aefd9db210045168eb592ccf4020275b90ab13aba594e6c7b8057bd",
+        "python train.py phase=2; run card in outputs/published/digiface_phase2 and in the file's header",
+        "MIT",
+    ),
 }
 
 
