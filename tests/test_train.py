@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+# Batches that do not divide an epoch: a run of such a length counts as complete all the same.
 SHORT = [
-    *("phase.kimg=0.032", "phase.epoch_kimg=0.016", "phase.batch_size=8", "phase.warmup_kimg=0.01"),
+    *("phase.kimg=0.032", "phase.epoch_kimg=0.016", "phase.batch_size=6", "phase.warmup_kimg=0.01"),
     *("data.num_train=40", "data.num_val=8", "data.num_test=8", "logger=csv"),
 ]
 
@@ -40,7 +41,6 @@ def test_phase_two_stands_on_the_packaged_phase_one(tmp_path: Path) -> None:
     assert {"test/l2", "test/phase1/l2", "test/st_lpips_alex", "test/id_descriptor"} <= set(metrics)  # type: ignore[arg-type]
 
 
-@pytest.mark.slow
 def test_phase_two_finds_the_phase_one_that_was_just_trained(tmp_path: Path) -> None:
     first = train(tmp_path / "outputs")
     assert first["phase"] == 1

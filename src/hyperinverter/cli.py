@@ -144,7 +144,10 @@ def _train(cfg: Config, folder: Path, card: RunCard, loggers: list[Logger]) -> f
     try:
         _guarded(lambda: trainer.fit(task, **fit_arguments), cfg)
     finally:
-        card.facts |= {"images_seen": images_seen(task), "complete": images_seen(task) >= total}
+        # Every epoch is rounded to whole batches: a whole run may be half a batch an epoch short of its length.
+        rounding = math.ceil(cfg.phase.kimg / cfg.phase.epoch_kimg) * cfg.phase.batch_size / 2
+        seen = images_seen(task)
+        card.facts |= {"images_seen": seen, "complete": seen + rounding >= total}
     card.update()
 
     best = checkpoints.best if checkpoints.best.is_file() else checkpoints.last
