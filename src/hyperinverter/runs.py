@@ -308,14 +308,17 @@ def show(sweep: Path | str) -> None:
     from rich.table import Table
 
     frame = summary(sweep)
-    header, *rows = _readable(frame)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=190)  # a log file has no edge to fold at
+    # On a narrow terminal the ranking and its first numbers stay readable; table.md has them all.
+    header, *rows = [line if console.width >= 150 else line[:6] for line in _readable(frame)]
     printed = Table(title=Path(sweep).name, title_justify="left")
     for index, name in enumerate(header):
         printed.add_column(name, justify="left" if index == 1 else "right", overflow="fold")
     for row in rows:
         printed.add_row(*row)
-    console = Console()
-    console.print(printed, width=None if console.is_terminal else 120)
+    console.print(printed)
 
 
 def finish(sweep: Path | str) -> list[Path]:
