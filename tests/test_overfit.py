@@ -11,7 +11,7 @@ from PIL import Image
 from hyperinverter import cli, config
 from hyperinverter.data.digiface import accepted_indices, sample_faces
 
-PHOTOS, STEPS, DECIBELS = 8, 400, 30.0
+PHOTOS, STEPS, DECIBELS = 8, 120, 30.0
 
 
 @pytest.fixture
