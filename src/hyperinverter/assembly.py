@@ -115,8 +115,10 @@ def hyper_inverter(cfg: Config, generator: Generator) -> tuple[HyperInverter, di
         fusion=functools.partial(config.build, cfg.fusion),
         extractor_channels=cfg.hypernet.extractor_channels,
         init=cfg.hypernet.init,
+        activation=cfg.hypernet.activation,
+        residual_scale=cfg.hypernet.residual_scale,
     )
-    backbone = config.build(cfg.encoder.backbone)
+    backbone = config.build(cfg.encoder.features_backbone or cfg.encoder.backbone)
     if cfg.encoder.start == "phase1":
         start_from_phase1(backbone, first)
     features = FeatureEncoder(backbone, generator.num_ws, cfg.hypernet.channels, used=hypernet.used_styles)

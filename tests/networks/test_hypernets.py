@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 import torch.nn.functional as F
 from tiny import make_generator
 from torch.testing import assert_close
@@ -139,12 +140,34 @@ def test_paper_init() -> None:
 def test_first_residuals_are_small_under_either_init() -> None:
     spec = KernelSpec("k", (128, 128, 3, 3), 0)
     maps = torch.randn(2, 8, 64, 8, 8)
-    sizes = {
-        init: KernelRegressor(spec, channels=64, hidden_dim=32, init=init)(*maps).std().item()  # type: ignore[arg-type]
-        for init in ("paper", "fan_in")
-    }
-    assert 0 < sizes["paper"] < 1e-3
-    assert 2e-3 < sizes["fan_in"] < 5e-2
+    paper = KernelRegressor(spec, channels=64, hidden_dim=32)
+    assert 0 < paper(*maps).std().item() < 1e-3
+    for activation in ("relu", "leaky_relu"):
+        module = KernelRegressor(
+            spec, 64, 32, init="fan_in", activation=activation, residual_scale=0.01  # type: ignore[arg-type]
+        )
+        assert 1e-3 < module(*maps).std().item() < 3e-2
+
+
+def test_residual_scale_multiplies_the_residual() -> None:
+    spec = KernelSpec("k", (6, 5, 3, 3), 0)
+    maps = torch.randn(2, 4, 8, 8, 8)
+    whole = KernelRegressor(spec, 8, 4, init="fan_in")
+    scaled = KernelRegressor(spec, 8, 4, residual_scale=0.25)
+    nn.init.normal_(whole.b2)
+    scaled.load_state_dict(whole.state_dict())
+    assert_close(scaled(*maps), whole(*maps) * 0.25)
+
+
+def test_leaky_hidden_vector_has_both_signs_and_learns_everywhere() -> None:
+    spec = KernelSpec("k", (6, 5, 3, 3), 0)
+    maps = torch.randn(2, 32, 8, 8, 8)
+    hidden = {}
+    for activation in ("relu", "leaky_relu"):
+        module = KernelRegressor(spec, 8, 16, init="fan_in", activation=activation)  # type: ignore[arg-type]
+        hidden[activation] = module.feature_extractor(module.fusion(*maps)).flatten(1)
+    assert hidden["relu"].min() == 0
+    assert hidden["leaky_relu"].min() < 0 < hidden["leaky_relu"].max()
 
 
 def test_every_residual_reads_its_own_feature_maps() -> None:
@@ -181,6 +204,10 @@ def test_impossible_hypernetworks_are_refused() -> None:
         HyperNetwork([spec, spec], channels=8, hidden_dim=4)
     with pytest.raises(ValueError, match="paper or fan_in"):
         HyperNetwork([spec], channels=8, hidden_dim=4, init="zero")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="relu or leaky_relu"):
+        HyperNetwork([spec], channels=8, hidden_dim=4, activation="gelu")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="residual_scale must be above 0"):
+        HyperNetwork([spec], channels=8, hidden_dim=4, residual_scale=0)
 
 
 def test_works_under_bfloat16_autocast() -> None:

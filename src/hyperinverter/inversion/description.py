@@ -38,6 +38,8 @@ def describe(model: nn.Module) -> Description:
                 "kernels": [spec.name for spec in hypernet.kernels],
                 "hidden_dim": regressor.hidden_dim,
                 "extractor_channels": regressor.extractor_channels,
+                "activation": regressor.activation,
+                "residual_scale": regressor.residual_scale,
                 "fusion": type(regressor.fusion).__name__,
             },
         }
@@ -72,7 +74,13 @@ def build(description: Mapping[str, Any], generator: Generator) -> WInverter | H
         kernels = [by_name[name] for name in part["kernels"]]
         channels = description["features"]["channels"]
         hypernet = HyperNetwork(
-            kernels, channels, part["hidden_dim"], FUSIONS[part["fusion"]], part["extractor_channels"]
+            kernels,
+            channels,
+            part["hidden_dim"],
+            FUSIONS[part["fusion"]],
+            part["extractor_channels"],
+            activation=part.get("activation", "relu"),  # files from before these were noted have the paper's
+            residual_scale=part.get("residual_scale", 1.0),
         )
         backbone = BACKBONES[description["features"]["backbone"]]()
         features = FeatureEncoder(backbone, generator.num_ws, channels, used=hypernet.used_styles)

@@ -13,7 +13,8 @@ from hyperinverter.contracts import KernelSpec
 from hyperinverter.networks.fusion import ConcatFusion
 
 Init = Literal["paper", "fan_in"]
-_FIRST_RESIDUAL = 0.1  # size of the first residuals under "fan_in"; kernels start training at size 1
+Activation = Literal["relu", "leaky_relu"]
+_SLOPE = 0.2  # of the leaky ReLU
 
 
 class KernelRegressor(nn.Module):
@@ -31,6 +32,8 @@ class KernelRegressor(nn.Module):
         fusion: Makes the module that merges two maps of C channels into one.
         extractor_channels: Width of the convolutions between map and vector.
         init: "paper", or "fan_in" (see ``HyperNetwork``).
+        activation: Of the extractor, see ``HyperNetwork``.
+        residual_scale: The kernel is multiplied by it, see ``HyperNetwork``.
     """
 
     def __init__(
@@ -41,23 +44,33 @@ class KernelRegressor(nn.Module):
         fusion: Callable[[int], nn.Module] = ConcatFusion,
         extractor_channels: int = 64,
         init: Init = "paper",
+        activation: Activation = "relu",
+        residual_scale: float = 1.0,
     ) -> None:
         super().__init__()
+        if activation not in ("relu", "leaky_relu"):
+            raise ValueError(f"activation must be relu or leaky_relu, got {activation!r}")
+        if not 0 < residual_scale < math.inf:
+            raise ValueError(f"residual_scale must be above 0, got {residual_scale}")
         self.shape = spec.shape
+        self.activation, self.residual_scale = activation, residual_scale
         self.hidden_dim, self.extractor_channels = hidden_dim, extractor_channels
         self.in_channels = spec.shape[1]
         columns = math.prod(spec.shape) // self.in_channels  # O k k
         width = extractor_channels
         self.fusion = fusion(channels)
+        def act() -> nn.Module:
+            return nn.ReLU() if activation == "relu" else nn.LeakyReLU(_SLOPE)
+
         self.feature_extractor = nn.Sequential(
             nn.Conv2d(channels, width, 3, padding=1),
-            nn.ReLU(),
+            act(),
             nn.Conv2d(width, width, 4, stride=2, padding=1),  # 8 -> 4
-            nn.ReLU(),
+            act(),
             nn.Conv2d(width, width, 4, stride=2, padding=1),  # 4 -> 2
-            nn.ReLU(),
+            act(),
             nn.Conv2d(width, hidden_dim, 4, stride=2, padding=1),  # 2 -> 1
-            nn.ReLU(),
+            nn.ReLU() if activation == "relu" else nn.Identity(),
         )
         self.w1 = nn.Parameter(torch.empty(hidden_dim, self.in_channels * hidden_dim))
         self.b1 = nn.Parameter(torch.zeros(self.in_channels * hidden_dim))
@@ -72,10 +85,10 @@ class KernelRegressor(nn.Module):
         elif init == "fan_in":
             for layer in self.feature_extractor:
                 if isinstance(layer, nn.Conv2d) and layer.bias is not None:
-                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # 2 % off for leaky ReLU
                     nn.init.zeros_(layer.bias)
             nn.init.normal_(self.w1, std=1 / math.sqrt(self.hidden_dim))
-            nn.init.normal_(self.w2, std=_FIRST_RESIDUAL / math.sqrt(self.hidden_dim))
+            nn.init.normal_(self.w2, std=1 / math.sqrt(self.hidden_dim))
         else:
             raise ValueError(f"init must be paper or fan_in, got {init!r}")
 
@@ -83,7 +96,10 @@ class KernelRegressor(nn.Module):
         """Return the residual, ``(B, *spec.shape)``, from two maps ``(B, C, 8, 8)``."""
         h = self.feature_extractor(self.fusion(initial, photo)).flatten(1)  # (B, D)
         u = torch.addmm(self.b1, h, self.w1).view(-1, self.hidden_dim)  # (B I, D)
-        m = torch.addmm(self.b2, u, self.w2)  # (B I, O k k)
+        w2, b2 = self.w2, self.b2
+        if self.residual_scale != 1:  # on the small side of the product
+            w2, b2 = w2 * self.residual_scale, b2 * self.residual_scale
+        m = torch.addmm(b2, u, w2)  # (B I, O k k)
         return m.view(-1, *self.shape)  # in memory order, see above
 
 
@@ -97,8 +113,13 @@ class HyperNetwork(nn.Module):
         fusion: Makes the module that merges two maps of the given number of channels, one per kernel.
         extractor_channels: Width of the regressors' convolutions.
         init: "paper": PyTorch's defaults for convolutions and tiny w1, w2, so that residuals stay near zero
-            for the first thousands of steps. "fan_in": every product keeps the size of its input and the
-            first residuals have about 10 % of a kernel's size, which trains in far fewer steps.
+            for the first thousands of steps. "fan_in": every product keeps the size of its input, so that the
+            first residuals are about ``residual_scale`` times as large as the kernels.
+        activation: Of the regressors' convolutions. "relu" is the paper's. Under it most of h's units die at
+            large learning rates, which leaves one residual for all photos; "leaky_relu" (0.2) keeps them alive
+            and h has no activation.
+        residual_scale: Times every residual; 1 in the paper. Along its gradient a kernel needs to move by a
+            thousandth of its size only, so 0.01 allows learning rates that teach the rest of the network.
 
     Raises:
         ValueError: Without kernels, or for two of the same name.
@@ -112,6 +133,8 @@ class HyperNetwork(nn.Module):
         fusion: Callable[[int], nn.Module] = ConcatFusion,
         extractor_channels: int = 64,
         init: Init = "paper",
+        activation: Activation = "relu",
+        residual_scale: float = 1.0,
     ) -> None:
         super().__init__()
         if not kernels:
@@ -121,7 +144,14 @@ class HyperNetwork(nn.Module):
         self.weight_regressors = nn.ModuleDict(
             {
                 spec.name.replace(".", "_"): KernelRegressor(
-                    spec, channels, hidden_dim, fusion, extractor_channels, init
+                    spec,
+                    channels,
+                    hidden_dim,
+                    fusion,
+                    extractor_channels,
+                    init,
+                    activation,
+                    residual_scale,
                 )
                 for spec in self.kernels
             }
