@@ -84,3 +84,16 @@ def test_descent_on_real_judges_brings_a_face_closer() -> None:
             optimizer.step()
             values.append(loss.item())
         assert values[-1] < 0.7 * values[0]
+
+
+def test_share_judges_the_first_part_of_a_batch() -> None:
+    photo, image = torch.rand(5, 3, 8, 8), torch.rand(5, 3, 8, 8, requires_grad=True)
+    whole, half = PerceptualLoss(MeanColour(False)), PerceptualLoss(MeanColour(False), share=0.5)
+    value = half(image, half.target(photo))
+    assert_close(value, whole(image[:3], whole.target(photo[:3])))
+    (gradient,) = torch.autograd.grad(value, image)
+    assert gradient[:3].abs().sum(dim=(1, 2, 3)).min() > 0
+    assert not gradient[3:].any()
+    for share in (0.0, 1.5):
+        with pytest.raises(ValueError, match="share must be above 0 and at most 1"):
+            PerceptualLoss(MeanColour(False), share=share)

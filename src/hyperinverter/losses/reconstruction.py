@@ -4,6 +4,7 @@ A term works in two steps, so that what depends on the photo alone is computed o
 ``target = term.target(photo)``, then ``term(image, target)`` for each image compared with it.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -24,32 +25,47 @@ class PixelLoss(nn.Module):
 
 
 class JudgeLoss(nn.Module):
-    """A term that asks a judge; see ``networks.judges``."""
+    """A term that asks a judge; see ``networks.judges``.
 
-    def __init__(self, judge: Judge) -> None:
+    Args:
+        judge: The network.
+        share: Part of a batch that is judged, the first ``ceil(share B)`` images; batches are shuffled, so the
+            expectation stays and the judge's time shrinks.
+
+    Raises:
+        ValueError: If ``share`` is not in (0, 1].
+    """
+
+    def __init__(self, judge: Judge, share: float = 1.0) -> None:
         super().__init__()
+        if not 0 < share <= 1:
+            raise ValueError(f"share must be above 0 and at most 1, got {share}")
         self.judge = judge
+        self.share = share
 
     @torch.no_grad()
     def target(self, photo: Tensor) -> Any:
-        return [feature.detach() for feature in self.judge.embed(photo)]
+        return [feature.detach() for feature in self.judge.embed(self._judged(photo))]
 
     def values(self, image: Tensor, target: Any) -> Tensor:
-        """Return what the judge says of each image, ``(B,)``."""
-        return self.judge.compare(self.judge.embed(image), target)
+        """Return what the judge says of each image it judges, ``(ceil(share B),)``."""
+        return self.judge.compare(self.judge.embed(self._judged(image)), target)
+
+    def _judged(self, images: Tensor) -> Tensor:
+        return images[: math.ceil(self.share * len(images))]
 
 
 class PerceptualLoss(JudgeLoss):
-    """Mean distance of a judge such as ``LPIPS`` or ``EffNetPerceptual``.
+    """Mean distance of a judge such as ``LPIPS`` or ``EffNetPerceptual``; arguments as ``JudgeLoss``.
 
     Raises:
         ValueError: If the judge measures similarity, which must not be minimised.
     """
 
-    def __init__(self, judge: Judge) -> None:
+    def __init__(self, judge: Judge, share: float = 1.0) -> None:
         if judge.higher_is_closer:
             raise ValueError(f"PerceptualLoss needs a distance, {judge.label} measures similarity")
-        super().__init__(judge)
+        super().__init__(judge, share)
 
     def forward(self, image: Tensor, target: Any) -> Tensor:
         return self.values(image, target).mean()
