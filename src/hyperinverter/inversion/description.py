@@ -5,6 +5,7 @@ Only names from the tables of this package are ever resolved; a file cannot name
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,9 +13,9 @@ from torch import nn
 
 from hyperinverter.inversion.phase1 import WInverter
 from hyperinverter.inversion.phase2 import HyperInverter
-from hyperinverter.networks.backbones import BACKBONES
+from hyperinverter.networks.backbones import BACKBONES, Backbone
 from hyperinverter.networks.encoders import FeatureEncoder, WEncoder
-from hyperinverter.networks.fusion import FUSIONS
+from hyperinverter.networks.fusion import FUSIONS, Fusion
 from hyperinverter.networks.generator import Generator
 from hyperinverter.networks.hypernets import HyperNetwork, KernelRegressor
 
@@ -33,7 +34,7 @@ def describe(model: nn.Module) -> Description:
         assert isinstance(regressor, KernelRegressor)
         return describe(model.w_inverter) | {
             "phase": 2,
-            "features": {"backbone": type(features.backbone).__name__, "channels": features.channels},
+            "features": _describe_backbone(features.backbone) | {"channels": features.channels},
             "hypernet": {
                 "kernels": [spec.name for spec in hypernet.kernels],
                 "hidden_dim": regressor.hidden_dim,
@@ -41,6 +42,7 @@ def describe(model: nn.Module) -> Description:
                 "activation": regressor.activation,
                 "residual_scale": regressor.residual_scale,
                 "fusion": type(regressor.fusion).__name__,
+                "fusion_args": _fusion_arguments(regressor.fusion),
             },
         }
     if isinstance(model, WInverter):
@@ -48,7 +50,7 @@ def describe(model: nn.Module) -> Description:
         return {
             "phase": 1,
             "generator": model.generator.metadata(),
-            "w_encoder": {"backbone": type(encoder.backbone).__name__, "head": encoder.head},
+            "w_encoder": _describe_backbone(encoder.backbone) | {"head": encoder.head},
         }
     raise TypeError(f"expected a WInverter or a HyperInverter, got {type(model).__name__}")
 
@@ -65,7 +67,7 @@ def build(description: Mapping[str, Any], generator: Generator) -> WInverter | H
                 f"made for a generator of the shape {description['generator']}, this one is {generator.metadata()}"
             )
         part = description["w_encoder"]
-        encoder = WEncoder(BACKBONES[part["backbone"]](), generator.w_dim, head=part["head"])
+        encoder = WEncoder(_build_backbone(part), generator.w_dim, head=part["head"])
         w_inverter = WInverter(generator, encoder)
         if description["phase"] == 1:
             return w_inverter
@@ -77,13 +79,27 @@ def build(description: Mapping[str, Any], generator: Generator) -> WInverter | H
             kernels,
             channels,
             part["hidden_dim"],
-            FUSIONS[part["fusion"]],
+            functools.partial(FUSIONS[part["fusion"]], **part.get("fusion_args", {})),
             part["extractor_channels"],
             activation=part.get("activation", "relu"),  # files from before these were noted have the paper's
             residual_scale=part.get("residual_scale", 1.0),
         )
-        backbone = BACKBONES[description["features"]["backbone"]]()
+        backbone = _build_backbone(description["features"])
         features = FeatureEncoder(backbone, generator.num_ws, channels, used=hypernet.used_styles)
         return HyperInverter(w_inverter, features, hypernet)
     except KeyError as error:
         raise ValueError(f"the description lacks or does not know {error}") from error
+
+
+def _describe_backbone(backbone: Backbone) -> Description:
+    return {"backbone": type(backbone).__name__, "backbone_args": backbone.arguments()}
+
+
+def _build_backbone(part: Mapping[str, Any]) -> Backbone:
+    # Files from before arguments were noted have the default ones.
+    return BACKBONES[part["backbone"]](**part.get("backbone_args", {}))
+
+
+def _fusion_arguments(fusion: nn.Module) -> Description:
+    assert isinstance(fusion, Fusion)
+    return fusion.arguments()
