@@ -52,18 +52,16 @@ def test_states_and_next_steps_of_one_domain(
     generator.write_bytes(b"<html>quota exceeded</html>")
     assert commands.main(["doctor", "churches"]) == 1
     said = capsys.readouterr().out
-    state = {
-        line.split(": ")[1].split("/")[-1].split(",")[0]: line.split("  ")[1]
-        for line in said.splitlines()
-        if line.startswith("  ") and "next" not in line
-    }
+    lines = [line for line in said.splitlines() if line.startswith("  ")]
+    files = [line for line in lines if not line.startswith("  next:")]
+    state = {line.split(": ")[1].split("/")[-1].split(",")[0]: line.split("  ")[1] for line in files}
     assert state == {
         "stylegan2-church-config-f.pkl": "unusable",
         "alexnet-owt-7be5be79.pth": "wrong hash",
         "moco_v2_800ep_pretrain.pt": "found",
         "resnet34-333f7ec4.pth": "missing",
     }
-    steps = [line.strip() for line in said.splitlines() if "next:" in line]
+    steps = [line for line in lines if line.startswith("  next:")]
     assert len(steps) == 3  # nothing to do for what is found
     assert str(generator) in steps[0]
     assert "https://drive.google.com" in steps[0]
