@@ -102,11 +102,11 @@ def _train(cfg: Config, folder: Path, card: RunCard, loggers: list[Logger]) -> f
     for caution in config.cautions(cfg):
         say(f"warning: {caution}")
     find_phase1(cfg)
-    if _is_first():
-        callbacks.free_of_disk_trouble(lambda: config.save(cfg, folder / "config.yaml"), folder)
+    _save_configuration(cfg, folder)
     seed_everything(cfg.seed, workers=True, verbose=False)
     assembled = assembly.build(cfg)
     task, data = assembled.task, assembled.data
+    _save_configuration(cfg, folder)  # now with the resolution that the generator decides
     card.update(loaded=assembled.loaded, parameters=count_parameters(task))
 
     if "phase1" in assembled.loaded:
@@ -193,6 +193,11 @@ def make_trainer(cfg: Config, loggers: list[Logger], extra: list[Callback]) -> T
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # the data room shards: every photo once, no padding
     )
+
+
+def _save_configuration(cfg: Config, folder: Path) -> None:
+    if _is_first():
+        callbacks.free_of_disk_trouble(lambda: config.save(cfg, folder / "config.yaml"), folder)
 
 
 def _tell_need(cfg: Config, task: PhaseTask, card: RunCard) -> None:

@@ -37,8 +37,9 @@ def latest_finished(outputs: Path, *, domain: str, phase: int, generator: str | 
     for path in (outputs.expanduser() / "runs").glob(f"*/{CARD}"):
         card = read_card(path.parent) or {}
         same = card.get("domain") == domain and card.get("phase") == phase
-        drawn_by = ((card.get("loaded") or {}).get("generator") or {}).get("path", generator)
-        same = same and (generator is None or Path(drawn_by).expanduser() == Path(generator).expanduser())
+        drawn_by = ((card.get("loaded") or {}).get("generator") or {}).get("path")
+        if generator is not None and drawn_by is not None:
+            same = same and Path(drawn_by).expanduser() == Path(generator).expanduser()
         if same and card.get("status") == "finished" and card.get("complete"):
             found.append((str(card.get("finished")), path.parent))
     return max(found)[1] if found else None

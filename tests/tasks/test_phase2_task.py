@@ -10,7 +10,7 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 from torch import Tensor
-from watching import Watch, make_batches, same
+from watching import Batches, Watch, make_batches, same
 
 from hyperinverter.checkpoints import load_hyperinverter, load_w_inverter
 from hyperinverter.losses.adversarial import r1_penalty
@@ -122,7 +122,7 @@ def test_once_the_critic_has_joined_a_batch_is_several_steps(
     def train(batches: list[Any], **changes: Any) -> PhaseIIHyper:
         torch.manual_seed(3)
         task = make_phase2(critic=Critic(generator.config), adv=0.1, adv_from=4, r1_every=2, **changes)
-        make_trainer().fit(task, batches)
+        make_trainer().fit(task, Batches(batches))
         return task
 
     four = make_batches(4, 4, 4)

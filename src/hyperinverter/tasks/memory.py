@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -178,7 +178,7 @@ def _step_peak(task: PhaseTask, batch_size: int, *, half: bool) -> int:
         warnings.simplefilter("ignore")  # about what only matters where numbers are computed
         twin = _without_content(task, mode)
         ledger = _Ledger(_tensors(twin))
-        resolution = twin.inverter.resolution
+        resolution = cast(int, twin.inverter.resolution)
         with ledger, torch.autocast("cpu", torch.bfloat16) if half else nullcontext():
             for parameter in twin.parameters():
                 if parameter.requires_grad:  # of the step before: dropped between the next two passes
