@@ -34,6 +34,8 @@ DOORS = {
     },
     "runs": {"contracts", "config", "assembly", "runcard"},
     "cli": {"contracts", "config", "assembly", "runs", "runcard", "tasks"},
+    "commands": {"contracts", "config", "checkpoints", "networks", "runcard", "tasks"},
+    "__main__": {"commands"},
     "hyperinverter_launcher": {"contracts", "config", "runs", "runcard"},
     "recipes": EVERY,  # commands that made what ships: nothing opens onto them
     "demo": EVERY,

@@ -8,13 +8,23 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import make_generator
 from torch import Tensor
+from torchvision import models
 
 from hyperinverter import assembly, config
-from hyperinverter.checkpoints import load_generator, load_hyperinverter, load_w_inverter, save_model
+from hyperinverter.checkpoints import (
+    load_generator,
+    load_hyperinverter,
+    load_w_inverter,
+    save_generator,
+    save_model,
+)
 from hyperinverter.config import Config
 from hyperinverter.contracts import UserError
 from hyperinverter.networks.generator import Generator
+from hyperinverter.networks.judge_weights import judge_weight_path
+from hyperinverter.recipes.paper_scale import write_weights
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 NEEDS = {"coverage=custom": ["coverage.include=[b16.conv1,b64.torgb.affine.weight]"]}
@@ -182,3 +192,76 @@ def test_backbones_of_different_kinds_or_widths_cannot_share_weights(
         cfg.phase.from_run = str(phase1_file)
         with pytest.raises(UserError, match=sentence):
             assembly.hyper_inverter(cfg, v0)
+
+
+def test_a_generator_file_and_a_folder_are_enough(tmp_path: Path, photo_folder: Path) -> None:
+    save_generator(make_generator(32), tmp_path / "cats.safetensors", {})
+    places = [
+        f"generator={tmp_path / 'cats.safetensors'}",
+        f"data.root={photo_folder}",
+        f"paths.cache={tmp_path}",
+    ]
+    cfg = config.compose([*places, "hypernet.hidden_dim=4"])
+    config.validate(cfg)
+    first = assembly.build(cfg)
+    assert cfg.domain.resolution == first.task.inverter.resolution == 32
+    assert first.data.resolution == 32
+    assert first.task.inverter.encoder.linear.weight.shape[0] == 16  # the generator's own width of w
+    save_model(first.task.inverter, tmp_path / "phase1.safetensors", {})
+    cfg = config.compose(
+        ["phase=2", *places, "hypernet.hidden_dim=4", f"phase.from_run={tmp_path / 'phase1.safetensors'}"]
+    )
+    model = assembly.build(cfg).task.inverter
+    assert {spec.name for spec in model.hypernet.kernels} == {
+        spec.name for spec in make_generator(32).kernels() if ".affine." not in spec.name
+    }
+
+
+def test_built_in_faces_want_a_generator_of_their_size(tmp_path: Path) -> None:
+    save_generator(make_generator(32), tmp_path / "cats.safetensors", {})
+    with pytest.raises(
+        UserError, match=r"draws 32 px and the built-in faces have 64: give photos .*data.root=FOLDER"
+    ):
+        assembly.build(config.compose([f"generator.path={tmp_path / 'cats.safetensors'}"]))
+
+
+def test_published_starts_reach_both_phases(tmp_path: Path) -> None:
+    state = models.resnet34(weights=None).state_dict()
+    file = judge_weight_path("start_resnet34", tmp_path)
+    file.parent.mkdir()
+    torch.save(state, file)
+    generator = make_generator(32)
+    cfg = config.compose(
+        ["phase=2", "domain=own", "generator.path=x.pkl", "data.root=x", f"paths.cache={tmp_path}"]
+    )
+    cfg.encoder.start = "published"
+    cfg.hypernet.hidden_dim = 4
+    first = assembly.w_inverter(cfg, generator)
+    assert torch.equal(first.encoder.backbone.body[3].conv1.weight, state["layer2.0.conv1.weight"])
+    with torch.no_grad():
+        first.encoder.backbone.conv1.weight.zero_()  # phase I has learnt since
+    save_model(first, tmp_path / "phase1.safetensors", {})
+    cfg.phase.from_run = str(tmp_path / "phase1.safetensors")
+    second, _ = assembly.hyper_inverter(cfg, generator)
+    assert torch.equal(second.feature_encoder.backbone.conv1.weight, state["conv1.weight"])
+    cfg.encoder.start_path = str(tmp_path / "elsewhere.pth")
+    with pytest.raises(
+        UserError, match=r"start_resnet34 needs resnet34-333f7ec4.pth.*elsewhere.pth: fetch it with"
+    ):
+        assembly.w_inverter(cfg, generator)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["1", "2"])
+@pytest.mark.parametrize("domain", ["faces", "churches"])
+def test_paper_experiments_assemble(domain: str, phase: str, tmp_path: Path) -> None:
+    places = write_weights(domain, 64, tmp_path)
+    typed = [f"experiment=paper_{domain}", f"phase={phase}", "domain.resolution=64", "trainer=cpu"]
+    task = assembly.build(config.compose([*typed, *places])).task
+    assert set(task.loss.terms) == {"l2", "lpips", "id"}
+    assert task.loss.terms["id"].judge.label == {"faces": "id_arcface", "churches": "id_moco"}[domain]
+    if phase == "2":
+        regressors = sum(p.numel() for p in task.inverter.hypernet.parameters())
+        assert regressors == 138_860_303  # published, for 64 px and D = 128
+        assert task.adv_batch_size == 4
+        assert sum(p.numel() for p in task.critic.parameters()) == 26_488_833

@@ -37,6 +37,8 @@ def test_phase_two_stands_on_the_packaged_phase_one(tmp_path: Path) -> None:
     card = train(tmp_path / "outputs", "phase=2")
     assert card["status"] == "finished"
     assert card["loaded"]["phase1"]["path"] == "digiface"  # type: ignore[index]
+    assert set(card["memory_need_mb"]) == {"weights", "gradients", "optimizer", "activations", "process"}  # type: ignore[arg-type]
+    assert sum(card["memory_need_mb"].values()) == pytest.approx(card["peak_memory_mb"], rel=0.2)  # type: ignore[attr-defined]
     metrics = card["metrics"]
     assert {"test/l2", "test/phase1/l2", "test/st_lpips_alex", "test/id_descriptor"} <= set(metrics)  # type: ignore[arg-type]
 

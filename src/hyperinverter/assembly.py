@@ -21,7 +21,7 @@ from hyperinverter.checkpoints.loading import checkpoint_of
 from hyperinverter.checkpoints.registry import PACKAGED, packaged, sha256_of
 from hyperinverter.config import Config
 from hyperinverter.contracts import UserError
-from hyperinverter.data.files import locked
+from hyperinverter.data.digiface import RESOLUTION as BUILT_IN_RESOLUTION
 from hyperinverter.data.module import ImageDataModule
 from hyperinverter.inversion.phase1 import WInverter
 from hyperinverter.inversion.phase2 import HyperInverter
@@ -34,7 +34,13 @@ from hyperinverter.networks.critic import Critic
 from hyperinverter.networks.encoders import FeatureEncoder, WEncoder
 from hyperinverter.networks.generator import Generator
 from hyperinverter.networks.hypernets import HyperNetwork
-from hyperinverter.networks.judge_weights import prepare_judge_weights
+from hyperinverter.networks.judge_weights import judge_weight_path
+from hyperinverter.networks.published import (
+    ArcFaceIdentity,
+    MoCoSimilarity,
+    published_start,
+    start_from_published,
+)
 from hyperinverter.tasks.common import PhaseTask, Schedule
 from hyperinverter.tasks.phase1 import PhaseIEncoder
 from hyperinverter.tasks.phase2 import PhaseIIHyper
@@ -66,11 +72,7 @@ def build(cfg: Config) -> Assembled:
         UserError: If parts do not fit each other, or a file is missing or damaged.
     """
     generator = load_generator(cfg.generator.path)
-    if generator.img_resolution != cfg.domain.resolution:
-        raise UserError(
-            f"generator.path={cfg.generator.path} draws {generator.img_resolution} px, domain.resolution is "
-            f"{cfg.domain.resolution}; set domain.resolution={generator.img_resolution} or choose another generator"
-        )
+    settle_resolution(cfg, generator)
     loaded = {"generator": {"path": str(cfg.generator.path), "sha256": generator.sha256}}
     suite = MetricSuite(**_judged(cfg))
     common: dict[str, Any] = {
@@ -94,13 +96,37 @@ def build(cfg: Config) -> Assembled:
             adv_from=round(cfg.loss.adv_from_kimg * 1000),
             r1_gamma=cfg.loss.r1_gamma,
             r1_every=cfg.loss.r1_every,
+            adv_batch_size=cfg.loss.adv_batch_size,
         )
     return Assembled(task, data_module(cfg), loaded)
+
+
+def settle_resolution(cfg: Config, generator: Generator) -> None:
+    """Take the resolution from the generator where the configuration leaves it open, and check it where not.
+
+    Raises:
+        UserError: If the generator draws images of another size than the configuration or the built-in photos have.
+    """
+    drawn = generator.img_resolution
+    if cfg.domain.resolution is None:
+        if cfg.data.source == "digiface" and drawn != BUILT_IN_RESOLUTION:
+            raise UserError(
+                f"generator.path={cfg.generator.path} draws {drawn} px and the built-in faces have "
+                f"{BUILT_IN_RESOLUTION}: give photos for it with data.root=FOLDER"
+            )
+        cfg.domain.resolution = drawn
+    if drawn != cfg.domain.resolution:
+        raise UserError(
+            f"generator.path={cfg.generator.path} draws {drawn} px, domain.resolution is "
+            f"{cfg.domain.resolution}; set domain.resolution={drawn} or choose another generator"
+        )
 
 
 def w_inverter(cfg: Config, generator: Generator) -> WInverter:
     """Phase I with a new encoder."""
     backbone = config.build(cfg.encoder.backbone)
+    if cfg.encoder.start == "published":
+        start_from_published(backbone, start_file(backbone, cfg))
     return WInverter(generator, WEncoder(backbone, generator.w_dim, head=cfg.encoder.head))
 
 
@@ -121,6 +147,8 @@ def hyper_inverter(cfg: Config, generator: Generator) -> tuple[HyperInverter, di
     backbone = config.build(cfg.encoder.features_backbone or cfg.encoder.backbone)
     if cfg.encoder.start == "phase1":
         start_from_phase1(backbone, first)
+    elif cfg.encoder.start == "published":
+        start_from_published(backbone, start_file(backbone, cfg))
     features = FeatureEncoder(backbone, generator.num_ws, cfg.hypernet.channels, used=hypernet.used_styles)
     return HyperInverter(first, features, hypernet), source
 
@@ -128,7 +156,8 @@ def hyper_inverter(cfg: Config, generator: Generator) -> tuple[HyperInverter, di
 def start_from_phase1(backbone: nn.Module, first: WInverter) -> None:
     """Begin phase II's backbone with what phase I's has learnt about the domain.
 
-    The paper begins with a published face network; a domain of one's own has none, but it has phase I.
+    The paper begins with a published network (``encoder.start=published``); a domain of one's own may have none,
+    but it has phase I.
 
     Raises:
         UserError: If the two backbones are of different kinds or shapes.
@@ -146,6 +175,14 @@ def start_from_phase1(backbone: nn.Module, first: WInverter) -> None:
             "give it the same arguments, or encoder.start=random"
         )
     backbone.load_state_dict(learnt.state_dict())
+
+
+def start_file(backbone: nn.Module, cfg: Config) -> Path:
+    """The file of published weights a backbone starts from: ``encoder.start_path``, else the cache folder's."""
+    label = published_start(backbone)
+    if cfg.encoder.start_path is not None:
+        return Path(cfg.encoder.start_path).expanduser()
+    return judge_weight_path(label, cfg.paths.cache)
 
 
 def finished_phase1(cfg: Config, generator: Generator) -> tuple[WInverter, dict[str, str]]:
@@ -203,26 +240,17 @@ def judge(label: str, cfg: Config) -> judges.Judge:
         "lpips_alex": (judges.LPIPS, "lpips_path"),
         "lpips_vgg": (functools.partial(judges.LPIPS, net="vgg"), "lpips_path"),
         "id_facenet": (judges.FaceNetIdentity, "identity_path"),
+        "id_arcface": (ArcFaceIdentity, "identity_path"),
+        "id_moco": (MoCoSimilarity, "identity_path"),
     }
     if label in builtin:
         return builtin[label]()
     if label in foreign:
         make, key = foreign[label]
-        return make(cfg.judges.get(key) or fetched_weights(label, cfg))
+        return make(cfg.judges.get(key) or judge_weight_path(label, cfg.paths.cache))
     raise UserError(
         f"there is no judge called {label!r}; there are: {', '.join(sorted([*builtin, *foreign]))}"
     )
-
-
-def fetched_weights(label: str, cfg: Config) -> Path:
-    """The file of a judge whose weights do not ship, fetched into the cache folder if it is not there.
-
-    Processes that start together take turns, so the first downloads and the others find the file.
-    """
-    cache = Path(cfg.paths.cache).expanduser()
-    cache.mkdir(parents=True, exist_ok=True)
-    with locked(cache / "judges.lock", f"fetching the weights of {label}"):
-        return prepare_judge_weights([label], cache)[label]
 
 
 def schedule(cfg: Config) -> Schedule:

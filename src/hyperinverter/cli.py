@@ -22,8 +22,9 @@ from hyperinverter import config, runs
 from hyperinverter.config import Config
 from hyperinverter.contracts import UserError
 from hyperinverter.runcard import RunCard
-from hyperinverter.tasks import callbacks
+from hyperinverter.tasks import callbacks, memory
 from hyperinverter.tasks.callbacks import Checkpoints, Interrupted, duration, images_seen
+from hyperinverter.tasks.common import PhaseTask
 from hyperinverter.tasks.loggers import MetricsFile, WandbTracker
 
 
@@ -98,16 +99,21 @@ def _train(cfg: Config, folder: Path, card: RunCard, loggers: list[Logger]) -> f
     config.validate(cfg)
     config.check_additions(config.task_overrides())
     _check_devices(cfg)
+    for caution in config.cautions(cfg):
+        say(f"warning: {caution}")
     find_phase1(cfg)
-    if _is_first():
-        callbacks.free_of_disk_trouble(lambda: config.save(cfg, folder / "config.yaml"), folder)
+    _save_configuration(cfg, folder)
     seed_everything(cfg.seed, workers=True, verbose=False)
     assembled = assembly.build(cfg)
     task, data = assembled.task, assembled.data
+    _save_configuration(cfg, folder)  # now with the resolution that the generator decides
     card.update(loaded=assembled.loaded, parameters=count_parameters(task))
 
     if "phase1" in assembled.loaded:
         say(f"phase I: {_short_name(assembled.loaded['phase1']['path'])}")
+
+    if isinstance(task, PhaseTask):
+        _tell_need(cfg, task, card)
 
     total = max(round(cfg.phase.kimg * 1000), 1)
     metrics_file = MetricsFile(folder / "metrics.csv", lambda: images_seen(task))
@@ -118,9 +124,7 @@ def _train(cfg: Config, folder: Path, card: RunCard, loggers: list[Logger]) -> f
         cfg.phase.monitor_mode,
         round(cfg.trainer.save_every_kimg * 1000),
     )
-    say(
-        f"phase {cfg.phase.number} on {cfg.domain.name}, {_millions(card.facts['parameters'])}: {_short(folder)}"
-    )
+    say(f"phase {cfg.phase.number} on {cfg.domain.name}: {_short(folder)}")
     trainer = make_trainer(
         cfg,
         loggers,
@@ -191,10 +195,52 @@ def make_trainer(cfg: Config, loggers: list[Logger], extra: list[Callback]) -> T
     )
 
 
+def _save_configuration(cfg: Config, folder: Path) -> None:
+    if _is_first():
+        callbacks.free_of_disk_trouble(lambda: config.save(cfg, folder / "config.yaml"), folder)
+
+
+def _tell_need(cfg: Config, task: PhaseTask, card: RunCard) -> None:
+    """Say what training needs, and stop here if the device cannot have that much memory.
+
+    Raises:
+        UserError: If it is far above what is there.
+    """
+    device = (
+        "cuda" if torch.cuda.is_available() and cfg.trainer.accelerator in ("gpu", "cuda", "auto") else "cpu"
+    )
+    processes = processes_per_machine(cfg)
+    together = processes * cfg.trainer.num_nodes
+    share = max(cfg.phase.batch_size // together, 1)
+    need = memory.memory_need(
+        task, share, device=device, precision=str(cfg.trainer.precision), processes=together
+    )
+    available = memory.available_bytes(device)
+    where = "on the GPU" if device == "cuda" else "in this machine"
+    say(f"{_millions(card.facts['parameters'])}; memory {need}, {available / memory.GB:.1f} GB {where}")
+    card.update(memory_need_mb={name: round(size / 2**20) for name, size in need.parts().items()})
+    if cfg.check_memory:
+        advice = f"halve phase.batch_size={cfg.phase.batch_size}, lower hypernet.hidden_dim, choose a smaller coverage"
+        # processes of one machine share its memory, those of one GPU each have their own
+        memory.check_memory(need, available // (processes if device == "cpu" else 1), advice)
+
+
+def processes_per_machine(cfg: Config) -> int:
+    """How many processes ``trainer.devices`` makes on one machine."""
+    devices = cfg.trainer.devices
+    if devices in ("auto", "-1", -1):
+        return max(torch.cuda.device_count(), 1)
+    if isinstance(devices, str) and "," in devices:
+        return len(devices.strip(",").split(","))
+    return int(devices) if isinstance(devices, (int, str)) else len(devices)
+
+
 def find_phase1(cfg: Config) -> None:
     """Fill in ``phase.from_run`` of a phase II run: the newest complete phase I run of the domain, if any."""
     if cfg.phase.number == 2 and cfg.phase.from_run is None:
-        found = runs.latest_finished(Path(cfg.paths.outputs), domain=cfg.domain.name, phase=1)
+        found = runs.latest_finished(
+            Path(cfg.paths.outputs), domain=cfg.domain.name, phase=1, generator=str(cfg.generator.path)
+        )
         if found is not None:
             cfg.phase.from_run = str(found)
 

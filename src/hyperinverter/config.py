@@ -41,7 +41,8 @@ def normalise_overrides(arguments: Sequence[str]) -> list[str]:
     """Turn the short spellings of the command line into what Hydra's grammar accepts.
 
     ``+sweep`` becomes ``+sweep=default``; ``phase=2`` becomes ``phase='2'``; ``data.root=PATH`` alone also
-    chooses ``data=folder``; ``resume=RUN`` brings back that run's overrides and folder; ``-m`` moves to the front.
+    chooses ``data=folder``; ``generator=FILE`` becomes ``generator.path=FILE`` and, alone, also chooses
+    ``domain=own``; ``resume=RUN`` brings back that run's overrides and folder; ``-m`` moves to the front.
     The rest stays as it is.
 
     Raises:
@@ -49,7 +50,14 @@ def normalise_overrides(arguments: Sequence[str]) -> list[str]:
     """
     typed = [_normalise(argument) for argument in arguments]
     typed.sort(key=lambda item: item not in ("-m", "--multirun"))  # argparse loses overrides after a flag
-    if _typed(typed, "data.root") is not None and _typed(typed, "data") is None:
+    has_domain = _typed(typed, "domain") is not None or _typed(typed, "experiment") not in (None, "null")
+    file = _typed(typed, "generator")
+    if file is not None and _is_file_name(file):
+        typed = [f"generator.path={quote(file)}" if _key(item) == "generator" else item for item in typed]
+        if not has_domain:
+            typed.insert(0, "domain=own")
+            has_domain = True
+    if _typed(typed, "data.root") is not None and _typed(typed, "data") is None and not has_domain:
         typed.insert(0, "data=folder")
     resume = _typed(typed, "resume")
     if resume not in (None, "", "null") and _typed(typed, "hydra.run.dir") is None:
@@ -66,9 +74,18 @@ def _normalise(argument: str) -> str:
     return argument
 
 
+def _key(argument: str) -> str:
+    return argument.split("=", 1)[0].lstrip("+")
+
+
+def _is_file_name(value: str) -> bool:
+    """Whether a value means a file: it has a folder or an ending in it, which no option's name has."""
+    return "/" in value or "\\" in value or "." in value
+
+
 def _typed(arguments: Iterable[str], key: str) -> str | None:
     """The last value given for a key, without quotes; None if it was not typed."""
-    values = [a.split("=", 1)[1] for a in arguments if a.split("=", 1)[0].lstrip("+") == key and "=" in a]
+    values = [a.split("=", 1)[1] for a in arguments if _key(a) == key and "=" in a]
     return values[-1].strip("'\"") if values else None
 
 
@@ -357,6 +374,7 @@ _WHOLE = {  # key -> least value
     "hypernet.hidden_dim": 1,
     "hypernet.channels": 1,
     "loss.r1_every": 1,
+    "loss.adv_batch_size": 1,
     "data.num_train": 1,
     "data.num_val": 1,
     "data.num_test": 1,
@@ -372,6 +390,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "logger.kind": ("csv", "tensorboard", "wandb"),
     "logger.mode": (None, "online", "offline", "disabled"),
     "data.source": ("digiface", "folder"),
+    "encoder.start": ("phase1", "published", "random"),
 }
 
 
@@ -433,13 +452,18 @@ def check_additions(overrides: Sequence[str], conf: Path | None = None) -> None:
 def _validate_together(cfg: Config) -> None:
     """What no single value can see."""
     resolution = cfg.domain.resolution
-    if resolution & (resolution - 1):
+    if resolution is not None and resolution & (resolution - 1):
         raise UserError(
             f"domain.resolution must be a power of two, as StyleGAN2 makes them, got {resolution}"
         )
     if not any(_select(cfg, f"loss.{term}") for term in ("l2", "lpips", "id")):
         raise UserError(
             "loss.l2, loss.lpips and loss.id are all 0, so nothing compares image and photo: raise one"
+        )
+    if cfg.loss.id > 0 and not cfg.judges.identity:
+        raise UserError(
+            f"loss.id={cfg.loss.id} needs a network that compares: use judges.identity=id_moco (anything), id_arcface "
+            "or id_facenet (faces), or set loss.id=0"
         )
     if cfg.loss.adv > 0 and cfg.loss.adv_from_kimg >= cfg.phase.kimg:
         raise UserError(
@@ -459,6 +483,20 @@ def _validate_together(cfg: Config) -> None:
         raise UserError(
             f"data.num_train={num_train} photos do not fill one batch of phase.batch_size={cfg.phase.batch_size}"
         )
+
+
+FACE_JUDGES = ("id_descriptor", "id_facenet", "id_arcface")
+
+
+def cautions(cfg: Config) -> list[str]:
+    """What can be run and is probably not meant, one sentence each."""
+    told = []
+    if cfg.loss.id > 0 and cfg.judges.identity in FACE_JUDGES and not cfg.domain.faces:
+        told.append(
+            f"loss.id={cfg.loss.id} asks the face network {cfg.judges.identity} about {cfg.domain.name}, which are no "
+            "faces: use judges.identity=id_moco or loss.id=0, or say domain.faces=true if they are"
+        )
+    return told
 
 
 def _select(cfg: Config, key: str) -> Any:
@@ -483,6 +521,11 @@ def build(node: Config, *given: Any, **objects: Any) -> Any:
         target = OmegaConf.select(node, "_target_")
         detail = str(cause if cause is not None else error).splitlines()[0]
         raise UserError(f"{target} cannot be built from the configuration: {detail}") from error
+
+
+def given(cfg: Config, key: str) -> Any:
+    """The value of a key, None where it is null or still to be given."""
+    return OmegaConf.select(cfg, key, throw_on_missing=False)
 
 
 def to_dict(cfg: Config) -> dict[str, Any]:

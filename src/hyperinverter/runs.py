@@ -24,12 +24,22 @@ _HIGHER_IS_BETTER = ("psnr", "ssim", "id_")
 # One run -------------------------------------------------------------------------------------------------
 
 
-def latest_finished(outputs: Path, *, domain: str, phase: int) -> Path | None:
-    """The newest run under ``outputs/runs`` that trained this phase to its full length; None if there is none."""
+def latest_finished(outputs: Path, *, domain: str, phase: int, generator: str | None = None) -> Path | None:
+    """The newest run under ``outputs/runs`` that trained this phase to its full length; None if there is none.
+
+    Args:
+        outputs: Where runs write.
+        domain: Its name.
+        phase: 1 or 2.
+        generator: Packaged name or path; runs with another one do not count. None takes all.
+    """
     found = []
     for path in (outputs.expanduser() / "runs").glob(f"*/{CARD}"):
         card = read_card(path.parent) or {}
         same = card.get("domain") == domain and card.get("phase") == phase
+        drawn_by = ((card.get("loaded") or {}).get("generator") or {}).get("path")
+        if generator is not None and drawn_by is not None:
+            same = same and Path(drawn_by).expanduser() == Path(generator).expanduser()
         if same and card.get("status") == "finished" and card.get("complete"):
             found.append((str(card.get("finished")), path.parent))
     return max(found)[1] if found else None

@@ -178,3 +178,30 @@ def test_resize_does_not_antialias() -> None:
 def test_encoders_take_photos_of_any_size(size: int) -> None:
     photo = torch.randn(1, 3, size, size)
     assert WEncoder(small_backbone(), w_dim=5)(photo).shape == (1, 5)
+
+
+@pytest.mark.parametrize("kind", [IRSE50, ResNet34])
+@pytest.mark.parametrize("size", [1024, 64])
+def test_the_papers_backbones_see_photos_of_any_size_at_256_pixels(
+    kind: type[Backbone], size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Seen(Exception):
+        pass
+
+    def look(self: Backbone, x: torch.Tensor) -> None:
+        raise Seen(x)
+
+    monkeypatch.setattr(kind, "forward", look)
+    photo = torch.rand(1, 3, size, size)
+    with torch.device("meta"):
+        encoder = WEncoder(kind(), 512)
+    with pytest.raises(Seen) as seen:
+        encoder(photo)
+    x = seen.value.args[0]
+    assert x.shape == (1, 3, 256, 256)
+    # bilinear between pixel centres, without averaging: the pixel at i lies at (i + 1/2) size / 256 - 1/2
+    place = (100 + 0.5) * size / 256 - 0.5
+    low, part = math.floor(place), place - math.floor(place)
+    corner = photo[0, :, low : low + 2, low : low + 2]
+    weights = torch.tensor([1 - part, part])
+    torch.testing.assert_close(x[0, :, 100, 100], weights @ corner @ weights)

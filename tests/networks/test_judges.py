@@ -262,7 +262,10 @@ def test_other_things_than_images_are_refused(images: Tensor) -> None:
 
 @pytest.mark.parametrize(("make", "label"), [(LPIPS, "lpips_alex"), (FaceNetIdentity, "id_facenet")])
 def test_a_missing_file_is_named_with_its_source(make: Callable, label: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=rf"judge {label} needs .*gone\.pth; get it from https://"):
+    with pytest.raises(
+        UserError,
+        match=rf"{label} needs .*gone\.pth: fetch it with `python -m .* {label}`, or download https://",
+    ):
         make(tmp_path / "gone.pth")
 
 
@@ -270,7 +273,7 @@ def test_a_damaged_file_is_named_with_its_source(tmp_path: Path) -> None:
     for number, content in enumerate([b"", b"<html>quota exceeded</html>", b"PK\x03\x04 cut short"]):
         path = tmp_path / f"bad{number}.pth"
         path.write_bytes(content)
-        with pytest.raises(UserError, match=r"is not a weight file for judge lpips_alex; replace it"):
+        with pytest.raises(UserError, match=r"is not a weight file for lpips_alex; replace it"):
             LPIPS(path)
 
 

@@ -25,6 +25,14 @@ GROUPS = {
         (["data.root=photos"], ["data=folder", "data.root=photos"]),
         (["data=folder", "data.root=photos"], ["data=folder", "data.root=photos"]),
         (["fusion=add,film", "-m", "seed=3"], ["-m", "fusion=add,film", "seed=3"]),
+        (["domain=faces", "data.root=photos"], ["domain=faces", "data.root=photos"]),
+        (["experiment=paper_faces", "data.root=photos"], ["experiment=paper_faces", "data.root=photos"]),
+        (["generator=digiface"], ["generator=digiface"]),
+        (
+            ["generator=nets/cats.pkl", "data.root=photos"],
+            ["domain=own", "generator.path=nets/cats.pkl", "data.root=photos"],
+        ),
+        (["generator=my cats.pt", "domain=faces"], ["generator.path='my cats.pt'", "domain=faces"]),
     ],
 )
 def test_short_spellings(typed: list[str], meant: list[str]) -> None:
@@ -77,9 +85,15 @@ def test_quoted_lists_come_back_the_same() -> None:
 
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g, options in GROUPS.items() for o in options])
 def test_every_option_composes_and_is_valid(group: str, option: str) -> None:
-    plus = "+" if group in ("sweep", "experiment") else ""
-    needed = {("data", "folder"): ["data.root=x"], ("coverage", "custom"): ["coverage.include=[torgb]"]}
-    typed = ["phase=2", f"{plus}{group}={option}", *needed.get((group, option), [])]
+    plus = "+" if group == "sweep" else ""
+    typed = ["phase=2", f"{plus}{group}={option}"]
+    photos = ("folder", "faces", "churches", "own", *GROUPS["experiment"])
+    if group in ("data", "domain", "experiment") and option in photos:
+        typed.append("data.root=x")
+    if group in ("domain", "generator") and option == "own":
+        typed.append("generator.path=x.pkl")
+    if option == "custom":
+        typed.append("coverage.include=[torgb]")
     cfg = config.compose(typed[1:] if group == "phase" else typed)
     config.validate(cfg)
 
@@ -94,6 +108,74 @@ def test_the_paper_setting_and_wandb_are_the_default() -> None:
     assert cfg.phase.number == 2
 
 
+@pytest.mark.parametrize("domain", ["faces", "churches"])
+def test_the_papers_experiments_are_as_published(domain: str) -> None:
+    first = config.compose([f"experiment=paper_{domain}", "data.root=x"])
+    cfg = config.compose([f"experiment=paper_{domain}", "data.root=x", "phase=2"])
+    for phase in (first, cfg):
+        config.validate(phase)
+        assert config.cautions(phase) == []
+        assert (phase.loss.l2, phase.loss.lpips) == (1.0, 0.8)
+        assert phase.loss.id == {"faces": 0.1, "churches": 0.5}[domain]
+        assert phase.judges.identity == {"faces": "id_arcface", "churches": "id_moco"}[domain]
+        assert phase.judges.perceptual == "lpips_alex"
+        assert phase.domain.resolution == {"faces": 1024, "churches": 256}[domain]
+        assert phase.encoder.backbone._target_.endswith({"faces": "IRSE50", "churches": "ResNet34"}[domain])
+        assert (phase.encoder.head, phase.encoder.start) == ("pool", "published")
+        assert phase.phase.optimizer._target_ == "torch.optim.Adam"
+        assert (phase.phase.optimizer.lr, list(phase.phase.optimizer.betas)) == (1e-4, [0.9, 0.999])
+        assert (phase.phase.schedule, phase.phase.warmup_kimg, phase.trainer.precision) == (
+            "constant",
+            0,
+            "32-true",
+        )
+        assert phase.phase.batch_size == 8
+        assert phase.data.flip
+        assert phase.data.resize == "bilinear"
+    assert first.loss.adv == 0
+    assert (cfg.hypernet.hidden_dim, cfg.hypernet.channels, cfg.hypernet.init) == (128, 512, "paper")
+    assert list(cfg.coverage.include) == ["convs_torgb"]
+    assert (cfg.loss.r1_gamma, cfg.loss.r1_every) == ({"faces": 10, "churches": 100}[domain], 16)
+    assert cfg.loss.adv == {"faces": 0.005, "churches": 0.15}[domain]
+    # in steps: 500,000 in all, 8 photos each until the critic joins, 4 afterwards
+    alone = cfg.loss.adv_from_kimg * 1000 / cfg.phase.batch_size
+    assert alone == {"faces": 200_000, "churches": 100_000}[domain]
+    assert alone + (cfg.phase.kimg - cfg.loss.adv_from_kimg) * 1000 / cfg.loss.adv_batch_size == 500_000
+
+
+@pytest.mark.parametrize("domain", ["faces", "churches"])
+@pytest.mark.parametrize("phase", ["1", "2"])
+def test_small_experiments_change_size_only(domain: str, phase: str) -> None:
+    typed = [f"phase={phase}", "data.root=x"]
+    full = config.compose([f"experiment=paper_{domain}", *typed])
+    small = config.compose([f"experiment=paper_{domain}_small", *typed])
+    config.validate(small)
+    for group in ("domain", "judges", "encoder", "coverage", "fusion", "generator"):
+        assert small[group] == full[group], group
+    for key in ("l2", "lpips", "id", "adv", "adv_from_kimg", "r1_gamma", "r1_every"):
+        assert small.loss[key] == full.loss[key], key
+    assert small.phase.kimg == full.phase.kimg
+    assert small.phase.batch_size < full.phase.batch_size
+
+
+def test_what_is_typed_wins_over_an_experiment() -> None:
+    typed = ["experiment=paper_faces", "data.root=x", "phase=2", "phase.kimg=2000", "loss.adv_batch_size=2"]
+    cfg = config.compose([*typed, "encoder=tiny", "trainer=cpu"])
+    assert (cfg.phase.kimg, cfg.loss.adv_batch_size, cfg.trainer.accelerator) == (2000, 2, "cpu")
+    assert cfg.encoder.backbone._target_.endswith("TinyBackbone")
+
+
+def test_a_face_loss_where_there_are_no_faces_is_a_caution() -> None:
+    faceless = ["domain=churches", "data.root=x", "judges.identity=id_arcface", "loss.id=0.1"]
+    (caution,) = config.cautions(config.compose(faceless))
+    assert "asks the face network id_arcface about churches" in caution
+    assert "judges.identity=id_moco" in caution
+    assert config.cautions(config.compose([*faceless, "domain.faces=true"])) == []
+    assert config.cautions(config.compose([*faceless, "loss.id=0"])) == []
+    assert config.cautions(config.compose(["domain=churches", "data.root=x", "loss.id=0.5"])) == []
+    assert config.cautions(config.compose(["loss.id=0.1"])) == []
+
+
 @pytest.mark.parametrize(
     ("typed", "sentence"),
     [
@@ -103,7 +185,10 @@ def test_the_paper_setting_and_wandb_are_the_default() -> None:
         ),
         ("fuson=add", r"there is no 'fuson'; did you mean fusion\?"),
         ("phase.kmig=3", r"there is no 'phase.kmig'; did you mean phase.kimg\?"),
-        ("loss.zzz=1", r"there is no 'loss.zzz'.*loss has: adv, adv_from_kimg, id, l2, lpips"),
+        (
+            "loss.zzz=1",
+            r"there is no 'loss.zzz'.*loss has: adv, adv_batch_size, adv_from_kimg, id, l2, lpips",
+        ),
         ("kimg=3", r"there is no 'kimg'; did you mean phase.kimg\?"),
         ("phase=3", r"phase has no option '3'; there are: 1, 2"),
         ("+sweep=fuson", r"sweep has no option 'fuson', did you mean 'fusion'\?"),
@@ -137,6 +222,11 @@ def test_arguments_of_a_class_can_be_added() -> None:
             r"phase.schedule must be one of cosine, constant, got 'cosin', did you mean 'cosine'\?",
         ),
         ("loss.l2=-1", "loss.l2 must be at least 0"),
+        ("loss.adv_batch_size=0", "loss.adv_batch_size must be a whole number of at least 1"),
+        (
+            "encoder.start=publishd",
+            "encoder.start must be one of phase1, published, random.*did you mean 'published'",
+        ),
         ("domain.resolution=48", "power of two"),
         ("phase.monitor=train/l2", "must be a validation number"),
         ("phase.kimg=0.001", "less than one batch"),
@@ -153,6 +243,10 @@ def test_values_that_cannot_work(typed: str, sentence: str) -> None:
 def test_values_that_do_not_fit_each_other() -> None:
     with pytest.raises(UserError, match="the critic would join after loss.adv_from_kimg=50"):
         config.validate(config.compose(["phase=2", "loss.adv=0.1", "loss.adv_from_kimg=50"]))
+    with pytest.raises(
+        UserError, match="loss.id=0.1 needs a network that compares: use judges.identity=id_moco"
+    ):
+        config.validate(config.compose(["generator=x.pkl", "data.root=x", "loss.id=0.1"]))
     with pytest.raises(UserError, match="nothing compares image and photo"):
         config.validate(config.compose(["loss.l2=0", "loss.lpips=0", "loss.id=0"]))
 

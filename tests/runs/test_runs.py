@@ -136,6 +136,11 @@ def test_latest_finished_is_the_newest_complete_run_of_domain_and_phase(tmp_path
     (tmp_path / "runs" / "g" / "run.json").write_text("{ cut off")
     found = runs.latest_finished(tmp_path, domain="digiface", phase=1)
     assert found == tmp_path / "runs" / "b"
+    run("h", finished="2026-01-01T09:00:00+00:00", loaded={"generator": {"path": "cats.pkl"}})
+    run("i", finished="2026-01-07T10:00:00+00:00", loaded={"generator": {"path": "dogs.pkl"}})
+    by_cats = runs.latest_finished(tmp_path, domain="digiface", phase=1, generator="cats.pkl")
+    assert by_cats == tmp_path / "runs" / "b"  # a card that names no generator may be any one's
+    assert runs.latest_finished(tmp_path, domain="digiface", phase=1) == tmp_path / "runs" / "i"
 
 
 @pytest.mark.usefixtures("toy")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 from torch import Tensor
-from watching import Watch, make_batches, same
+from watching import Batches, Watch, make_batches, same
 
 from hyperinverter.checkpoints import load_hyperinverter, load_w_inverter
 from hyperinverter.losses.adversarial import r1_penalty
@@ -75,7 +75,7 @@ def test_adversarial_term_teaches_the_hypernetwork_and_not_the_critic(
         still = parameters[0] is next(critic.parameters())  # the critic itself must not learn here
         return torch.optim.SGD(parameters, lr=0.0) if still else torch.optim.Adam(parameters, lr=1e-3)
 
-    task._make_optimizer = still_or_adam
+    task.make_optimizer = still_or_adam
     with torch.no_grad():
         before = critic(task.inverter(photo).image).mean()
     make_trainer().fit(task, batches * 5)
@@ -114,6 +114,26 @@ def test_penalty_comes_every_nth_critic_step_and_n_times_as_strong(
     assert len(penalties) == 3
     assert len(backward) == 9 + 7 + 3
     assert all(any(value == pytest.approx(p * 5 / 2 * 3) for value in backward) for p in penalties)
+
+
+def test_once_the_critic_has_joined_a_batch_is_several_steps(
+    make_phase2: Make, make_trainer: Callable[..., Trainer], generator: Generator
+) -> None:
+    def train(batches: list[Any], **changes: Any) -> PhaseIIHyper:
+        torch.manual_seed(3)
+        task = make_phase2(critic=Critic(generator.config), adv=0.1, adv_from=4, r1_every=2, **changes)
+        make_trainer().fit(task, Batches(batches))
+        return task
+
+    four = make_batches(4, 4, 4)
+    halves = [half for batch in four[1:] for half in phase2.in_steps(batch, 2)]
+    assert [half["name"] for half in halves] == [b["name"][i : i + 2] for b in four[1:] for i in (0, 2)]
+    cut = train(four, adv_batch_size=2)
+    expected = train([four[0], *halves])
+    assert int(cut.images_seen) == int(expected.images_seen) == 12
+    assert all(torch.equal(a, b) for a, b in zip(cut.parameters(), expected.parameters(), strict=True))
+    whole = train(four)
+    assert not all(torch.equal(a, b) for a, b in zip(cut.parameters(), whole.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("with_critic", [False, True])

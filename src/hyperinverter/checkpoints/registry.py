@@ -42,6 +42,28 @@ PACKAGED: dict[str, Packaged] = {
 }
 
 
+@dataclass(frozen=True)
+class PublishedFile:
+    """A file of others that is looked for under its own name and never fetched by this project."""
+
+    page: str
+    about: str
+
+
+# Addresses: HyperInverter:scripts/download_auxiliary_pretrained_models.py. NVIDIA's own files of the same names are
+# for TensorFlow and have to be converted first.
+PUBLISHED_GENERATORS: dict[str, PublishedFile] = {
+    "stylegan2-ffhq-config-f.pkl": PublishedFile(
+        "https://drive.google.com/uc?id=1j6ekeBhMOnBRl2qEFlmfPUqrCNm-FkKh",
+        "StyleGAN2 config-f for FFHQ at 1024 px in the PyTorch form, as the HyperInverter authors keep it",
+    ),
+    "stylegan2-church-config-f.pkl": PublishedFile(
+        "https://drive.google.com/uc?id=1fJUwO39r91YyJCtMobT75jWNcpDkBBY5",
+        "StyleGAN2 config-f for LSUN churches at 256 px in the PyTorch form, as the HyperInverter authors keep it",
+    ),
+}
+
+
 def packaged(kind: str, name: str) -> tuple[Path, str]:
     """Return path and hash of a packaged file, verified.
 

@@ -231,6 +231,8 @@ class ImageDataModule(LightningDataModule):
         Raises:
             UserError: If photos are missing or unreadable, or there is no space.
         """
+        if self.datasets:
+            return  # testing after training: these photos have just been looked at
         if self.root == BUILT_IN:
             prepare_digiface(self.cache_dir, **self._face_counts())
         self._read_photos(first=True)
@@ -244,6 +246,7 @@ class ImageDataModule(LightningDataModule):
         """Check and decode (``first``), or open what was checked and decoded."""
         root, names = self._photos(report=first)
         decoded = self._keeps_decoded(names)
+        datasets = {}
         for split in SPLITS:
             pixels = None
             if decoded:
@@ -258,8 +261,9 @@ class ImageDataModule(LightningDataModule):
                 kept = [name for name in names[split] if name not in unreadable]
             if unreadable:
                 self._handle_unreadable(unreadable, split, len(names[split]), report=first)
-            if not first:
-                self.datasets[split] = PhotoDataset(root, kept, self.resolution, self.resize, pixels)
+            datasets[split] = PhotoDataset(root, kept, self.resolution, self.resize, pixels)
+        # Kept by the process that looked first, too: looking again at 100,000 files costs seconds.
+        self.datasets = datasets
 
     def _face_counts(self) -> dict[str, int]:
         return {f"num_{split}": count for split, count in self.counts.items() if count is not None}

@@ -1,7 +1,7 @@
-"""Weight files of the judges of real domains: what they are, where they come from, fetched on request.
+"""Weight files too big to ship: what they are, where they come from, fetched on request.
 
-The judges of the built-in domain ship with the package; these are too big for that. Nothing here
-downloads by itself: ``prepare_judge_weights`` is called once, on one process, before training starts.
+The judges of the built-in domain ship with the package; those of real domains and the weights that encoders start
+from do not. Nothing here downloads by itself: ``prepare_judge_weights`` is what `hyperinverter weights fetch` calls.
 """
 
 import hashlib
@@ -20,30 +20,76 @@ CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class JudgeWeights:
-    """One file a judge needs."""
+    """One weight file."""
 
     file_name: str
-    url: str  # the official source
+    url: str  # where a program gets it
     sha256: str
+    page: str = ""  # where a person gets it, if that is another address
+    megabytes: int | None = None  # 10^6 bytes, rounded
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "page", self.page or self.url)
+
+
+def _drive(file_name: str, identifier: str, sha256: str, megabytes: int) -> JudgeWeights:
+    """A file the authors keep in a cloud folder, whose plain address answers with a page instead of the file."""
+    return JudgeWeights(
+        file_name,
+        f"https://drive.usercontent.google.com/download?id={identifier}&export=download&confirm=t",
+        sha256,
+        f"https://drive.google.com/uc?id={identifier}",
+        megabytes,
+    )
+
+
+# Addresses of the two from a cloud folder: HyperInverter:scripts/download_auxiliary_pretrained_models.py.
+_IR_SE50 = _drive(
+    "model_ir_se50.pth",
+    "1GPge9s_Jf3Xz6d4SeIP7_dVGw907epUP",
+    "a035c768259b98ab1ce0e646312f48b9e1e218197a0f80ac6765e88f8b6ddf28",
+    175,
+)
 
 JUDGE_WEIGHTS: Mapping[str, JudgeWeights] = {
     "lpips_alex": JudgeWeights(
         "alexnet-owt-7be5be79.pth",
         "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
         "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+        megabytes=244,
     ),
     "lpips_vgg": JudgeWeights(
         "vgg16-397923af.pth",
         "https://download.pytorch.org/models/vgg16-397923af.pth",
         "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+        megabytes=553,
     ),
     "id_facenet": JudgeWeights(
         "20180402-114759-vggface2.pt",
         "https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9/20180402-114759-vggface2.pt",
         "281cebca8662831adb987a874bdcb36e73f5b1c6dc5ee5878f305e985625d99b",
+        megabytes=112,
+    ),
+    "id_arcface": _IR_SE50,
+    "id_moco": _drive(
+        "moco_v2_800ep_pretrain.pt",
+        "10NBxMthLNigYXyTJwxd_0-1qCczizBnY",
+        "5e4a3fd7178a95837c0ad71c265ed5f477d271e753ba505b6b6a5e86829eeb7e",
+        112,
+    ),
+    "start_ir_se50": _IR_SE50,  # the backbone of encoder=ir_se50 begins with it
+    "start_resnet34": JudgeWeights(
+        "resnet34-333f7ec4.pth",
+        "https://download.pytorch.org/models/resnet34-333f7ec4.pth",
+        "333f7ec4c6338da2cbed37f1fc0445f9624f1355633fa1d7eab79a91084c6cef",
+        megabytes=87,
     ),
 }
+
+
+def fetch_command(label: str) -> str:
+    """What to type to get the file of this label."""
+    return f"python -m hyperinverter weights fetch {label}"
 
 
 def sha256_of(path: Path) -> str:
@@ -56,8 +102,15 @@ def sha256_of(path: Path) -> str:
 
 
 def judge_weight_path(label: str, cache_dir: str | Path) -> Path:
-    """Return where the file of a judge lies in the cache folder; it may not be there yet."""
+    """Return where a file lies in the cache folder; it may not be there yet."""
     return Path(cache_dir).expanduser() / "judges" / JUDGE_WEIGHTS[label].file_name
+
+
+def weight_state(path: Path, source: JudgeWeights) -> str:
+    """Say whether a file is "found", "missing" or there with a "wrong hash"."""
+    if not path.is_file():
+        return "missing"
+    return "found" if sha256_of(path) == source.sha256 else "wrong hash"
 
 
 def prepare_judge_weights(
@@ -97,7 +150,7 @@ def prepare_judge_weights(
 
 def _fetch(source: JudgeWeights, path: Path, timeout_seconds: float) -> None:
     """Download one file beside ``path``, check it, and move it into place in one step."""
-    way_out = f"download {source.url} by hand and put it at {path}"
+    way_out = f"download {source.page} by hand and put it at {path}"
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

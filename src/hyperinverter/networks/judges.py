@@ -8,10 +8,12 @@ class                         label             says       weights
 ``LPIPS``                     lpips_alex/_vgg   distance   file, see ``judge_weights``
 ``DescriptorIdentity``        id_descriptor     cosine     ship with the package
 ``FaceNetIdentity``           id_facenet        cosine     file, see ``judge_weights``
+``ArcFaceIdentity``           id_arcface        cosine     file; the class is in ``published``
+``MoCoSimilarity``            id_moco           cosine     file; the class is in ``published``
 ============================  ================  =========  ==================================
 
 Labels go into tables as they are: distances of different networks are not comparable, and none of the
-identity labels is the ArcFace or CurricularFace similarity of published tables.
+identity labels is the CurricularFace similarity of published tables.
 """
 
 import importlib.util
@@ -28,7 +30,7 @@ from hyperinverter.contracts import UserError
 from hyperinverter.networks.efficientnet import EfficientNetLite0Features
 from hyperinverter.networks.face_networks import CROP52, Crop, FaceDescriptor, resize
 from hyperinverter.networks.frozen import Frozen, asset_path, fast_layout, load_strictly, read_tensors
-from hyperinverter.networks.judge_weights import JUDGE_WEIGHTS
+from hyperinverter.networks.judge_weights import JUDGE_WEIGHTS, fetch_command
 
 Embedding = list[Tensor]
 
@@ -332,7 +334,7 @@ class FaceNetIdentity(IdentityJudge):
 
 
 def read_foreign_weights(path: str | Path, label: str) -> dict[str, Tensor]:
-    """Read a state dict saved by torch, tensors only; nothing in the file is executed.
+    """Read a state dict saved by torch, bare or as ``state_dict`` of a checkpoint; nothing in the file is executed.
 
     Raises:
         UserError: If the file is missing (with its official address) or is not such a file.
@@ -341,19 +343,19 @@ def read_foreign_weights(path: str | Path, label: str) -> dict[str, Tensor]:
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(
-            f"judge {label} needs {source.file_name}, which is not at {path}; get it from {source.url} or "
-            "let the training command fetch it into the cache folder"
+            f"{label} needs {source.file_name}, which is not at {path}: fetch it with `{fetch_command(label)}`, or "
+            f"download {source.page} by hand"
         )
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what torch raises for bytes that are no checkpoint depends on the bytes
         raise UserError(
-            f"{path} is not a weight file for judge {label}; replace it by {source.file_name} "
-            f"from {source.url}"
+            f"{path} is not a weight file for {label}; replace it by {source.file_name} from {source.page}"
         ) from error
+    if isinstance(weights, dict) and isinstance(weights.get("state_dict"), dict):
+        weights = weights["state_dict"]
     if not isinstance(weights, dict) or not all(isinstance(t, Tensor) for t in weights.values()):
         raise UserError(
-            f"{path} holds no plain dictionary of tensors; judge {label} needs {source.file_name} "
-            f"from {source.url}"
+            f"{path} holds no plain dictionary of tensors; {label} needs {source.file_name} from {source.page}"
         )
-    return {name: t.float() if t.is_floating_point() else t for name, t in weights.items()}
+    return {str(name): t.float() if t.is_floating_point() else t for name, t in weights.items()}

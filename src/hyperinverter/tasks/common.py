@@ -74,7 +74,7 @@ class PhaseTask(LightningModule):
         self.schedule = schedule
         self._loss = Held(loss)
         self._metrics = Held(metrics)
-        self._make_optimizer = optimizer
+        self.make_optimizer = optimizer
         # Photos over all processes: every schedule reads it, because Lightning's global_step counts optimizer
         # steps, two per batch once the critic has joined.
         self.register_buffer("images_seen", torch.zeros((), dtype=torch.int64))
@@ -90,7 +90,7 @@ class PhaseTask(LightningModule):
         return self._metrics.network
 
     def configure_optimizers(self) -> Optimizer:
-        optimizer = self._make_optimizer([p for p in self.inverter.parameters() if p.requires_grad])
+        optimizer = self.make_optimizer([p for p in self.inverter.parameters() if p.requires_grad])
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
         return optimizer

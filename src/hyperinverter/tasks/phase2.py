@@ -32,6 +32,8 @@ class PhaseIIHyper(PhaseTask):
         r1_gamma: Weight of the R1 penalty (Mescheder et al. 2018).
         r1_every: The penalty is computed on every n-th critic step only and n times as strong (lazy
             regularisation, Karras et al. 2020).
+        adv_batch_size: Photos per step and process once the critic has joined; a larger batch becomes several steps.
+            None: as they come.
     """
 
     def __init__(
@@ -47,22 +49,32 @@ class PhaseIIHyper(PhaseTask):
         adv_from: int = 0,
         r1_gamma: float = 10.0,
         r1_every: int = 16,
+        adv_batch_size: int | None = None,
     ) -> None:
         super().__init__(inverter, loss, metrics, optimizer, schedule)
         self.critic = critic
         self.adv, self.adv_from = adv, adv_from
         self.r1_gamma, self.r1_every = r1_gamma, r1_every
+        self.adv_batch_size = adv_batch_size
         self.automatic_optimization = critic is None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        photo = batch["image"]
-        image = self.inverter(photo).image
-        total, parts = self.loss(image, photo)
         if self.critic is None:
+            total, parts = self.loss(self.inverter(batch["image"]).image, batch["image"])
             self.log_training(total, parts, batch)
             self.count(batch)
             return total
         joined = int(self.images_seen) >= self.adv_from
+        for part in in_steps(batch, self.adv_batch_size) if joined else [batch]:
+            total = self._step_by_hand(part, joined)
+        return total
+
+    def _step_by_hand(self, batch: Batch, joined: bool) -> Tensor:
+        """One step of the inverter and, once it has ``joined``, of the critic."""
+        assert self.critic is not None
+        photo = batch["image"]
+        image = self.inverter(photo).image
+        total, parts = self.loss(image, photo)
         if joined:
             self.critic.requires_grad_(False)
             parts["adv"] = generator_loss(self.critic(image))
@@ -99,7 +111,7 @@ class PhaseIIHyper(PhaseTask):
         if self.critic is None:
             return optimizer
         parameters: Iterable[nn.Parameter] = self.critic.parameters()
-        critic_optimizer = self._make_optimizer(parameters)
+        critic_optimizer = self.make_optimizer(parameters)
         for group in critic_optimizer.param_groups:
             group["initial_lr"] = group["lr"]
         return [optimizer, critic_optimizer]
@@ -108,3 +120,13 @@ class PhaseIIHyper(PhaseTask):
         assert isinstance(self.inverter, HyperInverter)
         _, seconds = self._timed(self.inverter.w_inverter, photo)
         self._seconds.setdefault("phase1/seconds_per_image", []).append(seconds / len(photo))
+
+
+def in_steps(batch: Batch, size: int | None) -> list[Batch]:
+    """Cut a batch into batches of at most ``size`` photos, in order; None leaves it whole."""
+    count = len(batch["image"])
+    size = size or count
+    return [
+        {"image": batch["image"][start : start + size], "name": batch["name"][start : start + size]}
+        for start in range(0, count, size)
+    ]

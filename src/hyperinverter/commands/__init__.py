@@ -1,0 +1,48 @@
+"""The console command ``hyperinverter``: everything that is not training.
+
+hyperinverter doctor [DOMAIN] [KEY=VALUE ...]     what this machine has, and what a domain still needs
+hyperinverter weights fetch DOMAIN|LABEL ...      download weight files, once and checked
+hyperinverter weights list                        every weight file there is
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from hyperinverter.contracts import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status; every expected failure is one sentence on stderr.
+
+    Args:
+        arguments: As typed after the command; default those of this process.
+    """
+    parser = argparse.ArgumentParser(
+        prog="hyperinverter", description="What is not training: see each command's --help."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    doctor = commands.add_parser("doctor", help="what this machine has, and what a domain still needs")
+    doctor.add_argument("asked", nargs="*", metavar="DOMAIN|KEY=VALUE", help="default: every domain")
+    weights = commands.add_parser("weights", help="fetch or list weight files")
+    weights.add_argument("action", choices=("fetch", "list"))
+    weights.add_argument("asked", nargs="*", metavar="DOMAIN|LABEL|KEY=VALUE")
+    typed = parser.parse_args(arguments)
+    try:
+        if typed.command == "doctor":
+            from hyperinverter.commands.doctor import (
+                run as examine,
+            )  # brings torch: --help should not wait for it
+
+            return examine(typed.asked)
+        from hyperinverter.commands.weights import run as handle
+
+        return handle(typed.action, typed.asked)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted\n")
+        return 130

@@ -1,0 +1,59 @@
+"""``hyperinverter weights``: fetch weight files once, checked by their SHA-256, or list them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from hyperinverter import config
+from hyperinverter.commands import needs
+from hyperinverter.contracts import UserError
+from hyperinverter.networks.judge_weights import JUDGE_WEIGHTS, judge_weight_path, prepare_judge_weights
+
+
+def run(action: str, asked: Sequence[str]) -> int:
+    """Do what was asked and return the exit status.
+
+    Raises:
+        UserError: If a name is neither a domain nor a label, or a file cannot be fetched.
+    """
+    return _list() if action == "list" else _fetch(asked)
+
+
+def _list() -> int:
+    cache = config.compose([]).paths.cache
+    for label, source in JUDGE_WEIGHTS.items():
+        print(
+            f"{label:<16}{source.megabytes or '?':>5} MB  {judge_weight_path(label, cache)}  from {source.page}"
+        )
+    return 0
+
+
+def _fetch(asked: Sequence[str]) -> int:
+    """Fetch the files of the labels and domains named; overrides such as ``paths.cache=FOLDER`` apply to all."""
+    overrides = [item for item in asked if "=" in item]
+    names = [item for item in asked if "=" not in item]
+    if not names:
+        raise UserError(
+            f"name a domain ({', '.join(needs.domains())}) or a label ({', '.join(JUDGE_WEIGHTS)})"
+        )
+    by_hand = []
+    for name in names:
+        if name in JUDGE_WEIGHTS:
+            cache, labels = config.compose(overrides).paths.cache, [name]
+        elif name in needs.domains():
+            cfg = needs.configuration([name, *overrides])
+            required = needs.needs_of(cfg)
+            cache, labels = cfg.paths.cache, [need.label for need in required if need.label is not None]
+            by_hand += [need for need in required if need.label is None and need.state() != "found"]
+        else:
+            raise UserError(
+                f"{name!r} is neither a domain ({', '.join(needs.domains())}) nor a label ({', '.join(JUDGE_WEIGHTS)})"
+            )
+        for label in labels:
+            sys.stderr.write(f"{label}: {JUDGE_WEIGHTS[label].file_name} from {JUDGE_WEIGHTS[label].page}\n")
+            path = prepare_judge_weights([label], cache)[label]
+            print(f"{label}: {path}")
+    for need in by_hand:
+        print(f"by hand: {need.next_step()}")
+    return 0

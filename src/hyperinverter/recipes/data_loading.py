@@ -1,0 +1,138 @@
+"""How long large folders take to start and large photos to load.
+
+    python -m hyperinverter.recipes.data_loading FOLDER outputs/published/data_loading/measured.csv
+
+Makes a nested folder of 20,000 small files, as LSUN exports have, and 64 photos of 1024 px as PNG and JPEG
+below FOLDER, then times what a run does with them. Files that are there already are used again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from hyperinverter.data.folders import check_headers, default_record, list_photos, split_folder
+from hyperinverter.data.module import ImageDataModule
+from hyperinverter.data.transforms import read_pixels
+
+FILES, PHOTOS, RESOLUTION = 20_000, 64, 1024
+Row = tuple[str, float, str]
+
+
+def make_many(root: Path) -> None:
+    """A folder of 20,000 JPEG files of 64 px, 100 in each of 200 subfolders."""
+    picture = Image.linear_gradient("L").convert("RGB").resize((64, 64))
+    for i in range(FILES):
+        path = root / f"{i // 1000:02d}" / f"{i // 100 % 10}" / f"{i:06d}.jpg"
+        if i % 100 == 0:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            picture.save(path)
+
+
+def make_large(root: Path, suffix: str) -> None:
+    """Photos of 1024 px with as much detail as a PNG of a photo has: about 1.3 MB."""
+    root.mkdir(parents=True, exist_ok=True)
+    draw = torch.Generator().manual_seed(0)
+    for i in range(PHOTOS):
+        path = root / f"{i:03d}{suffix}"
+        if path.exists():
+            continue
+        coarse = torch.rand(3, 128, 128, generator=draw)[None]
+        smooth = torch.nn.functional.interpolate(coarse, RESOLUTION, mode="bicubic")[0]
+        grain = torch.randn(3, RESOLUTION, RESOLUTION, generator=draw) * 0.006
+        pixels = ((smooth * 0.8 + 0.1 + grain).clamp(0, 1) * 255).to(torch.uint8)
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path, quality=92)
+
+
+def timed(action: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def start_up(root: Path, cache: Path) -> Iterator[Row]:
+    """Seconds until a folder of 20,000 files is ready: for the first time, and every time after that."""
+    shutil.rmtree(cache, ignore_errors=True)
+    record = default_record(cache, root)
+    yield "list 20,000 files", timed(lambda: list_photos(root)), "s"
+    yield "split them for the first time", timed(lambda: split_folder(root, record)), "s"
+    yield "split them again", timed(lambda: split_folder(root, record)), "s"
+    names, memo = list_photos(root).names, cache / "headers.json"
+    yield "look at every header for the first time", timed(lambda: check_headers(root, names, memo)), "s"
+    yield "look at every header again", timed(lambda: check_headers(root, names, memo)), "s"
+    shutil.rmtree(cache)
+
+    def ready() -> None:
+        module = ImageDataModule(root, resolution=64, cache_dir=cache, decoded=False)
+        module.prepare_data()
+        module.setup("fit")
+
+    yield "whole start-up for the first time", timed(ready), "s"
+    yield "whole start-up again", timed(ready), "s"
+    shutil.rmtree(cache)
+
+
+def throughput(root: Path, cache: Path) -> Iterator[Row]:
+    """Photos of 1024 px a second: one by one, through the loader, and decoded beforehand."""
+    kind = root.name
+    files = sorted(root.iterdir())
+    megabytes = sum(file.stat().st_size for file in files) / len(files) / 1e6
+    yield f"{kind}: size of a file", megabytes, "MB"
+    yield f"{kind}: decode one", timed(lambda: [read_pixels(f, RESOLUTION) for f in files]) / len(files), "s"
+    for workers, decoded in ((0, False), (1, False), (2, False), (0, True)):
+        module = ImageDataModule(
+            root,
+            resolution=RESOLUTION,
+            batch_size=8,
+            num_workers=workers,
+            epoch_kimg=0.128,
+            cache_dir=cache,
+            decoded=decoded,
+            num_val=1,
+            num_test=1,
+        )
+        module.prepare_data()
+        module.setup("fit")
+        batches = iter(module.train_dataloader())
+        next(batches)  # workers have started
+        count = 0
+        start = time.perf_counter()
+        for batch in batches:
+            count += len(batch["image"])
+        seconds = time.perf_counter() - start
+        how = "decoded beforehand" if decoded else f"{workers} worker processes"
+        yield f"{kind}: loader, {how}", count / seconds, "photos/s"
+    shutil.rmtree(cache)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Time large folders and large photos.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("out", type=Path)
+    args = parser.parse_args()
+    make_many(args.folder / "many")
+    rows: list[Row] = list(start_up(args.folder / "many", args.folder / "cache"))
+    for suffix in (".png", ".jpg"):
+        make_large(args.folder / suffix[1:], suffix)
+        rows += throughput(args.folder / suffix[1:], args.folder / "cache")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    with args.out.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["case", "value", "unit"])
+        writer.writerows([(case, f"{value:.4g}", unit) for case, value, unit in rows])
+        writer.writerow(["usable cores", len(os.sched_getaffinity(0)), platform.machine()])
+    print(args.out.read_text(), end="")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+"""What a run will need: parameters, and memory for weights, gradients, optimizer state and activations.
+
+The training step is played through once with tensors that have shapes but no content, and every buffer is entered
+in a ledger when it appears and struck out when nobody holds it any more. That follows any choice of fusion,
+coverage, backbone, loss and batch size without a formula for each, in seconds and without touching the weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import resource
+import sys
+import warnings
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from hyperinverter.contracts import UserError
+from hyperinverter.losses.adversarial import critic_loss, generator_loss, r1_penalty
+from hyperinverter.networks.frozen import Held
+from hyperinverter.tasks.common import PhaseTask
+from hyperinverter.tasks.phase2 import PhaseIIHyper
+
+GB = 1e9
+_CUDA_CONTEXT = 600_000_000  # bytes a CUDA process takes for kernels and workspaces before the first tensor
+_PROBE = 4096  # elements of the parameter that shows what an optimizer keeps
+
+
+@dataclass(frozen=True)
+class MemoryNeed:
+    """Bytes on the device that trains, by what they are for."""
+
+    weights: int  # all networks, frozen ones and judges too
+    gradients: int
+    optimizer: int
+    activations: int  # what the step holds at its fullest moment beyond the gradients
+    process: int  # the program and its libraries
+
+    @property
+    def total(self) -> int:
+        """Their sum: the fullest moment of training."""
+        return self.weights + self.gradients + self.optimizer + self.activations + self.process
+
+    def parts(self) -> dict[str, int]:
+        """The five numbers by name."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        listed = ", ".join(f"{name} {size / GB:.2f}" for name, size in self.parts().items())
+        return f"about {self.total / GB:.1f} GB ({listed})"
+
+
+def memory_need(
+    task: PhaseTask, batch_size: int, *, device: str = "cpu", precision: str = "32-true", processes: int = 1
+) -> MemoryNeed:
+    """Estimate the memory that training takes in one process.
+
+    Args:
+        task: As assembled; left as it is.
+        batch_size: Photos per step in this process.
+        device: "cpu" or "cuda", which differ in what they hold besides tensors.
+        precision: Lightning's name; with "-mixed" the step is played in half precision.
+        processes: How many train together; several keep their gradients twice, once for exchanging them.
+
+    Returns:
+        The need in the steady state, from the second step on.
+    """
+    trained = [parameter for parameter in task.parameters() if parameter.requires_grad]
+    weights = sum(map(_size, _tensors(task)))
+    gradients = sum(map(_size, trained))
+    optimizer = round(gradients * _state_per_weight(task))
+    step = _step_peak(task, batch_size, half=precision.endswith("-mixed"))
+    # Adam's own temporaries: of all weights at once on a GPU (foreach), one tensor after another on a CPU.
+    temporary = gradients if device == "cuda" else 2 * max(map(_size, trained))
+    working = max(step, gradients + temporary)
+    process = _CUDA_CONTEXT if device == "cuda" else max(resident_bytes() - weights, 0)
+    if processes > 1:
+        gradients, working = 2 * gradients, working + gradients
+    return MemoryNeed(weights, gradients, optimizer, working - gradients, process)
+
+
+def check_memory(need: MemoryNeed, available: int, advice: str) -> None:
+    """Stop before the hours if training cannot fit.
+
+    Args:
+        need: What training needs.
+        available: Bytes it can have, this process included.
+        advice: What to change, for the message.
+
+    Raises:
+        UserError: If the need is above what is there by more than the estimate can be wrong (a fifth).
+    """
+    if need.total > 1.2 * available:
+        raise UserError(
+            f"training needs {need}, and {available / GB:.1f} GB are there: {advice}; check_memory=false tries anyway"
+        )
+
+
+def available_bytes(device: str = "cpu") -> int:
+    """Memory training can have on this device: what is free and what this process already holds."""
+    if device == "cuda":
+        free, _ = torch.cuda.mem_get_info()
+        return free + torch.cuda.memory_reserved()
+    return _free_ram() + resident_bytes()
+
+
+def resident_bytes() -> int:
+    """Memory this process holds now."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:  # not Linux: the most it ever held is the nearest number there is
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    return pages * resource.getpagesize()
+
+
+def _free_ram() -> int:
+    """What the system could give: free memory, or less where a container has a limit."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2  # half of all: others need some
+    free = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+    except (OSError, ValueError):  # no container, or one without a limit
+        return free
+    return min(free, max(limit - used, 0))
+
+
+# Playing a step ------------------------------------------------------------------------------------------
+
+
+class _Ledger(TorchDispatchMode):
+    """Bytes of all tensors made while it is active that are still held, and the most there were at once."""
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.held = self.peak = 0
+        self._seen: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet(
+            tensor.untyped_storage() for tensor in known
+        )
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._enter(leaf.untyped_storage())
+        return result
+
+    def _enter(self, storage: torch.UntypedStorage) -> None:
+        if storage in self._seen:
+            return
+        self._seen.add(storage)
+        size = storage.nbytes()
+        self.held += size
+        self.peak = max(self.peak, self.held)
+        weakref.finalize(storage, self._strike, size)
+
+    def _strike(self, size: int) -> None:
+        self.held -= size
+
+
+def _step_peak(task: PhaseTask, batch_size: int, *, half: bool) -> int:
+    """Most bytes held at once in a training step beyond weights and optimizer state."""
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about what only matters where numbers are computed
+        twin = _without_content(task, mode)
+        ledger = _Ledger(_tensors(twin))
+        resolution = cast(int, twin.inverter.resolution)
+        with ledger, torch.autocast("cpu", torch.bfloat16) if half else nullcontext():
+            for parameter in twin.parameters():
+                if parameter.requires_grad:  # of the step before: dropped between the next two passes
+                    parameter.grad = torch.empty_like(parameter)
+            photo = torch.empty(batch_size, 3, resolution, resolution)
+            twin.train()
+            _play_step(twin, photo)
+            if isinstance(twin, PhaseIIHyper) and twin.critic is not None:
+                _play_step_with_critic(twin, photo[: twin.adv_batch_size])
+    return ledger.peak
+
+
+def _play_step(task: PhaseTask, photo: Tensor) -> None:
+    total, _ = task.loss(task.inverter(photo).image, photo)
+    _drop_gradients(task.inverter)
+    total.backward()
+
+
+def _play_step_with_critic(task: PhaseIIHyper, photo: Tensor) -> None:
+    """The fullest kind of step: the inverter's, the critic's, and the R1 penalty."""
+    assert task.critic is not None
+    image = task.inverter(photo).image
+    total, _ = task.loss(image, photo)
+    task.critic.requires_grad_(False)
+    total = total + task.adv * generator_loss(task.critic(image))
+    _drop_gradients(task.inverter)
+    total.backward()
+    task.critic.requires_grad_(True)
+    image = image.detach()
+    del total  # as after training_step's own backward pass, only its number is kept
+    loss = critic_loss(task.critic(photo), task.critic(image))
+    _drop_gradients(task.critic)
+    loss.backward()
+    real = photo.detach().requires_grad_(True)
+    penalty = r1_penalty(task.critic(real), real)
+    _drop_gradients(task.critic)
+    penalty.backward()
+
+
+def _drop_gradients(module: nn.Module) -> None:
+    for parameter in module.parameters():
+        parameter.grad = None
+
+
+def _without_content(task: PhaseTask, mode: FakeTensorMode) -> PhaseTask:
+    """A copy of a task whose tensors have shapes only."""
+    memo: dict[int, Any] = {id(tensor): mode.from_tensor(tensor) for tensor in _tensors(task)}
+    return copy.deepcopy(task, memo)
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    """Every parameter and buffer once, those of networks that are held outside the list of submodules too."""
+    found: dict[int, Tensor] = {}
+    for part in _modules(module):
+        for tensor in [*part._parameters.values(), *part._buffers.values()]:
+            if tensor is not None:
+                found[id(tensor)] = tensor
+    return list(found.values())
+
+
+def _modules(module: nn.Module) -> Iterator[nn.Module]:
+    for part in module.modules():
+        yield part
+        if isinstance(part, Held):
+            yield from _modules(part.network)
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _state_per_weight(task: PhaseTask) -> float:
+    """How many bytes the optimizer keeps for each byte of weights, tried on a small parameter."""
+    probe = nn.Parameter(torch.zeros(_PROBE))
+    probe.grad = torch.zeros(_PROBE)
+    optimizer = task.make_optimizer([probe])
+    optimizer.step()
+    kept = [
+        value for value in optimizer.state[probe].values() if isinstance(value, Tensor) and value.numel() > 1
+    ]
+    return sum(map(_size, kept)) / _size(probe)

@@ -1,0 +1,61 @@
+"""Weight files are fetched when somebody asks, whole and checked, and never otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hyperinverter import assembly, commands, config
+from hyperinverter.contracts import UserError
+from hyperinverter.networks import judge_weights
+from hyperinverter.networks.judge_weights import JUDGE_WEIGHTS, judge_weight_path
+
+Served = Callable[[str], bytes]
+
+
+def test_a_domain_brings_all_its_files_and_names_what_is_left_by_hand(
+    cache: Path, served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = {label: served(label) for label in ("lpips_alex", "id_moco", "start_resnet34")}
+    assert commands.main(["weights", "fetch", "churches"]) == 0
+    for label, expected in content.items():
+        assert judge_weight_path(label, cache).read_bytes() == expected
+    said = capsys.readouterr()
+    assert "by hand: download https://drive.google.com" in said.out
+    assert "stylegan2-church-config-f.pkl" in said.out
+    assert said.err.count("from file://") == 3
+
+
+def test_a_label_and_another_folder(served: Served, tmp_path: Path) -> None:
+    content = served("lpips_vgg")
+    assert commands.main(["weights", "fetch", "lpips_vgg", f"paths.cache={tmp_path / 'elsewhere'}"]) == 0
+    assert judge_weight_path("lpips_vgg", tmp_path / "elsewhere").read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ([], "name a domain (churches, digiface, faces, own) or a label"),
+        (["faecs"], "'faecs' is neither a domain"),
+    ],
+)
+def test_nothing_or_nonsense_lists_the_names(
+    asked: list[str], sentence: str, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert commands.main(["weights", "fetch", *asked]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {sentence}")
+
+
+def test_list_shows_every_file_once_per_use(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands.main(["weights", "list"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(JUDGE_WEIGHTS)
+
+
+@pytest.mark.parametrize("label", ["lpips_alex", "id_facenet", "id_arcface", "id_moco"])
+def test_training_never_downloads(label: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge_weights.urllib.request, "urlopen", lambda *_, **__: pytest.fail("a download"))
+    cfg = config.compose([f"paths.cache={tmp_path}"])
+    with pytest.raises(UserError, match=rf"python -m hyperinverter weights fetch {label}"):
+        assembly.judge(label, cfg)
