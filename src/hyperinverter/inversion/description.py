@@ -5,6 +5,7 @@ Only names from the tables of this package are ever resolved; a file cannot name
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,10 +13,10 @@ from torch import nn
 
 from hyperinverter.inversion.phase1 import WInverter
 from hyperinverter.inversion.phase2 import HyperInverter
-from hyperinverter.networks.backbones import BACKBONES
+from hyperinverter.networks.backbones import BACKBONES, Backbone
 from hyperinverter.networks.encoders import FeatureEncoder, WEncoder
-from hyperinverter.networks.fusion import FUSIONS
-from hyperinverter.networks.generator import Generator
+from hyperinverter.networks.fusion import FUSIONS, Fusion
+from hyperinverter.networks.generator import Generator, GeneratorConfig
 from hyperinverter.networks.hypernets import HyperNetwork, KernelRegressor
 
 Description = dict[str, Any]
@@ -33,12 +34,13 @@ def describe(model: nn.Module) -> Description:
         assert isinstance(regressor, KernelRegressor)
         return describe(model.w_inverter) | {
             "phase": 2,
-            "features": {"backbone": type(features.backbone).__name__, "channels": features.channels},
+            "features": _describe_backbone(features.backbone) | {"channels": features.channels},
             "hypernet": {
                 "kernels": [spec.name for spec in hypernet.kernels],
                 "hidden_dim": regressor.hidden_dim,
                 "extractor_channels": regressor.extractor_channels,
                 "fusion": type(regressor.fusion).__name__,
+                "fusion_args": _fusion_arguments(regressor.fusion),
             },
         }
     if isinstance(model, WInverter):
@@ -46,7 +48,7 @@ def describe(model: nn.Module) -> Description:
         return {
             "phase": 1,
             "generator": model.generator.metadata(),
-            "w_encoder": {"backbone": type(encoder.backbone).__name__, "head": encoder.head},
+            "w_encoder": _describe_backbone(encoder.backbone) | {"head": encoder.head},
         }
     raise TypeError(f"expected a WInverter or a HyperInverter, got {type(model).__name__}")
 
@@ -58,24 +60,48 @@ def build(description: Mapping[str, Any], generator: Generator) -> WInverter | H
         ValueError: If the description is of another generator, or names something this version does not have.
     """
     try:
-        if dict(description["generator"]) != generator.metadata():
+        if not GeneratorConfig(**description["generator"]).same_network(generator.config):
             raise ValueError(
                 f"made for a generator of the shape {description['generator']}, this one is {generator.metadata()}"
             )
-        part = description["w_encoder"]
-        encoder = WEncoder(BACKBONES[part["backbone"]](), generator.w_dim, head=part["head"])
-        w_inverter = WInverter(generator, encoder)
+        w_inverter = WInverter(generator, build_w_encoder(description, generator.w_dim))
         if description["phase"] == 1:
             return w_inverter
         part = description["hypernet"]
         by_name = {spec.name: spec for spec in generator.kernels()}
         kernels = [by_name[name] for name in part["kernels"]]
         channels = description["features"]["channels"]
-        hypernet = HyperNetwork(
-            kernels, channels, part["hidden_dim"], FUSIONS[part["fusion"]], part["extractor_channels"]
-        )
-        backbone = BACKBONES[description["features"]["backbone"]]()
+        fusion = functools.partial(FUSIONS[part["fusion"]], **part.get("fusion_args", {}))
+        hypernet = HyperNetwork(kernels, channels, part["hidden_dim"], fusion, part["extractor_channels"])
+        backbone = _build_backbone(description["features"])
         features = FeatureEncoder(backbone, generator.num_ws, channels, used=hypernet.used_styles)
         return HyperInverter(w_inverter, features, hypernet)
     except KeyError as error:
         raise ValueError(f"the description lacks or does not know {error}") from error
+
+
+def build_w_encoder(description: Mapping[str, Any], w_dim: int) -> WEncoder:
+    """Build phase I's encoder alone, with random weights.
+
+    Raises:
+        ValueError: If the description lacks something or names something this version does not have.
+    """
+    try:
+        part = description["w_encoder"]
+        return WEncoder(_build_backbone(part), w_dim, head=part["head"])
+    except KeyError as error:
+        raise ValueError(f"the description lacks or does not know {error}") from error
+
+
+def _describe_backbone(backbone: Backbone) -> Description:
+    return {"backbone": type(backbone).__name__, "backbone_args": backbone.arguments()}
+
+
+def _build_backbone(part: Mapping[str, Any]) -> Backbone:
+    # Files from before arguments were noted have the default ones.
+    return BACKBONES[part["backbone"]](**part.get("backbone_args", {}))
+
+
+def _fusion_arguments(fusion: nn.Module) -> Description:
+    assert isinstance(fusion, Fusion)
+    return fusion.arguments()

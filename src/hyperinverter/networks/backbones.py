@@ -20,6 +20,10 @@ class Backbone(nn.Module):
     channels: tuple[int, int, int]
     strides: tuple[int, int, int]
 
+    def arguments(self) -> dict[str, object]:
+        """What its class was called with, as plain values: with the class's name, enough to build it again."""
+        return {}
+
     @property
     def sizes(self) -> tuple[int, int, int]:
         """Sides of the three feature maps."""
@@ -202,7 +206,12 @@ class TinyBackbone(Backbone):
         self, widths: tuple[int, int, int] = (48, 96, 192), units: tuple[int, int, int] = (1, 2, 2)
     ) -> None:
         super().__init__()
+        if len(widths) != 3 or len(units) != 3 or not all(1 <= count <= 100 for count in units):
+            raise ValueError(
+                f"a backbone has three widths and 1 to 100 units at each, got {widths} and {units}"
+            )
         self.channels = (widths[0], widths[1], widths[2])
+        self.units = (units[0], units[1], units[2])
         self.stem = nn.Conv2d(3, widths[0], 4, 2, 1)
         body, width = [], widths[0]
         for stage, (channels, count) in enumerate(zip(widths, units, strict=True)):
@@ -211,6 +220,9 @@ class TinyBackbone(Backbone):
                 width = channels
         self.body = nn.ModuleList(body)
         self._taps = (units[0] - 1, units[0] + units[1] - 1, sum(units) - 1)
+
+    def arguments(self) -> dict[str, object]:
+        return {"widths": list(self.channels), "units": list(self.units)}
 
     def forward(self, x: Tensor) -> Taps:
         return _through(self.body, self.stem(x), self._taps)

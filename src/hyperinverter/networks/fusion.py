@@ -26,6 +26,10 @@ class Fusion(nn.Module):
         # published files call this convolution "fusion.0"
         self.add_module("0", nn.Conv2d(mixed_channels or channels, channels, 1))
 
+    def arguments(self) -> dict[str, object]:
+        """What its class was called with besides ``channels``, as plain values."""
+        return {}
+
     def mix(self, initial: Tensor, photo: Tensor) -> Tensor:
         """Bring two maps ``(B, C, H, W)`` together."""
         raise NotImplementedError
@@ -96,6 +100,9 @@ class AttentionFusion(Fusion):
         self.query = nn.Conv2d(channels, key_channels, 1)
         self.key = nn.Conv2d(channels, key_channels, 1, bias=False)  # a bias would move all scores alike
         self.value = nn.Conv2d(channels, channels, 1)
+
+    def arguments(self) -> dict[str, object]:
+        return {"key_channels": self.key.out_channels}
 
     def mix(self, initial: Tensor, photo: Tensor) -> Tensor:
         # normalised: young features are so small that attention would be flat for long

@@ -5,6 +5,8 @@ operations are those of the StyleGAN2-ADA files, so their weights load without r
 filters are not stored.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -34,12 +36,21 @@ class GeneratorConfig:
     channel_base: int = 32768
     channel_max: int = 512
     conv_clamp: float | None = None
+    widths: tuple[int, ...] | None = None  # of the blocks 4, 8, ..., where base and max cannot say them
 
     def __post_init__(self) -> None:
         if self.img_resolution < 8 or self.img_resolution & (self.img_resolution - 1):
             raise ValueError(
                 f"img_resolution must be a power of two of at least 8, got {self.img_resolution}"
             )
+        if self.img_resolution > 8192 or not 1 <= self.mapping_layers <= 64:  # a header may say anything
+            raise ValueError(
+                f"no generator has {self.img_resolution} px and {self.mapping_layers} mapping layers"
+            )
+        if self.widths is not None:
+            object.__setattr__(self, "widths", tuple(self.widths))  # a list, if it comes from a file
+            if len(self.widths) != len(self.resolutions):
+                raise ValueError(f"widths must name {len(self.resolutions)} blocks, got {len(self.widths)}")
 
     @property
     def resolutions(self) -> list[int]:
@@ -48,7 +59,18 @@ class GeneratorConfig:
 
     def channels(self, resolution: int) -> int:
         """Width of the block of this resolution."""
+        if self.widths is not None:
+            return self.widths[self.resolutions.index(resolution)]
         return min(self.channel_base // resolution, self.channel_max)
+
+    def same_network(self, other: GeneratorConfig) -> bool:
+        """Whether both describe the same network, however they say its widths."""
+
+        def plain(config: GeneratorConfig) -> dict[str, object]:
+            named = [config.channels(resolution) for resolution in config.resolutions]
+            return asdict(config) | {"channel_base": 0, "channel_max": 0, "widths": named}
+
+        return plain(self) == plain(other)
 
     @property
     def num_ws(self) -> int:
@@ -253,7 +275,12 @@ class Generator(nn.Module):
 
     def metadata(self) -> dict[str, object]:
         """The configuration as plain values, for a file's header."""
-        return asdict(self.config)
+        plain = asdict(self.config)
+        if plain["widths"] is None:  # files of generators with ordinary widths do not speak of them
+            del plain["widths"]
+        else:
+            plain["widths"] = list(plain["widths"])
+        return plain
 
     def forward(self, z: Tensor, truncation_psi: float = 1.0, noise_mode: str = "const") -> Tensor:
         """Draw images ``(B, 3, R, R)`` from ``z`` ``(B, Z)``."""
