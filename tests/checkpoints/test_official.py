@@ -17,7 +17,9 @@ from official import Shape
 from torch import Tensor
 from torch.testing import assert_close
 
+from hyperinverter import assembly, config
 from hyperinverter.checkpoints import (
+    find_critic,
     load_critic,
     load_generator,
     load_hyperinverter,
@@ -38,7 +40,7 @@ LARGER = Shape(resolution=64, z_dim=8, w_dim=24, layers=3, widths=(12, 12, 8, 8,
 def off(ours: Tensor, expected: Tensor) -> float:
     """Largest error relative to the largest number."""
     assert ours.shape == expected.shape
-    return float((ours.double() - expected).abs().max() / expected.abs().max())
+    return float((ours.detach().double() - expected).abs().max() / expected.abs().max())
 
 
 # The files are what they claim to be ------------------------------------------------------------------------
@@ -516,5 +518,31 @@ def test_critics_of_other_shape_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no file"):
         load_critic(tmp_path / "absent.pkl")
     save_generator(Generator(img_resolution=8, channel_max=2), tmp_path / "own.safetensors", {})
-    with pytest.raises(UserError, match="network pickle of NVIDIA"):
+    with pytest.raises(UserError, match="holds no discriminator; give NVIDIA's network pickle"):
         load_critic(tmp_path / "own.safetensors")
+
+
+# In training -------------------------------------------------------------------------------------------------
+
+
+def test_training_starts_from_other_peoples_files(tmp_path: Path) -> None:
+    shape = replace(LARGER, clamp=None)
+    paths = {
+        "generator.path": official.write_nvidia(tmp_path / "net.pkl", shape),
+        "phase.from_run": official.write_w_encoder(tmp_path / "w_encoder.pt", "resnet34", shape.w_dim),
+    }
+    cfg = config.compose(["phase=2", "logger=csv", *(f"{key}={path}" for key, path in paths.items())])
+    generator = load_generator(cfg.generator.path)
+    first, source = assembly.finished_phase1(cfg, generator)
+    assert source["path"] == str(paths["phase.from_run"])
+    state = official.w_encoder_state("resnet34", shape.w_dim)
+    assert torch.equal(first.encoder.linear.weight, state["linear.weight"])
+    critic = assembly.starting_critic(cfg, generator)
+    assert torch.equal(critic.b4.out.weight, official.critic_state(shape)["b4.out.weight"])
+
+
+def test_files_without_a_critic_start_a_new_one(tmp_path: Path) -> None:
+    assert find_critic("digiface") is None
+    assert find_critic(official.write_rosinality(tmp_path / "net.pt", SMALL, d=None)) is None
+    save_generator(Generator(img_resolution=8, channel_max=2), tmp_path / "own.safetensors", {})
+    assert find_critic(tmp_path / "own.safetensors") is None

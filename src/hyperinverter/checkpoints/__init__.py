@@ -1,6 +1,7 @@
 """Where pretrained numbers come from."""
 
 from hyperinverter.checkpoints.loading import (
+    find_critic,
     load_critic,
     load_generator,
     load_hyperinverter,
@@ -12,6 +13,7 @@ from hyperinverter.checkpoints.loading import (
 )
 
 __all__ = [
+    "find_critic",
     "load_critic",
     "load_generator",
     "load_hyperinverter",

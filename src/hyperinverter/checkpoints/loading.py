@@ -41,6 +41,9 @@ _GENERATORS = (
     "give NVIDIA's stylegan2-ada-pytorch or stylegan3 .pkl of a StyleGAN2, rosinality's .pt, a .safetensors of this "
     "project, or a packaged name such as digiface"
 )
+_CRITICS = (
+    "give NVIDIA's network pickle with D, rosinality's .pt with d, or a checkpoint of HyperInverter's release"
+)
 _W_ENCODERS = (
     "give a W encoder of HyperInverter's release, a phase I run folder, its checkpoint, or a packaged name such as "
     "digiface"
@@ -110,22 +113,39 @@ def load_critic(path: str | Path) -> Critic:
     Raises:
         UserError: If the file is missing, damaged, or holds no unconditional StyleGAN2 discriminator.
     """
+    critic = find_critic(path)
+    if critic is None:
+        raise UserError(f"{path} holds no discriminator; {_CRITICS}")
+    return critic
+
+
+def find_critic(path: str | Path) -> Critic | None:
+    """``load_critic``, with None for packaged names and whole files that hold no discriminator.
+
+    Raises:
+        UserError: If the file is missing or damaged, or its discriminator is of a variant that is not supported.
+    """
+    if isinstance(path, str) and f"{path}_generator" in PACKAGED:
+        return None
     file = _existing(path)
     kind = pickles.kind_of(file)
-    mend = "give a network pickle of NVIDIA's (D), a rosinality file with d, or a checkpoint of HyperInverter's release"
+    if kind == "safetensors":
+        return None
     if kind not in ("torch", "pickle"):
-        raise _nothing_known(file, mend)
-    with _told(file, mend):
+        raise _nothing_known(file, _CRITICS)
+    with _told(file, _CRITICS):
         content, load = pickles.read(file), functools.partial(pickles.load_tensors, path=file)
         if kind == "pickle":
+            if not isinstance(content, dict) or content.get("D") is None:
+                return None
             config, group, tensors = formats.nvidia_critic(formats.nvidia_network(content, "D"), load)
         elif isinstance(content, dict) and isinstance(content.get("d"), dict):
             config, group, tensors = formats.rosinality_critic(content["d"], load)
         else:
-            state = _state_dict(content)
+            state = _state_dict(content) if isinstance(content, dict) and "state_dict" in content else {}
             network = formats.Network("discriminator", {}, {}, formats.under(state, "discriminator"), {})
             if not network.stored:
-                raise Unreadable("holds no discriminator")
+                return None
             config, group, tensors = formats.nvidia_critic(network, load)
         with torch.device("meta"):
             critic = Critic(config, group)
