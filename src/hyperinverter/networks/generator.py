@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -244,9 +245,9 @@ class Generator(nn.Module):
         config: Shapes; keyword arguments of ``GeneratorConfig`` are accepted instead.
     """
 
-    def __init__(self, config: GeneratorConfig | None = None, **kwargs: int | float | None) -> None:
+    def __init__(self, config: GeneratorConfig | None = None, **kwargs: Any) -> None:
         super().__init__()
-        self.config = config or GeneratorConfig(**kwargs)  # type: ignore[arg-type]
+        self.config = config or GeneratorConfig(**kwargs)
         self.source = ""  # packaged name or file the weights came from; empty for random weights
         self.sha256 = ""  # of that file
         self.synthesis = Synthesis(self.config)
