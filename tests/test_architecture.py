@@ -26,7 +26,7 @@ DOORS = {
     "tasks": {"contracts", "networks", "inversion", "losses", "metrics", "runcard"},
     "data": {"contracts"},
     "config": {"contracts"},
-    "checkpoints": {"contracts", "networks", "inversion"},
+    "checkpoints": {"contracts", "ops", "networks", "inversion"},
     "assets": {"contracts", "networks"},  # the script that made the files
     "assembly": {
         *("contracts", "ops", "networks", "losses", "metrics", "inversion"),

@@ -16,7 +16,7 @@ from pytorch_lightning import LightningDataModule
 from torch import nn
 
 from hyperinverter import config
-from hyperinverter.checkpoints import load_generator, load_w_inverter
+from hyperinverter.checkpoints import find_critic, load_generator, load_w_inverter
 from hyperinverter.checkpoints.loading import checkpoint_of
 from hyperinverter.checkpoints.registry import PACKAGED, packaged, sha256_of
 from hyperinverter.config import Config
@@ -87,7 +87,7 @@ def build(cfg: Config) -> Assembled:
     else:
         model, phase1 = hyper_inverter(cfg, generator)
         loaded["phase1"] = phase1
-        critic = Critic(generator.config) if cfg.loss.adv > 0 else None
+        critic = starting_critic(cfg, generator) if cfg.loss.adv > 0 else None
         task = PhaseIIHyper(
             model,
             **common,
@@ -151,6 +151,23 @@ def hyper_inverter(cfg: Config, generator: Generator) -> tuple[HyperInverter, di
         start_from_published(backbone, start_file(backbone, cfg))
     features = FeatureEncoder(backbone, generator.num_ws, cfg.hypernet.channels, used=hypernet.used_styles)
     return HyperInverter(first, features, hypernet), source
+
+
+def starting_critic(cfg: Config, generator: Generator) -> Critic:
+    """The discriminator in the generator's file, as in the paper; a new one where the file holds none.
+
+    Raises:
+        UserError: If the file's discriminator is not for images of the generator's size.
+    """
+    critic = find_critic(cfg.generator.path)
+    if critic is None:
+        return Critic(generator.config)
+    if critic.config.img_resolution != generator.img_resolution:
+        raise UserError(
+            f"the discriminator in {cfg.generator.path} is for {critic.config.img_resolution} px, the generator draws "
+            f"{generator.img_resolution} px; give a file whose networks belong together"
+        )
+    return critic
 
 
 def start_from_phase1(backbone: nn.Module, first: WInverter) -> None:

@@ -182,8 +182,17 @@ def test_invert_takes_no_gradient_and_keeps_the_mode(inverter: HyperInverter, ph
 
 
 def test_other_shapes_are_refused(inverter: HyperInverter) -> None:
-    with pytest.raises(ValueError, match=r"expected photos \(B, 3, 16, 16\)"):
-        inverter(torch.zeros(1, 3, 32, 32))
+    with pytest.raises(ValueError, match=r"expected photos \(B, 3, H, W\)"):
+        inverter(torch.zeros(1, 4, 16, 16))
+
+
+def test_photos_may_have_any_size(inverter: HyperInverter) -> None:
+    photo = torch.rand(2, 3, 90, 40) * 2 - 1
+    side = inverter.feature_encoder.backbone.input_size
+    seen = torch.nn.functional.interpolate(photo, (side, side), mode="bilinear", align_corners=False)
+    inversion, expected = inverter.invert(photo), inverter.invert(seen)
+    assert inversion.image.shape == (2, 3, 16, 16)
+    assert_close(inversion.image, expected.image)
 
 
 def test_interpolation_is_linear_in_code_and_residuals(inverter: HyperInverter, photos: Tensor) -> None:

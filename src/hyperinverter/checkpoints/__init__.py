@@ -1,11 +1,25 @@
 """Where pretrained numbers come from."""
 
 from hyperinverter.checkpoints.loading import (
+    find_critic,
+    load_critic,
     load_generator,
     load_hyperinverter,
+    load_w_encoder,
     load_w_inverter,
     save_generator,
+    save_hyperinverter,
     save_model,
 )
 
-__all__ = ["load_generator", "load_hyperinverter", "load_w_inverter", "save_generator", "save_model"]
+__all__ = [
+    "find_critic",
+    "load_critic",
+    "load_generator",
+    "load_hyperinverter",
+    "load_w_encoder",
+    "load_w_inverter",
+    "save_generator",
+    "save_hyperinverter",
+    "save_model",
+]

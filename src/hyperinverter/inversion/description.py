@@ -16,7 +16,7 @@ from hyperinverter.inversion.phase2 import HyperInverter
 from hyperinverter.networks.backbones import BACKBONES, Backbone
 from hyperinverter.networks.encoders import FeatureEncoder, WEncoder
 from hyperinverter.networks.fusion import FUSIONS, Fusion
-from hyperinverter.networks.generator import Generator
+from hyperinverter.networks.generator import Generator, GeneratorConfig
 from hyperinverter.networks.hypernets import HyperNetwork, KernelRegressor
 
 Description = dict[str, Any]
@@ -62,24 +62,23 @@ def build(description: Mapping[str, Any], generator: Generator) -> WInverter | H
         ValueError: If the description is of another generator, or names something this version does not have.
     """
     try:
-        if dict(description["generator"]) != generator.metadata():
+        if not GeneratorConfig(**description["generator"]).same_network(generator.config):
             raise ValueError(
                 f"made for a generator of the shape {description['generator']}, this one is {generator.metadata()}"
             )
-        part = description["w_encoder"]
-        encoder = WEncoder(_build_backbone(part), generator.w_dim, head=part["head"])
-        w_inverter = WInverter(generator, encoder)
+        w_inverter = WInverter(generator, build_w_encoder(description, generator.w_dim))
         if description["phase"] == 1:
             return w_inverter
         part = description["hypernet"]
         by_name = {spec.name: spec for spec in generator.kernels()}
         kernels = [by_name[name] for name in part["kernels"]]
         channels = description["features"]["channels"]
+        fusion = functools.partial(FUSIONS[part["fusion"]], **part.get("fusion_args", {}))
         hypernet = HyperNetwork(
             kernels,
             channels,
             part["hidden_dim"],
-            functools.partial(FUSIONS[part["fusion"]], **part.get("fusion_args", {})),
+            fusion,
             part["extractor_channels"],
             activation=part.get("activation", "relu"),  # files from before these were noted have the paper's
             residual_scale=part.get("residual_scale", 1.0),
@@ -87,6 +86,19 @@ def build(description: Mapping[str, Any], generator: Generator) -> WInverter | H
         backbone = _build_backbone(description["features"])
         features = FeatureEncoder(backbone, generator.num_ws, channels, used=hypernet.used_styles)
         return HyperInverter(w_inverter, features, hypernet)
+    except KeyError as error:
+        raise ValueError(f"the description lacks or does not know {error}") from error
+
+
+def build_w_encoder(description: Mapping[str, Any], w_dim: int) -> WEncoder:
+    """Build phase I's encoder alone, with random weights.
+
+    Raises:
+        ValueError: If the description lacks something or names something this version does not have.
+    """
+    try:
+        part = description["w_encoder"]
+        return WEncoder(_build_backbone(part), w_dim, head=part["head"])
     except KeyError as error:
         raise ValueError(f"the description lacks or does not know {error}") from error
 

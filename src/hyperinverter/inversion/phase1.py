@@ -35,7 +35,7 @@ class WInverter(nn.Module):
 
     @property
     def resolution(self) -> int:
-        """R: side of the photos that are taken and the images that are drawn."""
+        """R: side of the images that are drawn."""
         return self.generator.img_resolution
 
     def trainable_parameters(self) -> list[nn.Parameter]:
@@ -43,12 +43,15 @@ class WInverter(nn.Module):
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def encode(self, photo: Tensor) -> Tensor:
-        """Place photos ``(B, 3, R, R)`` in W: ``w_avg + encoder(photo)``, ``(B, D)``."""
-        check_photo(photo, self.resolution)
+        """Place photos ``(B, 3, H, W)`` in W: ``w_avg + encoder(photo)``, ``(B, D)``."""
+        check_photo(photo)
         return self.generator.w_avg + self.encoder(photo)
 
     def forward(self, photo: Tensor) -> Inversion:
-        """Invert photos, RGB ``(B, 3, R, R)`` in [-1, 1]; gradients reach the encoder.
+        """Invert photos, RGB ``(B, 3, H, W)`` in [-1, 1]; gradients reach the encoder.
+
+        Photos may have any size: the encoder sees them at its own, bilinear and without antialiasing, as published
+        encoders did (a photo that is not square is squeezed). Images are ``(B, 3, R, R)``.
 
         Raises:
             ValueError: If ``photo`` has another shape.
@@ -68,10 +71,7 @@ class WInverter(nn.Module):
         return self.generator.synthesis(w, noise_mode="const")
 
 
-def check_photo(photo: Tensor, resolution: int) -> None:
-    """Raise ``ValueError`` unless ``photo`` is ``(B, 3, resolution, resolution)``."""
-    if photo.ndim != 4 or photo.shape[1:] != (3, resolution, resolution):
-        raise ValueError(
-            f"expected photos (B, 3, {resolution}, {resolution}), the generator's resolution, "
-            f"got {tuple(photo.shape)}"
-        )
+def check_photo(photo: Tensor) -> None:
+    """Raise ``ValueError`` unless ``photo`` is ``(B, 3, H, W)`` with at least one pixel."""
+    if photo.ndim != 4 or photo.shape[1] != 3 or 0 in photo.shape[2:]:
+        raise ValueError(f"expected photos (B, 3, H, W), RGB in [-1, 1], got {tuple(photo.shape)}")

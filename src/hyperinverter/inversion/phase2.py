@@ -49,7 +49,7 @@ class HyperInverter(nn.Module):
 
     @property
     def resolution(self) -> int:
-        """R: side of the photos that are taken and the images that are drawn."""
+        """R: side of the images that are drawn."""
         return self.w_inverter.resolution
 
     def trainable_parameters(self) -> list[nn.Parameter]:
@@ -57,10 +57,10 @@ class HyperInverter(nn.Module):
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def forward(self, photo: Tensor, strength: float | Tensor = 1.0) -> Inversion:
-        """Invert photos, RGB ``(B, 3, R, R)`` in [-1, 1].
+        """Invert photos, RGB ``(B, 3, H, W)`` in [-1, 1].
 
         Args:
-            photo: At the generator's resolution.
+            photo: Of any size, see ``WInverter.forward``; images are ``(B, 3, R, R)``.
             strength: Scales the residuals that draw ``image``, as in ``render``; those returned are whole.
 
         Raises:

@@ -83,7 +83,7 @@ class CriticBlock(nn.Module):
 class CriticEpilogue(nn.Module):
     """4x4 features -> one logit, with the spread inside the minibatch as an extra channel."""
 
-    def __init__(self, config: GeneratorConfig, group_size: int) -> None:
+    def __init__(self, config: GeneratorConfig, group_size: int | None) -> None:
         super().__init__()
         channels = config.channels(4)
         self.group_size = group_size
@@ -99,7 +99,8 @@ class CriticEpilogue(nn.Module):
         """Mean standard deviation inside groups of images, as one channel (Karras et al. 2018, sec. 3)."""
         batch, _, height, width = x.shape
         # The largest group that divides the batch: the last batch of an epoch may have any size.
-        group = next(g for g in range(min(self.group_size, batch), 0, -1) if batch % g == 0)
+        largest = min(self.group_size or batch, batch)
+        group = next(g for g in range(largest, 0, -1) if batch % g == 0)
         y = x.float().reshape(group, batch // group, *x.shape[1:])
         y = ((y - y.mean(dim=0)).square().mean(dim=0) + 1e-8).sqrt().mean(dim=(1, 2, 3))  # (B / group,)
         return y.repeat(group).view(batch, 1, 1, 1).expand(-1, -1, height, width).to(x.dtype)
@@ -110,11 +111,12 @@ class Critic(nn.Module):
 
     Args:
         config: The generator's configuration; the critic has the same widths.
-        group_size: Images per group of the minibatch statistic (4 in the config-f files).
+        group_size: Images per group of the minibatch statistic (4 in the config-f files); None for all.
     """
 
-    def __init__(self, config: GeneratorConfig, group_size: int = 4) -> None:
+    def __init__(self, config: GeneratorConfig, group_size: int | None = 4) -> None:
         super().__init__()
+        self.config = config
         self.resolutions = config.resolutions[:0:-1]  # R, R/2, ..., 8
         for resolution in self.resolutions:
             self.add_module(f"b{resolution}", CriticBlock(config, resolution))

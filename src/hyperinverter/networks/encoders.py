@@ -120,7 +120,7 @@ class FeatureEncoder(nn.Module):
         return torch.stack([maps.get(index, unused) for index in range(self.num_styles)], dim=1)
 
     def pair(self, photo: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode the photo and the phase-I image, both ``(B, 3, R, R)``, in one pass where that is the same.
+        """Encode the photo ``(B, 3, H, W)`` and the phase-I image ``(B, 3, R, R)``, in one pass where that is the same.
 
         A BatchNorm in train mode takes its statistics from the images of one call: it gets two calls, as in
         the paper.
@@ -129,7 +129,8 @@ class FeatureEncoder(nn.Module):
             isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training for part in self.modules()
         ):
             return self(photo), self(initial)
-        photo_features, initial_features = self(torch.cat([photo, initial])).chunk(2)
+        both = [resize(image, self.backbone.input_size) for image in (photo, initial)]
+        photo_features, initial_features = self(torch.cat(both)).chunk(2)
         return photo_features, initial_features
 
 

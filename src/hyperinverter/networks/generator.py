@@ -5,9 +5,12 @@ operations are those of the StyleGAN2-ADA files, so their weights load without r
 filters are not stored.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,12 +37,21 @@ class GeneratorConfig:
     channel_base: int = 32768
     channel_max: int = 512
     conv_clamp: float | None = None
+    widths: tuple[int, ...] | None = None  # of the blocks 4, 8, ..., where base and max cannot say them
 
     def __post_init__(self) -> None:
         if self.img_resolution < 8 or self.img_resolution & (self.img_resolution - 1):
             raise ValueError(
                 f"img_resolution must be a power of two of at least 8, got {self.img_resolution}"
             )
+        if self.img_resolution > 8192 or not 1 <= self.mapping_layers <= 64:  # a header may say anything
+            raise ValueError(
+                f"no generator has {self.img_resolution} px and {self.mapping_layers} mapping layers"
+            )
+        if self.widths is not None:
+            object.__setattr__(self, "widths", tuple(self.widths))  # a list, if it comes from a file
+            if len(self.widths) != len(self.resolutions):
+                raise ValueError(f"widths must name {len(self.resolutions)} blocks, got {len(self.widths)}")
 
     @property
     def resolutions(self) -> list[int]:
@@ -48,7 +60,18 @@ class GeneratorConfig:
 
     def channels(self, resolution: int) -> int:
         """Width of the block of this resolution."""
+        if self.widths is not None:
+            return self.widths[self.resolutions.index(resolution)]
         return min(self.channel_base // resolution, self.channel_max)
+
+    def same_network(self, other: GeneratorConfig) -> bool:
+        """Whether both describe the same network, however they say its widths."""
+
+        def plain(config: GeneratorConfig) -> dict[str, object]:
+            named = [config.channels(resolution) for resolution in config.resolutions]
+            return asdict(config) | {"channel_base": 0, "channel_max": 0, "widths": named}
+
+        return plain(self) == plain(other)
 
     @property
     def num_ws(self) -> int:
@@ -222,9 +245,9 @@ class Generator(nn.Module):
         config: Shapes; keyword arguments of ``GeneratorConfig`` are accepted instead.
     """
 
-    def __init__(self, config: GeneratorConfig | None = None, **kwargs: int | float | None) -> None:
+    def __init__(self, config: GeneratorConfig | None = None, **kwargs: Any) -> None:
         super().__init__()
-        self.config = config or GeneratorConfig(**kwargs)  # type: ignore[arg-type]
+        self.config = config or GeneratorConfig(**kwargs)
         self.source = ""  # packaged name or file the weights came from; empty for random weights
         self.sha256 = ""  # of that file
         self.synthesis = Synthesis(self.config)
@@ -253,7 +276,12 @@ class Generator(nn.Module):
 
     def metadata(self) -> dict[str, object]:
         """The configuration as plain values, for a file's header."""
-        return asdict(self.config)
+        plain = asdict(self.config)
+        if plain["widths"] is None:  # files of generators with ordinary widths do not speak of them
+            del plain["widths"]
+        else:
+            plain["widths"] = list(plain["widths"])
+        return plain
 
     def forward(self, z: Tensor, truncation_psi: float = 1.0, noise_mode: str = "const") -> Tensor:
         """Draw images ``(B, 3, R, R)`` from ``z`` ``(B, Z)``."""

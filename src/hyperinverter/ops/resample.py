@@ -13,8 +13,11 @@ _TAPS = (1.0, 3.0, 3.0, 1.0)
 
 
 def fir_kernel(gain: float = 1.0) -> Tensor:
-    """Return the ``(4, 4)`` filter: the outer product of [1, 3, 3, 1] with sum ``gain``."""
-    taps = torch.tensor(_TAPS)
+    """Return the ``(4, 4)`` filter: the outer product of [1, 3, 3, 1] with sum ``gain``.
+
+    Always on the CPU: a network built on the meta device, to be filled from a file, finds its constants in place.
+    """
+    taps = torch.tensor(_TAPS, device="cpu")
     kernel = torch.outer(taps, taps)
     return kernel * (gain / kernel.sum())
 
