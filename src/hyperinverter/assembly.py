@@ -232,7 +232,10 @@ def reconstruction_loss(cfg: Config) -> WeightedLoss:
     if cfg.loss.l2 > 0:
         terms["l2"] = (cfg.loss.l2, PixelLoss())
     if cfg.loss.lpips > 0:
-        terms["lpips"] = (cfg.loss.lpips, PerceptualLoss(judge(cfg.judges.perceptual, cfg), cfg.loss.lpips_share))
+        terms["lpips"] = (
+            cfg.loss.lpips,
+            PerceptualLoss(judge(cfg.judges.perceptual, cfg), cfg.loss.lpips_share),
+        )
     if cfg.loss.id > 0:
         terms["id"] = (cfg.loss.id, IdentityLoss(judge(cfg.judges.identity, cfg)))
     if not terms:

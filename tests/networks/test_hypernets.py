@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from torch import nn
 import torch.nn.functional as F
 from tiny import make_generator
+from torch import nn
 from torch.testing import assert_close
 
 from hyperinverter.contracts import KernelSpec
@@ -144,7 +144,12 @@ def test_first_residuals_are_small_under_either_init() -> None:
     assert 0 < paper(*maps).std().item() < 1e-3
     for activation in ("relu", "leaky_relu"):
         module = KernelRegressor(
-            spec, 64, 32, init="fan_in", activation=activation, residual_scale=0.01  # type: ignore[arg-type]
+            spec,
+            64,
+            32,
+            init="fan_in",
+            activation=activation,
+            residual_scale=0.01,  # type: ignore[arg-type]
         )
         assert 1e-3 < module(*maps).std().item() < 3e-2
 

@@ -59,6 +59,7 @@ class KernelRegressor(nn.Module):
         columns = math.prod(spec.shape) // self.in_channels  # O k k
         width = extractor_channels
         self.fusion = fusion(channels)
+
         def act() -> nn.Module:
             return nn.ReLU() if activation == "relu" else nn.LeakyReLU(_SLOPE)
 
@@ -96,7 +97,8 @@ class KernelRegressor(nn.Module):
         """Return the residual, ``(B, *spec.shape)``, from two maps ``(B, C, 8, 8)``."""
         h = self.feature_extractor(self.fusion(initial, photo)).flatten(1)  # (B, D)
         u = torch.addmm(self.b1, h, self.w1).view(-1, self.hidden_dim)  # (B I, D)
-        w2, b2 = self.w2, self.b2
+        w2: Tensor = self.w2
+        b2: Tensor = self.b2
         if self.residual_scale != 1:  # on the small side of the product
             w2, b2 = w2 * self.residual_scale, b2 * self.residual_scale
         m = torch.addmm(b2, u, w2)  # (B I, O k k)

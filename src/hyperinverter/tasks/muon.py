@@ -37,7 +37,9 @@ def orthogonalise(matrices: Tensor) -> Tensor:
         step = torch.baddbmm(_B * gram, gram, gram, beta=1, alpha=_C)  # b A + c A^2
         step.diagonal(dim1=1, dim2=2).add_(_A)
         product = step if product is None else step @ product
-        gram = step @ gram @ step  # every step is a polynomial in the Gram matrix: symmetric, and they commute
+        gram = (
+            step @ gram @ step
+        )  # every step is a polynomial in the Gram matrix: symmetric, and they commute
     assert product is not None
     x = product @ x
     return x.transpose(1, 2) if tall else x
@@ -75,7 +77,7 @@ class Muon(Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "betas": tuple(betas), "eps": eps})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Make one step; returns what ``closure`` returns."""
         loss = None
         if closure is not None:
