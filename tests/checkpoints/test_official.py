@@ -492,6 +492,14 @@ def test_other_generators_are_named_and_refused(change: Any, problem: str, tmp_p
         (lambda g: g.update({"convs.0.conv.blur.kernel": torch.ones(4, 4)}), "another filter"),
         (lambda g: g.update({"convs.0.conv.weight": torch.zeros(2, 8, 8, 3, 3)}), "1 of another shape"),
         (lambda g: g.pop("style.1.bias"), "style.1.bias is missing"),
+        (lambda g: g.update({"convs.0.conv.weight": torch.zeros(1, 8, 0, 3, 3)}), "1 of another shape"),
+        (
+            lambda g: (
+                g.update({f"style.{i}.weight": torch.zeros(16, 16) for i in range(3, 80)})
+                or g.update({f"style.{i}.bias": torch.zeros(16) for i in range(3, 80)})
+            ),
+            "is no network there can be .*79 mapping layers",
+        ),
     ],
 )
 def test_rosinality_file_that_is_not_whole(

@@ -669,6 +669,8 @@ def _told(file: Path, mend: str) -> Iterator[None]:
         raise UserError(f"{file} {error.reason}; {error.mend or mend}") from error
     except (OSError, MemoryError) as error:
         raise UserError(f"{file} cannot be read ({_line(error)}); check the disk and free memory") from error
+    except _BAD_DESCRIPTION as error:  # shapes no network can have, such as a w of no numbers
+        raise UserError(f"{file} is no network there can be ({_line(error)}); {mend}") from error
 
 
 @contextmanager
