@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
-import platform
+import functools
+import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -25,7 +26,16 @@ from hyperinverter.data.module import ImageDataModule
 from hyperinverter.data.transforms import read_pixels
 
 FILES, PHOTOS, RESOLUTION = 20_000, 64, 1024
-Row = tuple[str, float, str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one thing takes. Processor time (with that of worker processes) tells more on a busy machine."""
+
+    case: str
+    count: int  # things done
+    wall_seconds: float
+    cpu_seconds: float
 
 
 def make_many(root: Path) -> None:
@@ -54,22 +64,28 @@ def make_large(root: Path, suffix: str) -> None:
         Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path, quality=92)
 
 
-def timed(action: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def timed(case: str, action: Callable[[], object], count: int = 1) -> Row:
+    wall, cpu = time.perf_counter(), _cpu()
     action()
-    return time.perf_counter() - start
+    return Row(case, count, time.perf_counter() - wall, _cpu() - cpu)
+
+
+def _cpu() -> float:
+    """Processor seconds of this process and of its worker processes that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def start_up(root: Path, cache: Path) -> Iterator[Row]:
-    """Seconds until a folder of 20,000 files is ready: for the first time, and every time after that."""
+    """Until a folder of 20,000 files is ready: for the first time, and every time after that."""
     shutil.rmtree(cache, ignore_errors=True)
     record = default_record(cache, root)
-    yield "list 20,000 files", timed(lambda: list_photos(root)), "s"
-    yield "split them for the first time", timed(lambda: split_folder(root, record)), "s"
-    yield "split them again", timed(lambda: split_folder(root, record)), "s"
+    yield timed("list", lambda: list_photos(root), FILES)
+    yield timed("list and split, first time", lambda: split_folder(root, record), FILES)
+    yield timed("list and split, again", lambda: split_folder(root, record), FILES)
     names, memo = list_photos(root).names, cache / "headers.json"
-    yield "look at every header for the first time", timed(lambda: check_headers(root, names, memo)), "s"
-    yield "look at every header again", timed(lambda: check_headers(root, names, memo)), "s"
+    yield timed("look at every header, first time", lambda: check_headers(root, names, memo), FILES)
+    yield timed("look at every header, again", lambda: check_headers(root, names, memo), FILES)
     shutil.rmtree(cache)
 
     def ready() -> None:
@@ -77,42 +93,43 @@ def start_up(root: Path, cache: Path) -> Iterator[Row]:
         module.prepare_data()
         module.setup("fit")
 
-    yield "whole start-up for the first time", timed(ready), "s"
-    yield "whole start-up again", timed(ready), "s"
+    yield timed("whole start-up, first time", ready, FILES)
+    yield timed("whole start-up, again", ready, FILES)
     shutil.rmtree(cache)
 
 
 def throughput(root: Path, cache: Path) -> Iterator[Row]:
-    """Photos of 1024 px a second: one by one, through the loader, and decoded beforehand."""
+    """Photos of 1024 px: one by one, through the loader, and decoded beforehand."""
     kind = root.name
     files = sorted(root.iterdir())
     megabytes = sum(file.stat().st_size for file in files) / len(files) / 1e6
-    yield f"{kind}: size of a file", megabytes, "MB"
-    yield f"{kind}: decode one", timed(lambda: [read_pixels(f, RESOLUTION) for f in files]) / len(files), "s"
-    for workers, decoded in ((0, False), (1, False), (2, False), (0, True)):
+    yield timed(
+        f"{kind} of {megabytes:.2f} MB, decode", lambda: [read_pixels(f, RESOLUTION) for f in files], PHOTOS
+    )
+    for workers, decoded in ((0, False), (2, False), (0, True)):
         module = ImageDataModule(
             root,
             resolution=RESOLUTION,
             batch_size=8,
             num_workers=workers,
-            epoch_kimg=0.128,
+            epoch_kimg=0.064,
             cache_dir=cache,
             decoded=decoded,
             num_val=1,
             num_test=1,
         )
         module.prepare_data()
-        module.setup("fit")
-        batches = iter(module.train_dataloader())
-        next(batches)  # workers have started
-        count = 0
-        start = time.perf_counter()
-        for batch in batches:
-            count += len(batch["image"])
-        seconds = time.perf_counter() - start
         how = "decoded beforehand" if decoded else f"{workers} worker processes"
-        yield f"{kind}: loader, {how}", count / seconds, "photos/s"
+        yield timed(f"{kind}, loader, {how}", functools.partial(_run_through, module), 64)
     shutil.rmtree(cache)
+
+
+def _run_through(module: ImageDataModule) -> None:
+    """One epoch; the workers end with the loader, so that their time is counted."""
+    loader = module.train_dataloader()
+    for _ in loader:
+        pass
+    del loader
 
 
 def main() -> None:
@@ -121,16 +138,17 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     args = parser.parse_args()
     make_many(args.folder / "many")
-    rows: list[Row] = list(start_up(args.folder / "many", args.folder / "cache"))
+    rows = list(start_up(args.folder / "many", args.folder / "cache"))
     for suffix in (".png", ".jpg"):
         make_large(args.folder / suffix[1:], suffix)
         rows += throughput(args.folder / suffix[1:], args.folder / "cache")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with args.out.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["case", "value", "unit"])
-        writer.writerows([(case, f"{value:.4g}", unit) for case, value, unit in rows])
-        writer.writerow(["usable cores", len(os.sched_getaffinity(0)), platform.machine()])
+        writer.writerow(["case", "count", "wall_seconds", "cpu_seconds", "cpu_milliseconds_each"])
+        for row in rows:
+            each = f"{1000 * row.cpu_seconds / row.count:.4g}"
+            writer.writerow([row.case, row.count, f"{row.wall_seconds:.3f}", f"{row.cpu_seconds:.3f}", each])
     print(args.out.read_text(), end="")
 
 
