@@ -21,10 +21,12 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from hyperinverter import config, runs
 from hyperinverter.config import Config
 from hyperinverter.contracts import UserError
-from hyperinverter.runcard import RunCard
-from hyperinverter.tasks import callbacks
+from hyperinverter.runcard import RunCard, hold, read_card
+from hyperinverter.tasks import callbacks, saved
 from hyperinverter.tasks.callbacks import Checkpoints, Interrupted, duration, images_seen
 from hyperinverter.tasks.loggers import MetricsFile, WandbTracker
+
+AUTO = "auto"  # resume=auto: the same command again goes on where it was
 
 
 def run(cfg: Config, folder: Path | None = None) -> float:
@@ -39,7 +41,7 @@ def run(cfg: Config, folder: Path | None = None) -> float:
     """
     folder = folder or config.run_dir()
     try:
-        with _sigterm_is_ctrl_c():
+        with _signals_are_ctrl_c():
             return train(cfg, folder)
     except UserError as error:
         _fail(str(error), folder, bool(cfg.debug))
@@ -70,7 +72,23 @@ def train(cfg: Config, folder: Path) -> float:
         Interrupted: After Ctrl-C, with everything saved.
     """
     first = _is_first()
-    folder.mkdir(parents=True, exist_ok=True)
+    if cfg.resume == AUTO and (done := _finished(folder)) is not None:
+        say(f"{_short(folder)} has finished before: nothing is left to do")
+        return done
+    callbacks.free_of_disk_trouble(lambda: folder.mkdir(parents=True, exist_ok=True), folder)
+    claim = callbacks.free_of_disk_trouble(lambda: hold(folder), folder) if first else None
+    if first and claim is None:
+        raise UserError(f"another process is working in {folder}: wait for it, or stop it first")
+    try:
+        return _carded(cfg, folder)
+    finally:
+        if claim is not None:
+            claim.close()
+
+
+def _carded(cfg: Config, folder: Path) -> float:
+    """Train with the run card and the tracker closed at the end, whatever the end is."""
+    first = _is_first()
     card = callbacks.free_of_disk_trouble(lambda: RunCard(folder, _identity(cfg), write=first), folder)
     loggers: list[Logger] = []
     try:
@@ -98,7 +116,7 @@ def _train(cfg: Config, folder: Path, card: RunCard, loggers: list[Logger]) -> f
     config.validate(cfg)
     config.check_additions(config.task_overrides())
     _check_devices(cfg)
-    find_phase1(cfg)
+    find_phase1(cfg, folder)
     if _is_first():
         callbacks.free_of_disk_trouble(lambda: config.save(cfg, folder / "config.yaml"), folder)
     seed_everything(cfg.seed, workers=True, verbose=False)
@@ -117,6 +135,7 @@ def _train(cfg: Config, folder: Path, card: RunCard, loggers: list[Logger]) -> f
         cfg.phase.monitor,
         cfg.phase.monitor_mode,
         round(cfg.trainer.save_every_kimg * 1000),
+        metrics_file.count,
     )
     say(
         f"phase {cfg.phase.number} on {cfg.domain.name}, {_millions(card.facts['parameters'])}: {_short(folder)}"
@@ -129,16 +148,14 @@ def _train(cfg: Config, folder: Path, card: RunCard, loggers: list[Logger]) -> f
             callbacks.StopAfter(total),
             checkpoints,
             callbacks.StopOnSignal(checkpoints, say),
-            callbacks.Progress(total, folder),
+            callbacks.Progress(total, folder, per_step=cfg.phase.batch_size),
             callbacks.ImagePanels(folder, cfg.panels.num_photos, cfg.panels.num_saved),
         ],
     )
     card.update(device=_device(trainer), world_size=trainer.world_size)
-    resume = find_resume(cfg)
+    resume = find_resume(cfg, folder)
     if resume is not None:
-        seen = int(_load(resume).get("state_dict", {}).get("images_seen", 0))
-        if _is_first():
-            metrics_file.forget_after(seen)
+        seen = _go_on(resume, metrics_file)
         say(f"going on from {_short(resume)}, {seen / 1000:g} kimg")
     fit_arguments: dict[str, Any] = {"datamodule": data, "ckpt_path": None if resume is None else str(resume)}
     try:
@@ -149,10 +166,12 @@ def _train(cfg: Config, folder: Path, card: RunCard, loggers: list[Logger]) -> f
         seen = images_seen(task)
         card.facts |= {"images_seen": seen, "complete": seen + rounding >= total}
     card.update()
+    if _is_first():
+        checkpoints.tidy()
 
     best = checkpoints.best if checkpoints.best.is_file() else checkpoints.last
     if best.is_file():
-        task.load_state_dict(_load(best)["state_dict"], strict=task.strict_loading)
+        task.load_state_dict(saved.read_checkpoint(best)["state_dict"], strict=task.strict_loading)
     seen_in_training = images_seen(task)
     measured = _guarded(lambda: trainer.test(task, datamodule=data, verbose=False), cfg)[0]
     numbers = {name: float(value) for name, value in sorted(measured.items())}
@@ -191,29 +210,68 @@ def make_trainer(cfg: Config, loggers: list[Logger], extra: list[Callback]) -> T
     )
 
 
-def find_phase1(cfg: Config) -> None:
-    """Fill in ``phase.from_run`` of a phase II run: the newest complete phase I run of the domain, if any."""
-    if cfg.phase.number == 2 and cfg.phase.from_run is None:
-        found = runs.latest_finished(Path(cfg.paths.outputs), domain=cfg.domain.name, phase=1)
-        if found is not None:
-            cfg.phase.from_run = str(found)
+def find_phase1(cfg: Config, folder: Path | None = None) -> None:
+    """Fill in ``phase.from_run`` of a phase II run: the newest complete phase I run of the domain, if any.
+
+    A resumed run in ``folder`` keeps the one it began with.
+    """
+    if cfg.phase.number != 2 or cfg.phase.from_run is not None:
+        return
+    if cfg.resume is not None and folder is not None and (folder / "config.yaml").is_file():
+        before = config.load(folder / "config.yaml")
+        cfg.phase.from_run = before.phase.from_run or "packaged"
+        return
+    found = runs.latest_finished(Path(cfg.paths.outputs), domain=cfg.domain.name, phase=1)
+    if found is not None:
+        cfg.phase.from_run = str(found)
 
 
-def find_resume(cfg: Config) -> Path | None:
+def find_resume(cfg: Config, folder: Path | None = None) -> Path | None:
     """The checkpoint to go on from; None for a new run.
+
+    A damaged ``last.ckpt`` is told and the one before it taken. ``resume=auto`` begins anew where nothing was saved.
+
+    Args:
+        cfg: The configuration; ``resume`` is a run folder, a checkpoint file, or ``auto``.
+        folder: The folder of this run, for ``auto``.
 
     Raises:
         UserError: If ``resume`` leads to none.
     """
     if cfg.resume is None:
         return None
-    place = Path(cfg.resume).expanduser()
-    path = place if place.is_file() else place / "checkpoints" / "last.ckpt"
-    if not path.is_file():
+    automatic = cfg.resume == AUTO
+    if automatic and folder is None:
+        return None
+    place = folder if automatic and folder is not None else Path(cfg.resume).expanduser()
+    if place.is_file():
+        saved.read_checkpoint(place)
+        return place
+    found = saved.newest_readable(place / "checkpoints")
+    if found is None and automatic:
+        return None
+    if found is None:
+        missing = place / "checkpoints" / saved.LAST
         raise UserError(
-            f"resume={cfg.resume} has no {path}: the run ended before its first save, so start it anew"
+            f"resume={cfg.resume} has no {missing}: the run ended before its first save, so start it anew"
         )
+    path, _, trouble = found
+    if trouble is not None:
+        say(f"{trouble.split(': it is cut short')[0]}: it is damaged, so the run goes on from {path.name}")
     return path
+
+
+def _go_on(checkpoint: Path, table: MetricsFile) -> int:
+    """Cut the table of numbers to what the checkpoint stands behind; return the photos seen by then."""
+    content = saved.read_checkpoint(checkpoint)
+    seen = int(content["state_dict"].get("images_seen", 0))
+    if _is_first():
+        kept = [s["rows"] for s in content.get("callbacks", {}).values() if isinstance(s, dict) and "rows" in s]
+        if kept:
+            table.keep(int(kept[0]))
+        else:
+            table.forget_after(seen)
+    return seen
 
 
 def count_parameters(task: LightningModule) -> dict[str, int]:
@@ -232,15 +290,18 @@ def say(line: str) -> None:
 
 
 @contextlib.contextmanager
-def _sigterm_is_ctrl_c() -> Iterator[None]:
+def _signals_are_ctrl_c() -> Iterator[None]:
+    """Outside the training loop, which has handlers of its own, every request to stop is a KeyboardInterrupt."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    numbers = [number for number in callbacks.STOP_SIGNALS if number != signal.SIGINT]
+    previous = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _tracker(cfg: Config, folder: Path, task: LightningModule) -> list[Logger]:
@@ -321,17 +382,6 @@ def _guarded(action: Callable[[], Any], cfg: Config) -> Any:
         ) from error
 
 
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises several kinds for files that are cut short or foreign
-        raise UserError(
-            f"{path} cannot be read as a checkpoint ({_cause(error)}): it is cut short or something else; "
-            "resume from another one, or start anew"
-        ) from error
-    return content
-
-
 def _is_first() -> bool:
     """Whether this process speaks for the run: the only one, or global rank 0."""
     return all(
@@ -339,8 +389,17 @@ def _is_first() -> bool:
     )
 
 
+def _finished(folder: Path) -> float | None:
+    """The score of the finished run in a folder; None if it has none."""
+    card = read_card(folder) or {}
+    if card.get("status") != "finished":
+        return None
+    score = (card.get("metrics") or {}).get(card.get("rank_by"))
+    return None if score is None else float(score)
+
+
 def _last(folder: Path) -> bool:
-    return (folder / "checkpoints" / "last.ckpt").is_file()
+    return (folder / "checkpoints" / saved.LAST).is_file()
 
 
 def _device(trainer: Trainer) -> str:

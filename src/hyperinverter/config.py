@@ -26,8 +26,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hyperinverter.contracts import UserError
+from hyperinverter.runcard import CARD, held, read_card
 
 Config = DictConfig
+SWEEP = "sweep.json"  # what a sweep is, beside its numbered jobs
 
 _MOMENT = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")[:-3]  # one name per process, to the millisecond
 
@@ -41,20 +43,24 @@ def normalise_overrides(arguments: Sequence[str]) -> list[str]:
     """Turn the short spellings of the command line into what Hydra's grammar accepts.
 
     ``+sweep`` becomes ``+sweep=default``; ``phase=2`` becomes ``phase='2'``; ``data.root=PATH`` alone also
-    chooses ``data=folder``; ``resume=RUN`` brings back that run's overrides and folder; ``-m`` moves to the front.
-    The rest stays as it is.
+    chooses ``data=folder``; ``resume=RUN`` brings back that run's overrides and folder; ``resume=SWEEP`` brings back
+    the sweep's command; ``resume=auto`` is ``resume=RUN`` for the newest unfinished run of the same command, if there
+    is one; ``-m`` moves to the front. The rest stays as it is.
 
     Raises:
-        UserError: If ``resume`` names something that is neither a run folder nor a checkpoint in one.
+        UserError: If ``resume`` names something that is neither a run folder, nor a checkpoint in one, nor a sweep.
     """
     typed = [_normalise(argument) for argument in arguments]
     typed.sort(key=lambda item: item not in ("-m", "--multirun"))  # argparse loses overrides after a flag
     if _typed(typed, "data.root") is not None and _typed(typed, "data") is None:
         typed.insert(0, "data=folder")
     resume = _typed(typed, "resume")
-    if resume not in (None, "", "null") and _typed(typed, "hydra.run.dir") is None:
-        return _resumed(typed, str(resume))
-    return typed
+    if resume in (None, "", "null") or _typed(typed, "hydra.run.dir") is not None:
+        return typed
+    if resume == "auto":
+        unfinished = _unfinished(typed)
+        return typed if unfinished is None else _resumed(typed, str(unfinished))
+    return _resumed(typed, str(resume))
 
 
 def _normalise(argument: str) -> str:
@@ -72,8 +78,24 @@ def _typed(arguments: Iterable[str], key: str) -> str | None:
     return values[-1].strip("'\"") if values else None
 
 
+def _unfinished(typed: Sequence[str]) -> Path | None:
+    """The newest run of the same command that has not finished and that nobody is working on."""
+    command = sorted(i for i in typed if not i.startswith(("resume=", "hydra.", "-")))
+    outputs = _typed(typed, "paths.outputs") or os.environ.get("HYPERINVERTER_OUTPUTS") or "outputs"
+    found = []
+    for path in (Path(outputs).expanduser() / "runs").glob(f"*/{CARD}"):
+        card = read_card(path.parent) or {}
+        before = [str(item) for item in card.get("overrides") or []]
+        same = sorted(item for item in before if not item.startswith("resume=")) == command
+        if same and card.get("status") != "finished" and not held(path.parent):
+            found.append((str(card.get("started")), path.parent))
+    return max(found)[1] if found else None
+
+
 def _resumed(typed: list[str], resume: str) -> list[str]:
     place = Path(resume).expanduser()
+    if (place / SWEEP).is_file():
+        return _resumed_sweep(typed, place)
     run = place.parent.parent if place.is_file() else place
     try:
         before = json.loads((run / "run.json").read_text(encoding="utf-8"))["overrides"]
@@ -84,6 +106,20 @@ def _resumed(typed: list[str], resume: str) -> list[str]:
     again = ("resume", "hydra.run.dir", "hydra.mode")
     before = [item for item in before if item.split("=", 1)[0] not in again]
     return [*before, *typed, "hydra.mode=RUN", f"hydra.run.dir={quote(str(run))}"]
+
+
+def _resumed_sweep(typed: list[str], sweep: Path) -> list[str]:
+    try:
+        before = json.loads((sweep / SWEEP).read_text(encoding="utf-8"))["typed"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"resume={sweep} cannot be resumed: its {SWEEP} does not say what was typed for it; resume its jobs "
+            f"one by one with resume={sweep}/N"
+        ) from error
+    again = ("resume", "hydra.sweep.dir")
+    rest = [item for item in typed if item.split("=", 1)[0] not in again and item not in before]
+    before = [item for item in before if item.split("=", 1)[0] not in again]
+    return [*before, *rest, f"hydra.sweep.dir={quote(str(sweep))}"]
 
 
 def quote(value: Any) -> str:

@@ -35,6 +35,7 @@ class MetricsFile(Logger):
                 rows = list(csv.DictReader(file))
             self._columns = list(rows[0]) if rows else self._columns
             self._offset = float(rows[-1].get("seconds") or 0.0) if rows else 0.0
+        self._count = len(self._rows())
 
     @property
     def name(self) -> str:
@@ -64,10 +65,19 @@ class MetricsFile(Logger):
             if fresh:
                 writer.writeheader()
             writer.writerow(row)
+        self._count += 1
 
     def forget_after(self, images: int) -> None:
         """Drop rows beyond a point in training: a run resumed from there will write them again."""
         self._rewrite([row for row in self._rows() if int(row[AXIS]) <= images])
+
+    def keep(self, rows: int) -> None:
+        """Drop all but the first rows: those a checkpoint was written behind."""
+        self._rewrite(self._rows()[:rows])
+
+    def count(self) -> int:
+        """How many rows there are."""
+        return self._count
 
     def _widen(self, new: list[str]) -> None:
         rows = self._rows()
@@ -88,6 +98,7 @@ class MetricsFile(Logger):
             writer.writeheader()
             writer.writerows(rows)
         os.replace(scratch, self._path)
+        self._count = len(rows)
 
 
 class WandbTracker(Logger):
