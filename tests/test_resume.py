@@ -107,7 +107,9 @@ def test_stop_and_resume_equals_never_stopped(
             assert_same(whole[part], halves[part], f"{name}/{part}")
 
 
-def killed_at_random(overrides: list[str], place: Path, what: list[str], kills: int, seed: int) -> dict[str, Any]:
+def killed_at_random(
+    overrides: list[str], place: Path, what: list[str], kills: int, seed: int
+) -> dict[str, Any]:
     command = [sys.executable, str(Path(__file__).with_name("killing.py")), str(place), str(kills), str(seed)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -138,7 +140,7 @@ def test_killed_at_any_moment_it_goes_on_and_lands_in_the_same_place(
         # one step more than the interval: a row is written behind its step, the save before the next one
         assert kill["seen"] - kill["saved"] <= 8 + 2, kill
         if kill["signal"] == "SIGTERM":
-            assert kill["seconds"] < 10, kill
+            assert kill["seconds"] < max(5, told["seconds"] / 2), kill  # seconds, unless the machine is busy
             assert kill["seen"] == 0 or kill["seen"] == kill["saved"], kill
     for end in told["ends"]:
         assert end == {"finished": True, "metrics": True, "rows": True, "weights": True}, told

@@ -10,12 +10,20 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
+from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from hyperinverter import config, runs
@@ -146,6 +154,7 @@ def _train(cfg: Config, folder: Path, card: RunCard, loggers: list[Logger]) -> f
         [
             callbacks.NanGuard(),
             callbacks.StopAfter(total),
+            callbacks.Together(cfg.seed),
             checkpoints,
             callbacks.StopOnSignal(checkpoints, say),
             callbacks.Progress(total, folder, per_step=cfg.phase.batch_size),
@@ -153,6 +162,15 @@ def _train(cfg: Config, folder: Path, card: RunCard, loggers: list[Logger]) -> f
         ],
     )
     card.update(device=_device(trainer), world_size=trainer.world_size)
+    if trainer.world_size > 1:
+        per_process = cfg.phase.batch_size // trainer.world_size
+        # DDP averages every trained gradient once a step, in 32 bits; the ring moves about twice that per process
+        gradients = 4 * card.facts["parameters"]["trained"] / 1e6
+        card.update(batch_per_process=per_process, gradient_mb_per_step=round(gradients, 3))
+        say(
+            f"{trainer.world_size} processes x {per_process} photos = batches of {cfg.phase.batch_size}; "
+            f"{gradients:.1f} MB of gradients per step"
+        )
     resume = find_resume(cfg, folder)
     if resume is not None:
         seen = _go_on(resume, metrics_file)
@@ -188,11 +206,23 @@ def make_trainer(cfg: Config, loggers: list[Logger], extra: list[Callback]) -> T
     """The Lightning trainer a configuration describes; checkpoints and progress are callbacks of ours."""
     node = cfg.trainer
     epochs = math.ceil(cfg.phase.kimg / cfg.phase.epoch_kimg)
+    environment = _cluster()
+    strategy: str | DDPStrategy = node.strategy
+    if strategy == "ddp":
+        strategy = DDPStrategy(
+            cluster_environment=environment,
+            process_group_backend="gloo" if node.accelerator == "cpu" else None,
+            timeout=timedelta(seconds=node.timeout),
+            gradient_as_bucket_view=True,  # no second copy of gradients: a hypernetwork's are as large as it is
+        )
     return Trainer(
         accelerator=node.accelerator,
         devices=node.devices,
         num_nodes=node.num_nodes,
-        strategy=node.strategy,
+        strategy=strategy,
+        plugins=[environment] if isinstance(strategy, str) else None,
+        # on processors there is no such thing: there the first process's running statistics are everyone's
+        sync_batchnorm=not isinstance(strategy, str) and node.accelerator != "cpu",
         precision=node.precision,
         deterministic=node.deterministic,
         max_epochs=min(epochs, node.max_epochs or epochs),
@@ -208,6 +238,27 @@ def make_trainer(cfg: Config, loggers: list[Logger], extra: list[Callback]) -> T
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # the data room shards: every photo once, no padding
     )
+
+
+def _cluster() -> ClusterEnvironment:
+    """Who starts the processes of a distributed run: torchrun, srun, or Lightning itself.
+
+    Lightning's own guess takes every Slurm allocation for srun, and would requeue jobs on its own account.
+    """
+    if TorchElasticEnvironment.detect():
+        return TorchElasticEnvironment()
+    if _outside_processes() > 1:
+        return SLURMEnvironment(auto_requeue=False)
+    return LightningEnvironment()
+
+
+def _outside_processes() -> int:
+    """How many processes torchrun or srun has started for this command; 1 without them."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return int(os.environ.get("WORLD_SIZE") or 1)
+    if "SLURM_STEP_ID" in os.environ and "SLURM_PROCID" in os.environ:
+        return int(os.environ.get("SLURM_NTASKS") or 1)
+    return 1
 
 
 def find_phase1(cfg: Config, folder: Path | None = None) -> None:
@@ -266,7 +317,9 @@ def _go_on(checkpoint: Path, table: MetricsFile) -> int:
     content = saved.read_checkpoint(checkpoint)
     seen = int(content["state_dict"].get("images_seen", 0))
     if _is_first():
-        kept = [s["rows"] for s in content.get("callbacks", {}).values() if isinstance(s, dict) and "rows" in s]
+        kept = [
+            s["rows"] for s in content.get("callbacks", {}).values() if isinstance(s, dict) and "rows" in s
+        ]
         if kept:
             table.keep(int(kept[0]))
         else:
@@ -360,9 +413,49 @@ def _typed_name() -> str | None:
 
 
 def _check_devices(cfg: Config) -> None:
-    if cfg.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+    """Refuse what would fail later, or train on other photos than was asked for.
+
+    Raises:
+        UserError: For devices that are not there, processes that do not fit, or a batch they cannot share.
+    """
+    node = cfg.trainer
+    gpu = node.accelerator in ("gpu", "cuda")
+    if gpu and not torch.cuda.is_available():
         raise UserError(
             "this trainer wants a CUDA GPU and PyTorch sees none: use trainer=cpu, or install CUDA drivers"
+        )
+    devices = node.devices
+    if devices in ("auto", -1, "-1"):
+        devices = torch.cuda.device_count() if gpu else 1
+    if not isinstance(devices, int) or devices < 1:
+        raise UserError(f"trainer.devices must be a number of devices or auto, got {node.devices!r}")
+    if gpu and devices > torch.cuda.device_count():
+        raise UserError(
+            f"trainer.devices={devices}, but PyTorch sees {torch.cuda.device_count()} GPUs: ask for fewer"
+        )
+    world = devices * node.num_nodes
+    if world > 1 and node.strategy == "auto":
+        raise UserError(f"{world} devices need a strategy: use trainer=ddp, or trainer=ddp_cpu on processors")
+    outside = _outside_processes()
+    if outside > 1 and outside != world:
+        raise UserError(
+            f"{outside} processes were started from outside, but this trainer has {world}: each would train alone; "
+            "choose trainer=ddp with trainer.devices and trainer.num_nodes to match, or start a single process"
+        )
+    if node.num_nodes > 1 and outside == 1 and "NODE_RANK" not in os.environ:
+        raise UserError(
+            f"trainer.num_nodes={node.num_nodes} needs a process on every node: start it with srun or torchrun, or set "
+            "MASTER_ADDR, MASTER_PORT and NODE_RANK and give every node the same hydra.run.dir"
+        )
+    if cfg.phase.batch_size % world:
+        raise UserError(
+            f"a batch of {cfg.phase.batch_size} photos cannot be shared evenly by {world} processes; choose "
+            f"phase.batch_size as a multiple of {world}"
+        )
+    if world > 1 and cfg.loss.adv > 0 and str(node.precision) == "16-mixed":
+        raise UserError(
+            "trainer.precision=16-mixed scales losses, which the critic's gradients over several processes do not "
+            "know: use bf16-mixed or 32-true"
         )
 
 

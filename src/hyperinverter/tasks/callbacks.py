@@ -7,6 +7,7 @@ A task taking part has ``images_seen`` (photos seen in training, over all proces
 import errno
 import math
 import os
+import random
 import re
 import signal
 import sys
@@ -16,9 +17,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, distributed
 
 from hyperinverter.contracts import Batch, Inversion, UserError
 from hyperinverter.runcard import write_json
@@ -76,6 +78,32 @@ class StopAfter(Callback):
             trainer.should_stop = True
 
 
+class Together(Callback):
+    """Processes of one run: as many as they believe, and each with random numbers of its own.
+
+    All begin with the same seed, so that they build the same networks.
+
+    Args:
+        seed: The run's.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def on_fit_start(self, trainer: Trainer, task: LightningModule) -> None:
+        there = distributed.get_world_size() if distributed.is_initialized() else 1
+        if there != trainer.world_size:
+            raise UserError(
+                f"this run was told of {trainer.world_size} processes and finds {there}, so it would train on a part "
+                "of the photos: start it in a fresh shell, without variables such as WORLD_SIZE or LOCAL_RANK"
+            )
+        if trainer.global_rank > 0:
+            own = (self._seed * 1_000_003 + trainer.global_rank) % 2**32
+            random.seed(own)
+            np.random.seed(own)  # noqa: NPY002  # libraries draw from it
+            torch.manual_seed(own)
+
+
 class NanGuard(Callback):
     """Stop at the first loss that is not a number, before it reaches a checkpoint."""
 
@@ -124,9 +152,7 @@ class Checkpoints(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.score = state_dict["score"]
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, task: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, task: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["random"] = self._random
         if self._due:
             # Lightning takes a checkpoint with every batch of an epoch done for one behind the validation, unless
@@ -135,9 +161,7 @@ class Checkpoints(Callback):
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
             progress |= {"total": dict(begun), "current": dict(begun), "is_last_batch": False}
 
-    def on_load_checkpoint(
-        self, trainer: Trainer, task: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, task: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._random = checkpoint.get("random", [])
 
     def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:

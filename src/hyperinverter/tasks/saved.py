@@ -84,7 +84,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(content, dict) or "state_dict" not in content:
             raise ValueError("it has no state_dict")
-    except (zlib.error, Exception) as error:  # zipfile and torch raise many kinds for files that are cut short
+    except (
+        zlib.error,
+        Exception,
+    ) as error:  # zipfile and torch raise many kinds for files that are cut short
         lines = str(error).splitlines()
         cause = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
         raise UserError(
