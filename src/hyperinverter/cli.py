@@ -65,11 +65,10 @@ def run(cfg: Config, folder: Path | None = None) -> float:
         )
         sys.exit(130)
     except Exception as error:  # a fault of ours: still one sentence, and the traceback in a file
-        _fail(
-            f"{_cause(error)} (traceback in {_short(folder / 'error.log')}, or add debug=true)",
-            folder,
-            cfg.debug,
-        )
+        number, cause = _origin(error, folder)
+        where = _short(folder / _error_log(number))
+        who = f"process {number}: " if number else ""
+        _fail(f"{who}{cause} (traceback in {where}, or add debug=true)", folder, cfg.debug, everywhere=True)
 
 
 def train(cfg: Config, folder: Path) -> float:
@@ -97,6 +96,9 @@ def train(cfg: Config, folder: Path) -> float:
 def _carded(cfg: Config, folder: Path) -> float:
     """Train with the run card and the tracker closed at the end, whatever the end is."""
     first = _is_first()
+    if first:
+        for old in folder.glob(_error_log("*")):
+            old.unlink()
     card = callbacks.free_of_disk_trouble(lambda: RunCard(folder, _identity(cfg), write=first), folder)
     loggers: list[Logger] = []
     try:
@@ -104,12 +106,14 @@ def _carded(cfg: Config, folder: Path) -> float:
     except BaseException as error:
         interrupted = isinstance(error, (KeyboardInterrupt, Interrupted))
         status = "interrupted" if interrupted else "failed"
-        if first and not interrupted:
+        number, cause = _origin(error, folder)
+        if not interrupted:
             with contextlib.suppress(OSError):  # the disk may be what failed
-                (folder / "error.log").write_text(traceback.format_exc(), encoding="utf-8")
+                text = f"{_cause(error)}\n\n{traceback.format_exc()}"
+                (folder / _error_log(_rank())).write_text(text, encoding="utf-8")
         _close_tracker(loggers, card.facts.get("metrics", {}), 130 if interrupted else 1)
         with contextlib.suppress(OSError):
-            card.close(status, None if interrupted else _cause(error))
+            card.close(status, None if interrupted else f"process {number}: {cause}" if number else cause)
         raise
     _close_tracker(loggers, card.facts["metrics"], 0)
     callbacks.free_of_disk_trouble(lambda: card.close("finished"), folder)
@@ -178,6 +182,11 @@ def _train(cfg: Config, folder: Path, card: RunCard, loggers: list[Logger]) -> f
     fit_arguments: dict[str, Any] = {"datamodule": data, "ckpt_path": None if resume is None else str(resume)}
     try:
         _guarded(lambda: trainer.fit(task, **fit_arguments), cfg)
+    except Interrupted:
+        raise
+    except BaseException:
+        _end_helpers(trainer)
+        raise
     finally:
         # Every epoch is rounded to whole batches: a whole run may be half a batch an epoch short of its length.
         rounding = math.ceil(cfg.phase.kimg / cfg.phase.epoch_kimg) * cfg.phase.batch_size / 2
@@ -238,6 +247,13 @@ def make_trainer(cfg: Config, loggers: list[Logger], extra: list[Callback]) -> T
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # the data room shards: every photo once, no padding
     )
+
+
+def _end_helpers(trainer: Trainer) -> None:
+    """The first process has failed: end those it started, which would wait for it, or complain about it."""
+    for process in getattr(trainer.strategy.launcher, "procs", []):
+        with contextlib.suppress(OSError):
+            process.kill()
 
 
 def _cluster() -> ClusterEnvironment:
@@ -530,11 +546,49 @@ def _farewell(facts: Mapping[str, Any], folder: Path) -> None:
     say(f"{_short(folder)}: run.json, metrics.csv, panels/, checkpoints/best.ckpt")
 
 
-def _fail(sentence: str, folder: Path, debug: bool) -> NoReturn:
+def _fail(sentence: str, folder: Path, debug: bool, *, everywhere: bool = False) -> NoReturn:
+    """Say why and leave.
+
+    Args:
+        sentence: Why.
+        folder: The run folder.
+        debug: Whether to show the traceback too.
+        everywhere: Speak in every process: what is wrong in one of several may not show in the first.
+    """
     if debug:
         traceback.print_exc()
-    say(f"error: {sentence}")
+    if everywhere:
+        sys.stderr.write(f"error: {sentence}\n")
+        sys.stderr.flush()
+    else:
+        say(f"error: {sentence}")
     sys.exit(1)
+
+
+def _error_log(number: int | str) -> str:
+    return "error.log" if number == 0 else f"error.process{number}.log"
+
+
+def _origin(error: BaseException, folder: Path) -> tuple[int, str]:
+    """Number of the process that failed first, and why: the others only find that it does not answer any more."""
+    if _is_first() and _lost_the_others(error):
+        for path in sorted(folder.glob(_error_log("*"))):
+            with contextlib.suppress(OSError, IndexError):
+                number = path.name.removeprefix("error.process").removesuffix(".log")
+                return int(number), path.read_text(encoding="utf-8").splitlines()[0]
+    return _rank(), _cause(error)
+
+
+def _lost_the_others(error: BaseException) -> bool:
+    """Whether this is how the end of another process shows in this one (torch has no class of its own for it)."""
+    words = ("connection", "peer", "gloo", "nccl", "socket", "timed out", "store", "process group")
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+
+
+def _rank() -> int:
+    """Number of this process in its run, over all machines as far as the environment tells."""
+    names = ("RANK", "SLURM_PROCID") if _outside_processes() > 1 else ("LOCAL_RANK",)
+    return next((int(os.environ[name]) for name in names if os.environ.get(name)), 0)
 
 
 def _quieten() -> None:
