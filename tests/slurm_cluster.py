@@ -97,8 +97,8 @@ def cluster(folder: Path, cores: int = 2) -> Iterator[dict[str, str]]:
     running: list[subprocess.Popen[bytes]] = []
     try:
         for service in services:
-            log = (folder / f"{service[0]}.out").open("wb")
-            running.append(subprocess.Popen(service, stdout=log, stderr=log, env=environment))
+            with (folder / f"{service[0]}.out").open("wb") as log:
+                running.append(subprocess.Popen(service, stdout=log, stderr=log, env=environment))
             _wait_for(service[0], sockets, environment, running[-1], folder)
         yield environment
     finally:

@@ -4,13 +4,14 @@ The only module of the package that knows Hydra and OmegaConf, beside train.py a
 """
 
 import difflib
+import functools
 import json
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,9 +32,39 @@ from hyperinverter.runcard import CARD, held, read_card
 Config = DictConfig
 SWEEP = "sweep.json"  # what a sweep is, beside its numbered jobs
 
-_MOMENT = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")[:-3]  # one name per process, to the millisecond
+_STARTED = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")[:-3]  # one name per process, to the millisecond
 
-OmegaConf.register_new_resolver("moment", lambda: _MOMENT, replace=True)
+
+@functools.cache
+def moment() -> str:
+    """When this run began, as its folder says it: the same in all processes that torchrun or srun started.
+
+    Raises:
+        UserError: Under torchrun, if its processes cannot be asked.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        return _agreed(_STARTED)
+    if "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS") or 1) > 1:
+        return f"slurm-{os.environ['SLURM_JOB_ID']}-{os.environ['SLURM_STEP_ID']}"
+    return _STARTED
+
+
+def _agreed(mine: str) -> str:
+    """What the first process to ask has said, through the store that torchrun keeps for its processes."""
+    from torch.distributed import TCPStore
+
+    try:
+        place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = TCPStore(*place, is_master=False, timeout=timedelta(seconds=60))
+        return store.compare_set(f"hyperinverter/{os.environ['TORCHELASTIC_RUN_ID']}", "", mine).decode()
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"the processes of this run cannot agree on a folder ({str(error).splitlines()[0]}): give them one with "
+            "hydra.run.dir=PATH"
+        ) from error
+
+
+OmegaConf.register_new_resolver("moment", moment, replace=True)
 
 
 # What was typed ------------------------------------------------------------------------------------------
@@ -221,6 +252,10 @@ def front_door(main: Callable[[], Any]) -> NoReturn:
     )
     try:
         sys.argv[1:] = normalise_overrides(sys.argv[1:])
+        if int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0) > 0:
+            sys.argv.append(
+                "hydra.output_subdir=null"
+            )  # what was typed is written by the first process alone
         main()
     except UserError as error:
         _fail(str(error), debug)
@@ -388,6 +423,7 @@ _POSITIVE = ("phase.kimg", "phase.epoch_kimg", "phase.optimizer.lr", "loss.r1_ga
 _NOT_NEGATIVE = ("phase.warmup_kimg", "loss.l2", "loss.lpips", "loss.id", "loss.adv", "loss.adv_from_kimg")
 _WHOLE = {  # key -> least value
     "phase.batch_size": 1,
+    "phase.lr_batch": 1,
     "seed": 0,
     "domain.resolution": 4,
     "hypernet.hidden_dim": 1,
