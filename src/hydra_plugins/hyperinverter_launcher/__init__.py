@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -288,6 +288,8 @@ class FreshLauncher(Launcher):
         if jobs < 1:
             raise UserError(f"hydra.launcher.jobs must be at least 1, got {jobs}")
         self.jobs, self.fail_fast, self.grace = jobs, fail_fast, grace
+        self.watch: Callable[[int, Path], bool] | None = None  # looks at a running job: shall it stop?
+        self._looked = 0.0
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self._config, self._context = config, hydra_context
@@ -323,6 +325,7 @@ class FreshLauncher(Launcher):
                     if job.failed and self.fail_fast:
                         board.say("hydra.launcher.fail_fast: the remaining jobs are not started")
                         waiting.clear()
+                self._look(running, board)
                 board.show(running, len(waiting))
                 signals.wait(0.2)
             if signals.received:
@@ -331,6 +334,17 @@ class FreshLauncher(Launcher):
                 board.say(f"go on with: python train.py resume={folder}")
                 raise KeyboardInterrupt
         return [job.result() for job in every]
+
+    def _look(self, running: Sequence["Job"], board: "_Board") -> None:
+        """End the jobs that whoever watches them has given up."""
+        if self.watch is None or time.monotonic() - self._looked < 1.0:
+            return
+        self._looked = time.monotonic()
+        for job in running:
+            if not job.given_up and self.watch(job.num, job.folder):
+                job.given_up = True
+                board.say(f"job {job.num} {job.name} has fallen behind and is stopped")
+                job.signal(signal.SIGTERM)
 
     def _trainer(self, overrides: Sequence[str]) -> Mapping[str, Any]:
         """The trainer section of a job's configuration."""
@@ -430,6 +444,7 @@ class Job:
         self.gpus: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._skipped = False
+        self.given_up = False  # by whoever watches the sweep
         self._log_begin = 0  # where this session's part of the log begins
         self.name = next(
             (o.split("=", 1)[1].strip("'") for o in overrides if o.startswith("name=")), str(num)
@@ -604,6 +619,9 @@ class _Board:
     def ended(self, job: Any) -> None:
         self._done += 1
         head = f"[{self._done}/{self._total}] job {job.num} {job.name}"
+        if getattr(job, "given_up", False) and job.failed:
+            self.say(f"{head}: stopped early")
+            return
         if job.failed:
             self.say(f"{head}: FAILED: {job.cause()} ({job.folder}/log.txt)")
             return
