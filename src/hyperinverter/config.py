@@ -82,9 +82,9 @@ def normalise_overrides(arguments: Sequence[str]) -> list[str]:
         UserError: If ``resume`` names something that is neither a run folder, nor a checkpoint in one, nor a sweep.
     """
     typed = [_normalise(argument) for argument in arguments]
-    typed.sort(key=lambda item: item not in ("-m", "--multirun"))  # argparse loses overrides after a flag
     if _typed(typed, "data.root") is not None and _typed(typed, "data") is None:
         typed.insert(0, "data=folder")
+    typed.sort(key=lambda item: item not in ("-m", "--multirun"))  # argparse loses overrides after a flag
     resume = _typed(typed, "resume")
     if resume in (None, "", "null") or _typed(typed, "hydra.run.dir") is not None:
         return typed

@@ -33,7 +33,7 @@ def environment(**extra: str) -> dict[str, str]:
 def sweep(cwd: Path, *typed: str, script: Path = FAKE, **extra: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(script), *typed]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=300, cwd=cwd, env=environment(**extra)
+        command, capture_output=True, text=True, timeout=1800, cwd=cwd, env=environment(**extra)
     )
 
 

@@ -19,7 +19,9 @@ def search(cwd: Path, *typed: str) -> subprocess.CompletedProcess[str]:
 def test_it_finds_the_best_of_a_few_and_leaves_a_sweep(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     typed = ("hydra.sweeper.trials=6", "hydra.sweeper.at_once=2", "hydra.launcher.jobs=2", "phase.kimg=3")
-    done = search(tmp_path, *typed, "fusion=concat,difference", "phase.optimizer.lr=tag(log,interval(1e-4,1e-2))")
+    done = search(
+        tmp_path, *typed, "fusion=concat,difference", "phase.optimizer.lr=tag(log,interval(1e-4,1e-2))"
+    )
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "outputs" / "sweeps").iterdir()
     record = json.loads((folder / "sweep.json").read_text())
