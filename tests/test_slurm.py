@@ -63,16 +63,16 @@ def rows(folder: Path) -> list[dict[str, str]]:
     return [{n: v for n, v in row.items() if "seconds" not in n and v} for row in read_metrics(folder)]
 
 
-def slurm_id(folder: Path, num: int, environment: dict[str, str]) -> str:
-    """Slurm's name for the running job of a sweep, found by its place in the array."""
+def slurm_id(num: int, environment: dict[str, str]) -> str:
+    """Slurm's own number of the running job that has this place in the array."""
     told = subprocess.run(
-        ["squeue", "--noheader", "--array", "--states=RUNNING", "--format=%F_%K"],
+        ["squeue", "--noheader", "--array", "--states=RUNNING", "--format=%A,%K"],
         env=environment,
         capture_output=True,
         text=True,
         check=True,
     )
-    (found,) = {line for line in told.stdout.split() if line.endswith(f"_{num}")}
+    (found,) = {line.split(",")[0] for line in told.stdout.split() if line.endswith(f",{num}")}
     return found
 
 
@@ -113,7 +113,9 @@ def test_a_preempted_job_saves_is_requeued_and_ends_as_if_nothing_had_been(
     while not (job / "checkpoints" / "last.ckpt").is_file() and time.monotonic() < deadline:
         assert sweep.poll() is None, sweep.stderr.read() if sweep.stderr else ""
         time.sleep(0.05)
-    subprocess.run(["scancel", "--signal=USR2", slurm_id(job, 1, slurm)], env=slurm, check=True)
+    preempt = ["scancel", "--signal=USR2", slurm_id(1, slurm)]
+    told = subprocess.run(preempt, env=slurm, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
     _, said = sweep.communicate(timeout=7200)
     assert sweep.returncode == 0, said
 
