@@ -100,7 +100,10 @@ def cluster(folder: Path, cores: int = 2) -> Iterator[dict[str, str]]:
             with (folder / f"{service[0]}.out").open("wb") as log:
                 running.append(subprocess.Popen(service, stdout=log, stderr=log, env=environment))
             _wait_for(service[0], sockets, environment, running[-1], folder)
-        yield environment
+        try:
+            yield environment
+        finally:
+            _end_jobs(environment)
     finally:
         for service_process in reversed(running):
             service_process.terminate()
@@ -110,6 +113,19 @@ def cluster(folder: Path, cores: int = 2) -> Iterator[dict[str, str]]:
                 service_process.kill()
                 service_process.wait()
         shutil.rmtree(sockets, ignore_errors=True)
+
+
+def _end_jobs(environment: dict[str, str]) -> None:
+    """Nothing of a failed test shall go on running."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        told = subprocess.run(["squeue", "--noheader"], env=environment, capture_output=True, text=True)
+        if not told.stdout.strip():
+            return
+        for how in (["--signal=KILL", "--full"], []):
+            command = ["scancel", *how, "--user=root"]
+            subprocess.run(command, env=environment, capture_output=True, timeout=120)
+        time.sleep(1)
 
 
 def _wait_for(

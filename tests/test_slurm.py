@@ -22,15 +22,15 @@ FAKE = ROOT / "tests" / "runs" / "fake_job.py"
 # long enough to be interrupted in the middle, on networks as narrow as the options allow
 SHORT = [
     *(
-        "phase.kimg=0.24",
-        "phase.epoch_kimg=0.08",
+        "phase.kimg=0.1",
+        "phase.epoch_kimg=0.05",
         "phase.batch_size=2",
         "phase.warmup_kimg=0.02",
         "logger=csv",
     ),
     *(
         "trainer.log_every=1",
-        "trainer.save_every_kimg=0.02",
+        "trainer.save_every_kimg=0.01",
         "data.num_workers=0",
         "loss.lpips=0",
         "loss.id=0",
@@ -109,14 +109,18 @@ def test_a_preempted_job_saves_is_requeued_and_ends_as_if_nothing_had_been(
         text=True,
     )
     job = tmp_path / "cluster" / "1"
-    deadline = time.monotonic() + 3600
-    while not (job / "checkpoints" / "last.ckpt").is_file() and time.monotonic() < deadline:
-        assert sweep.poll() is None, sweep.stderr.read() if sweep.stderr else ""
-        time.sleep(0.05)
-    preempt = ["scancel", "--signal=USR2", slurm_id(1, slurm)]
-    told = subprocess.run(preempt, env=slurm, capture_output=True, text=True)
-    assert told.returncode == 0, told.stderr
-    _, said = sweep.communicate(timeout=7200)
+    try:
+        deadline = time.monotonic() + 3600
+        while not (job / "checkpoints" / "last.ckpt").is_file() and time.monotonic() < deadline:
+            assert sweep.poll() is None, sweep.stderr.read() if sweep.stderr else ""
+            time.sleep(0.05)
+        preempt = ["scancel", "--signal=USR2", slurm_id(1, slurm)]
+        told = subprocess.run(preempt, env=slurm, capture_output=True, text=True)
+        assert told.returncode == 0, told.stderr
+        _, said = sweep.communicate(timeout=7200)
+    finally:
+        sweep.kill()  # it has ended, unless something went wrong above
+        sweep.communicate()
     assert sweep.returncode == 0, said
 
     here = [f"hydra.sweep.dir={tmp_path / 'here'}"]
@@ -130,15 +134,13 @@ def test_a_preempted_job_saves_is_requeued_and_ends_as_if_nothing_had_been(
     for num in range(4):
         assert numbers(there[num]) == numbers(local[num])
         assert rows(tmp_path / "cluster" / str(num)) == rows(tmp_path / "here" / str(num))
-    record = os.environ.get(
-        "HYPERINVERTER_RECORD"
-    )  # a folder: keep the log, without the names of this machine
+    record = os.environ.get("HYPERINVERTER_RECORD")  # a folder that shall keep the log
     if record:
         keep(Path(record), said, job, tmp_path)
 
 
 def keep(folder: Path, said: str, job: Path, place: Path) -> None:
-    """Write what the sweep and the requeued job said."""
+    """Write what the sweep and the preempted job said, without the names of this machine."""
     folder.mkdir(parents=True, exist_ok=True)
     text = f"# the sweep\n{said}\n# log.txt of the preempted job\n{(job / 'log.txt').read_text()}"
     for secret, word in ((str(place), "."), (str(ROOT), "."), (os.uname().nodename, "node")):

@@ -129,7 +129,7 @@ def newest_readable(folder: Path) -> tuple[Path, dict[str, Any], str | None] | N
 def random_state() -> dict[str, Any]:
     """State of every random generator of this process, as tensors and plain numbers."""
     version, words, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]  # noqa: NPY002
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
     state: dict[str, Any] = {
         "torch": torch.get_rng_state(),
         "python": {"version": version, "words": list(words), "gauss": gauss},
