@@ -70,11 +70,20 @@ class SlurmLauncher(Launcher):
         poll: float = 2.0,
     ) -> None:
         super().__init__()
-        self._slurm = {"partition": partition, "account": account, "qos": qos, "constraint": constraint}
+        self._slurm: dict[str, Any] = {
+            "partition": partition,
+            "account": account,
+            "qos": qos,
+            "constraint": constraint,
+        }
         options = {"requeue": True, **(additional or {})}  # some clusters do not by default
         self._slurm |= {"setup": list(setup) or None, "additional_parameters": options}
         self._slurm |= {"array_parallelism": jobs, "signal_delay_s": warning_seconds}
-        self._size = {"timeout_min": timeout_min, "nodes": nodes, "tasks_per_node": tasks_per_node}
+        self._size: dict[str, Any] = {
+            "timeout_min": timeout_min,
+            "nodes": nodes,
+            "tasks_per_node": tasks_per_node,
+        }
         self._size |= {"gpus_per_node": gpus_per_node, "cpus_per_task": cpus_per_task, "mem_gb": mem_gb}
         self._requeues, self._patience, self._poll = requeues, warning_seconds, poll
 
