@@ -107,6 +107,39 @@ def test_stop_and_resume_equals_never_stopped(
             assert_same(whole[part], halves[part], f"{name}/{part}")
 
 
+@pytest.mark.parametrize(
+    "which",
+    [1, pytest.param(2, marks=pytest.mark.slow)],  # the second is the last
+)
+def test_stop_in_a_validation_and_resume_equals_never_stopped(
+    which: int, overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = ["phase=1", *overrides]
+    cli.train(config.compose(typed), tmp_path / "whole")
+    begun: list[int] = []
+    start = PhaseTask.on_validation_epoch_start
+
+    def started(self: PhaseTask) -> None:
+        start(self)
+        begun.append(int(self.images_seen))
+        if len(begun) == which:
+            os.kill(os.getpid(), signal.SIGUSR1)  # as a cluster warns
+
+    monkeypatch.setattr(PhaseTask, "on_validation_epoch_start", started)
+    with pytest.raises(Interrupted):
+        cli.train(config.compose(typed), tmp_path / "halves")
+    assert begun[-1] == 6 * which
+    cli.train(config.compose([*typed, "resume=auto"]), tmp_path / "halves")
+    assert begun == {1: [6, 6, 12], 2: [6, 12, 12]}[which], (
+        "the validation was begun again, no step made twice"
+    )
+    assert rows(tmp_path / "halves") == rows(tmp_path / "whole")
+    for name in ("last.ckpt", "best.ckpt"):
+        whole, halves = saved(tmp_path / "whole", name), saved(tmp_path / "halves", name)
+        for part in ("state_dict", "optimizer_states", "random"):
+            assert_same(whole[part], halves[part], f"{name}/{part}")
+
+
 def killed_at_random(
     overrides: list[str], place: Path, what: list[str], kills: int, seed: int
 ) -> dict[str, Any]:

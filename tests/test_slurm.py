@@ -114,7 +114,8 @@ def test_a_preempted_job_saves_is_requeued_and_ends_as_if_nothing_had_been(
         while not (job / "checkpoints" / "last.ckpt").is_file() and time.monotonic() < deadline:
             assert sweep.poll() is None, sweep.stderr.read() if sweep.stderr else ""
             time.sleep(0.05)
-        preempt = ["scancel", "--signal=USR2", slurm_id(1, slurm)]
+        # To the step: of a whole array job, Slurm 22.05 delivers the signal, says it could not, and tries again.
+        preempt = ["scancel", "--signal=USR2", f"{slurm_id(1, slurm)}.0"]
         told = subprocess.run(preempt, env=slurm, capture_output=True, text=True)
         assert told.returncode == 0, told.stderr
         _, said = sweep.communicate(timeout=7200)
