@@ -25,7 +25,7 @@ DOORS = {
     "inversion": {"contracts", "networks"},
     "tasks": {"contracts", "networks", "inversion", "losses", "metrics", "runcard"},
     "data": {"contracts"},
-    "config": {"contracts"},
+    "config": {"contracts", "runcard"},
     "checkpoints": {"contracts", "ops", "networks", "inversion"},
     "assets": {"contracts", "networks"},  # the script that made the files
     "assembly": {

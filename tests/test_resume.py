@@ -6,6 +6,8 @@ import csv
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +105,75 @@ def test_stop_and_resume_equals_never_stopped(
         whole, halves = saved(tmp_path / "whole", name), saved(tmp_path / "halves", name)
         for part in ("state_dict", "optimizer_states", "model"):
             assert_same(whole[part], halves[part], f"{name}/{part}")
+
+
+@pytest.mark.parametrize(
+    "which",
+    [1, pytest.param(2, marks=pytest.mark.slow)],  # the second is the last
+)
+def test_stop_in_a_validation_and_resume_equals_never_stopped(
+    which: int, overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = ["phase=1", *overrides]
+    cli.train(config.compose(typed), tmp_path / "whole")
+    begun: list[int] = []
+    start = PhaseTask.on_validation_epoch_start
+
+    def started(self: PhaseTask) -> None:
+        start(self)
+        begun.append(int(self.images_seen))
+        if len(begun) == which:
+            os.kill(os.getpid(), signal.SIGUSR1)  # as a cluster warns
+
+    monkeypatch.setattr(PhaseTask, "on_validation_epoch_start", started)
+    with pytest.raises(Interrupted):
+        cli.train(config.compose(typed), tmp_path / "halves")
+    assert begun[-1] == 6 * which
+    cli.train(config.compose([*typed, "resume=auto"]), tmp_path / "halves")
+    assert begun == {1: [6, 6, 12], 2: [6, 12, 12]}[which], (
+        "the validation was begun again, no step made twice"
+    )
+    assert rows(tmp_path / "halves") == rows(tmp_path / "whole")
+    for name in ("last.ckpt", "best.ckpt"):
+        whole, halves = saved(tmp_path / "whole", name), saved(tmp_path / "halves", name)
+        for part in ("state_dict", "optimizer_states", "random"):
+            assert_same(whole[part], halves[part], f"{name}/{part}")
+
+
+def killed_at_random(
+    overrides: list[str], place: Path, what: list[str], kills: int, seed: int
+) -> dict[str, Any]:
+    command = [sys.executable, str(Path(__file__).with_name("killing.py")), str(place), str(kills), str(seed)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, *what, *overrides], env=environment, capture_output=True, text=True, timeout=3000
+    )
+    assert done.returncode == 0, done.stderr
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
+
+
+@pytest.mark.parametrize(
+    ("what", "kills", "seed"),
+    [
+        (["phase=1"], 3, 1),
+        pytest.param(["phase=1"], 12, 2, marks=pytest.mark.slow),
+        pytest.param(["phase=2", "loss.adv=0.01", "loss.adv_from_kimg=0.02"], 12, 3, marks=pytest.mark.slow),
+    ],
+)
+def test_killed_at_any_moment_it_goes_on_and_lands_in_the_same_place(
+    what: list[str], kills: int, seed: int, overrides: list[str], tmp_path: Path
+) -> None:
+    # saved every 8 photos: long enough to be killed before, between, inside and after saves and validations
+    longer = ["phase.kimg=0.048", "phase.epoch_kimg=0.016", "trainer.save_every_kimg=0.008"]
+    told = killed_at_random([*overrides, *longer], tmp_path, what, kills, seed)
+    assert len(told["kills"]) == kills
+    for kill in told["kills"]:
+        assert kill["readable"], kill
+        # one step more than the interval: a row is written behind its step, the save before the next one
+        assert kill["seen"] - kill["saved"] <= 8 + 2, kill
+        if kill["signal"] == "SIGTERM":
+            assert kill["seconds"] < max(5, told["seconds"] / 2), kill  # seconds, unless the machine is busy
+            assert kill["seen"] == 0 or kill["seen"] == kill["saved"], kill
+    for end in told["ends"]:
+        assert end == {"finished": True, "metrics": True, "rows": True, "weights": True}, told

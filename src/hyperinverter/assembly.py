@@ -312,4 +312,8 @@ def _judged(cfg: Config) -> dict[str, Any]:
 
 
 def _optimizer(cfg: Config, parameters: Any) -> Any:
-    return config.build(cfg.phase.optimizer)(parameters)
+    optimizer = config.build(cfg.phase.optimizer)(parameters)
+    meant_for = cfg.phase.get("lr_batch")
+    for group in optimizer.param_groups if meant_for else ():
+        group["lr"] *= cfg.phase.batch_size / meant_for  # Goyal et al. 2017, section 2.1
+    return optimizer

@@ -10,22 +10,32 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
+from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from hyperinverter import config, runs
 from hyperinverter.config import Config
 from hyperinverter.contracts import UserError
-from hyperinverter.runcard import RunCard
-from hyperinverter.tasks import callbacks, memory
+from hyperinverter.runcard import RunCard, hold, read_card
+from hyperinverter.tasks import callbacks, memory, saved
 from hyperinverter.tasks.callbacks import Checkpoints, Interrupted, duration, images_seen
 from hyperinverter.tasks.common import PhaseTask
 from hyperinverter.tasks.loggers import MetricsFile, WandbTracker
+
+AUTO = "auto"  # resume=auto: the same command again goes on where it was
 
 
 def run(cfg: Config, folder: Path | None = None) -> float:
@@ -40,7 +50,7 @@ def run(cfg: Config, folder: Path | None = None) -> float:
     """
     folder = folder or config.run_dir()
     try:
-        with _sigterm_is_ctrl_c():
+        with _signals_are_ctrl_c():
             return train(cfg, folder)
     except UserError as error:
         _fail(str(error), folder, bool(cfg.debug))
@@ -56,11 +66,10 @@ def run(cfg: Config, folder: Path | None = None) -> float:
         )
         sys.exit(130)
     except Exception as error:  # a fault of ours: still one sentence, and the traceback in a file
-        _fail(
-            f"{_cause(error)} (traceback in {_short(folder / 'error.log')}, or add debug=true)",
-            folder,
-            cfg.debug,
-        )
+        number, cause = _origin(error, folder)
+        where = _short(folder / _error_log(number))
+        who = f"process {number}: " if number else ""
+        _fail(f"{who}{cause} (traceback in {where}, or add debug=true)", folder, cfg.debug, everywhere=True)
 
 
 def train(cfg: Config, folder: Path) -> float:
@@ -71,7 +80,26 @@ def train(cfg: Config, folder: Path) -> float:
         Interrupted: After Ctrl-C, with everything saved.
     """
     first = _is_first()
-    folder.mkdir(parents=True, exist_ok=True)
+    if cfg.resume == AUTO and (done := _finished(folder)) is not None:
+        say(f"{_short(folder)} has finished before: nothing is left to do")
+        return done
+    callbacks.free_of_disk_trouble(lambda: folder.mkdir(parents=True, exist_ok=True), folder)
+    claim = callbacks.free_of_disk_trouble(lambda: hold(folder), folder) if first else None
+    if first and claim is None:
+        raise UserError(f"another process is working in {folder}: wait for it, or stop it first")
+    try:
+        return _carded(cfg, folder)
+    finally:
+        if claim is not None:
+            claim.close()
+
+
+def _carded(cfg: Config, folder: Path) -> float:
+    """Train with the run card and the tracker closed at the end, whatever the end is."""
+    first = _is_first()
+    if first:
+        for old in folder.glob(_error_log("*")):
+            old.unlink()
     card = callbacks.free_of_disk_trouble(lambda: RunCard(folder, _identity(cfg), write=first), folder)
     loggers: list[Logger] = []
     try:
@@ -79,12 +107,14 @@ def train(cfg: Config, folder: Path) -> float:
     except BaseException as error:
         interrupted = isinstance(error, (KeyboardInterrupt, Interrupted))
         status = "interrupted" if interrupted else "failed"
-        if first and not interrupted:
+        number, cause = _origin(error, folder)
+        if not interrupted:
             with contextlib.suppress(OSError):  # the disk may be what failed
-                (folder / "error.log").write_text(traceback.format_exc(), encoding="utf-8")
+                text = f"{_cause(error)}\n\n{traceback.format_exc()}"
+                (folder / _error_log(_rank())).write_text(text, encoding="utf-8")
         _close_tracker(loggers, card.facts.get("metrics", {}), 130 if interrupted else 1)
         with contextlib.suppress(OSError):
-            card.close(status, None if interrupted else _cause(error))
+            card.close(status, None if interrupted else f"process {number}: {cause}" if number else cause)
         raise
     _close_tracker(loggers, card.facts["metrics"], 0)
     callbacks.free_of_disk_trouble(lambda: card.close("finished"), folder)
@@ -101,7 +131,7 @@ def _train(cfg: Config, folder: Path, card: RunCard, loggers: list[Logger]) -> f
     _check_devices(cfg)
     for caution in config.cautions(cfg):
         say(f"warning: {caution}")
-    find_phase1(cfg)
+    find_phase1(cfg, folder)
     _save_configuration(cfg, folder)
     seed_everything(cfg.seed, workers=True, verbose=False)
     assembled = assembly.build(cfg)
@@ -123,6 +153,7 @@ def _train(cfg: Config, folder: Path, card: RunCard, loggers: list[Logger]) -> f
         cfg.phase.monitor,
         cfg.phase.monitor_mode,
         round(cfg.trainer.save_every_kimg * 1000),
+        metrics_file.count,
     )
     say(f"phase {cfg.phase.number} on {cfg.domain.name}: {_short(folder)}")
     trainer = make_trainer(
@@ -131,32 +162,47 @@ def _train(cfg: Config, folder: Path, card: RunCard, loggers: list[Logger]) -> f
         [
             callbacks.NanGuard(),
             callbacks.StopAfter(total),
+            callbacks.Together(cfg.seed),
             checkpoints,
             callbacks.StopOnSignal(checkpoints, say),
-            callbacks.Progress(total, folder),
+            callbacks.Progress(total, folder, per_step=cfg.phase.batch_size),
             callbacks.ImagePanels(folder, cfg.panels.num_photos, cfg.panels.num_saved),
         ],
     )
     card.update(device=_device(trainer), world_size=trainer.world_size)
-    resume = find_resume(cfg)
+    if trainer.world_size > 1:
+        per_process = cfg.phase.batch_size // trainer.world_size
+        # DDP averages every trained gradient once a step, in 32 bits; the ring moves about twice that per process
+        gradients = 4 * card.facts["parameters"]["trained"] / 1e6
+        card.update(batch_per_process=per_process, gradient_mb_per_step=round(gradients, 3))
+        say(
+            f"{trainer.world_size} processes x {per_process} photos = batches of {cfg.phase.batch_size}; "
+            f"{gradients:.1f} MB of gradients per step"
+        )
+    resume = find_resume(cfg, folder)
     if resume is not None:
-        seen = int(_load(resume).get("state_dict", {}).get("images_seen", 0))
-        if _is_first():
-            metrics_file.forget_after(seen)
+        seen = _go_on(resume, metrics_file)
         say(f"going on from {_short(resume)}, {seen / 1000:g} kimg")
     fit_arguments: dict[str, Any] = {"datamodule": data, "ckpt_path": None if resume is None else str(resume)}
     try:
         _guarded(lambda: trainer.fit(task, **fit_arguments), cfg)
+    except Interrupted:
+        raise
+    except BaseException:
+        _end_helpers(trainer)
+        raise
     finally:
         # Every epoch is rounded to whole batches: a whole run may be half a batch an epoch short of its length.
         rounding = math.ceil(cfg.phase.kimg / cfg.phase.epoch_kimg) * cfg.phase.batch_size / 2
         seen = images_seen(task)
         card.facts |= {"images_seen": seen, "complete": seen + rounding >= total}
     card.update()
+    if _is_first():
+        checkpoints.tidy()
 
     best = checkpoints.best if checkpoints.best.is_file() else checkpoints.last
     if best.is_file():
-        task.load_state_dict(_load(best)["state_dict"], strict=task.strict_loading)
+        task.load_state_dict(saved.read_checkpoint(best)["state_dict"], strict=task.strict_loading)
     seen_in_training = images_seen(task)
     measured = _guarded(lambda: trainer.test(task, datamodule=data, verbose=False), cfg)[0]
     numbers = {name: float(value) for name, value in sorted(measured.items())}
@@ -173,11 +219,23 @@ def make_trainer(cfg: Config, loggers: list[Logger], extra: list[Callback]) -> T
     """The Lightning trainer a configuration describes; checkpoints and progress are callbacks of ours."""
     node = cfg.trainer
     epochs = math.ceil(cfg.phase.kimg / cfg.phase.epoch_kimg)
+    environment = _cluster()
+    strategy: str | DDPStrategy = node.strategy
+    if strategy == "ddp":
+        strategy = DDPStrategy(
+            cluster_environment=environment,
+            process_group_backend="gloo" if node.accelerator == "cpu" else None,
+            timeout=timedelta(seconds=node.timeout),
+            gradient_as_bucket_view=True,  # no second copy of gradients: a hypernetwork's are as large as it is
+        )
     return Trainer(
         accelerator=node.accelerator,
         devices=node.devices,
         num_nodes=node.num_nodes,
-        strategy=node.strategy,
+        strategy=strategy,
+        plugins=[environment] if isinstance(strategy, str) else None,
+        # on processors there is no such thing: there the first process's running statistics are everyone's
+        sync_batchnorm=not isinstance(strategy, str) and node.accelerator != "cpu",
         precision=node.precision,
         deterministic=node.deterministic,
         max_epochs=min(epochs, node.max_epochs or epochs),
@@ -235,31 +293,100 @@ def processes_per_machine(cfg: Config) -> int:
     return int(devices) if isinstance(devices, (int, str)) else len(devices)
 
 
-def find_phase1(cfg: Config) -> None:
-    """Fill in ``phase.from_run`` of a phase II run: the newest complete phase I run of the domain, if any."""
-    if cfg.phase.number == 2 and cfg.phase.from_run is None:
-        found = runs.latest_finished(
-            Path(cfg.paths.outputs), domain=cfg.domain.name, phase=1, generator=str(cfg.generator.path)
-        )
-        if found is not None:
-            cfg.phase.from_run = str(found)
+def _end_helpers(trainer: Trainer) -> None:
+    """The first process has failed: end those it started, which would wait for it, or complain about it."""
+    for process in getattr(trainer.strategy.launcher, "procs", []):
+        with contextlib.suppress(OSError):
+            process.kill()
 
 
-def find_resume(cfg: Config) -> Path | None:
+def _cluster() -> ClusterEnvironment:
+    """Who starts the processes of a distributed run: torchrun, srun, or Lightning itself.
+
+    Lightning's own guess takes every Slurm allocation for srun, and would requeue jobs on its own account.
+    """
+    if TorchElasticEnvironment.detect():
+        return TorchElasticEnvironment()
+    if _outside_processes() > 1:
+        return SLURMEnvironment(auto_requeue=False)
+    return LightningEnvironment()
+
+
+def _outside_processes() -> int:
+    """How many processes torchrun or srun has started for this command; 1 without them."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return int(os.environ.get("WORLD_SIZE") or 1)
+    if "SLURM_STEP_ID" in os.environ and "SLURM_PROCID" in os.environ:
+        return int(os.environ.get("SLURM_NTASKS") or 1)
+    return 1
+
+
+def find_phase1(cfg: Config, folder: Path | None = None) -> None:
+    """Fill in ``phase.from_run`` of a phase II run: the newest complete phase I run of the domain, if any.
+
+    A resumed run in ``folder`` keeps the one it began with.
+    """
+    if cfg.phase.number != 2 or cfg.phase.from_run is not None:
+        return
+    if cfg.resume is not None and folder is not None and (folder / "config.yaml").is_file():
+        before = config.load(folder / "config.yaml")
+        cfg.phase.from_run = before.phase.from_run or "packaged"
+        return
+    found = runs.latest_finished(
+        Path(cfg.paths.outputs), domain=cfg.domain.name, phase=1, generator=str(cfg.generator.path)
+    )
+    if found is not None:
+        cfg.phase.from_run = str(found)
+
+
+def find_resume(cfg: Config, folder: Path | None = None) -> Path | None:
     """The checkpoint to go on from; None for a new run.
+
+    A damaged ``last.ckpt`` is told and the one before it taken. ``resume=auto`` begins anew where nothing was saved.
+
+    Args:
+        cfg: The configuration; ``resume`` is a run folder, a checkpoint file, or ``auto``.
+        folder: The folder of this run, for ``auto``.
 
     Raises:
         UserError: If ``resume`` leads to none.
     """
     if cfg.resume is None:
         return None
-    place = Path(cfg.resume).expanduser()
-    path = place if place.is_file() else place / "checkpoints" / "last.ckpt"
-    if not path.is_file():
+    automatic = cfg.resume == AUTO
+    if automatic and folder is None:
+        return None
+    place = folder if automatic and folder is not None else Path(cfg.resume).expanduser()
+    if place.is_file():
+        saved.read_checkpoint(place)
+        return place
+    found = saved.newest_readable(place / "checkpoints")
+    if found is None and automatic:
+        return None
+    if found is None:
+        missing = place / "checkpoints" / saved.LAST
         raise UserError(
-            f"resume={cfg.resume} has no {path}: the run ended before its first save, so start it anew"
+            f"resume={cfg.resume} has no {missing}: the run ended before its first save, so start it anew"
         )
+    path, _, trouble = found
+    if trouble is not None:
+        say(f"{trouble.split(': it is cut short')[0]}: it is damaged, so the run goes on from {path.name}")
     return path
+
+
+def _go_on(checkpoint: Path, table: MetricsFile) -> int:
+    """Cut the table of numbers to what the checkpoint stands behind; return the photos seen by then."""
+    content = saved.read_checkpoint(checkpoint)
+    seen = int(content["state_dict"].get("images_seen", 0))
+    if _is_first():
+        kept = [
+            s["rows"] for s in content.get("callbacks", {}).values() if isinstance(s, dict) and "rows" in s
+        ]
+        if kept:
+            table.keep(int(kept[0]))
+        else:
+            table.forget_after(seen)
+    return seen
 
 
 def count_parameters(task: LightningModule) -> dict[str, int]:
@@ -278,15 +405,18 @@ def say(line: str) -> None:
 
 
 @contextlib.contextmanager
-def _sigterm_is_ctrl_c() -> Iterator[None]:
+def _signals_are_ctrl_c() -> Iterator[None]:
+    """Outside the training loop, which has handlers of its own, every request to stop is a KeyboardInterrupt."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    numbers = [number for number in callbacks.STOP_SIGNALS if number != signal.SIGINT]
+    previous = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _tracker(cfg: Config, folder: Path, task: LightningModule) -> list[Logger]:
@@ -345,9 +475,49 @@ def _typed_name() -> str | None:
 
 
 def _check_devices(cfg: Config) -> None:
-    if cfg.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+    """Refuse what would fail later, or train on other photos than was asked for.
+
+    Raises:
+        UserError: For devices that are not there, processes that do not fit, or a batch they cannot share.
+    """
+    node = cfg.trainer
+    gpu = node.accelerator in ("gpu", "cuda")
+    if gpu and not torch.cuda.is_available():
         raise UserError(
             "this trainer wants a CUDA GPU and PyTorch sees none: use trainer=cpu, or install CUDA drivers"
+        )
+    devices = node.devices
+    if devices in ("auto", -1, "-1"):
+        devices = torch.cuda.device_count() if gpu else 1
+    if not isinstance(devices, int) or devices < 1:
+        raise UserError(f"trainer.devices must be a number of devices or auto, got {node.devices!r}")
+    if gpu and devices > torch.cuda.device_count():
+        raise UserError(
+            f"trainer.devices={devices}, but PyTorch sees {torch.cuda.device_count()} GPUs: ask for fewer"
+        )
+    world = devices * node.num_nodes
+    if world > 1 and node.strategy == "auto":
+        raise UserError(f"{world} devices need a strategy: use trainer=ddp, or trainer=ddp_cpu on processors")
+    outside = _outside_processes()
+    if outside > 1 and outside != world:
+        raise UserError(
+            f"{outside} processes were started from outside, but this trainer has {world}: each would train alone; "
+            "choose trainer=ddp with trainer.devices and trainer.num_nodes to match, or start a single process"
+        )
+    if node.num_nodes > 1 and outside == 1 and "NODE_RANK" not in os.environ:
+        raise UserError(
+            f"trainer.num_nodes={node.num_nodes} needs a process on every node: start it with srun or torchrun, or set "
+            "MASTER_ADDR, MASTER_PORT and NODE_RANK and give every node the same hydra.run.dir"
+        )
+    if cfg.phase.batch_size % world:
+        raise UserError(
+            f"a batch of {cfg.phase.batch_size} photos cannot be shared evenly by {world} processes; choose "
+            f"phase.batch_size as a multiple of {world}"
+        )
+    if world > 1 and cfg.loss.adv > 0 and str(node.precision) == "16-mixed":
+        raise UserError(
+            "trainer.precision=16-mixed scales losses, which the critic's gradients over several processes do not "
+            "know: use bf16-mixed or 32-true"
         )
 
 
@@ -367,17 +537,6 @@ def _guarded(action: Callable[[], Any], cfg: Config) -> Any:
         ) from error
 
 
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises several kinds for files that are cut short or foreign
-        raise UserError(
-            f"{path} cannot be read as a checkpoint ({_cause(error)}): it is cut short or something else; "
-            "resume from another one, or start anew"
-        ) from error
-    return content
-
-
 def _is_first() -> bool:
     """Whether this process speaks for the run: the only one, or global rank 0."""
     return all(
@@ -385,8 +544,17 @@ def _is_first() -> bool:
     )
 
 
+def _finished(folder: Path) -> float | None:
+    """The score of the finished run in a folder; None if it has none."""
+    card = read_card(folder) or {}
+    if card.get("status") != "finished":
+        return None
+    score = (card.get("metrics") or {}).get(card.get("rank_by"))
+    return None if score is None else float(score)
+
+
 def _last(folder: Path) -> bool:
-    return (folder / "checkpoints" / "last.ckpt").is_file()
+    return (folder / "checkpoints" / saved.LAST).is_file()
 
 
 def _device(trainer: Trainer) -> str:
@@ -424,11 +592,49 @@ def _farewell(facts: Mapping[str, Any], folder: Path) -> None:
     say(f"{_short(folder)}: run.json, metrics.csv, panels/, checkpoints/best.ckpt")
 
 
-def _fail(sentence: str, folder: Path, debug: bool) -> NoReturn:
+def _fail(sentence: str, folder: Path, debug: bool, *, everywhere: bool = False) -> NoReturn:
+    """Say why and leave.
+
+    Args:
+        sentence: Why.
+        folder: The run folder.
+        debug: Whether to show the traceback too.
+        everywhere: Speak in every process: what is wrong in one of several may not show in the first.
+    """
     if debug:
         traceback.print_exc()
-    say(f"error: {sentence}")
+    if everywhere:
+        sys.stderr.write(f"error: {sentence}\n")
+        sys.stderr.flush()
+    else:
+        say(f"error: {sentence}")
     sys.exit(1)
+
+
+def _error_log(number: int | str) -> str:
+    return "error.log" if number == 0 else f"error.process{number}.log"
+
+
+def _origin(error: BaseException, folder: Path) -> tuple[int, str]:
+    """Number of the process that failed first, and why: the others only find that it does not answer any more."""
+    if _is_first() and _lost_the_others(error):
+        for path in sorted(folder.glob(_error_log("*"))):
+            with contextlib.suppress(OSError, IndexError):
+                number = path.name.removeprefix("error.process").removesuffix(".log")
+                return int(number), path.read_text(encoding="utf-8").splitlines()[0]
+    return _rank(), _cause(error)
+
+
+def _lost_the_others(error: BaseException) -> bool:
+    """Whether this is how the end of another process shows in this one (torch has no class of its own for it)."""
+    words = ("connection", "peer", "gloo", "nccl", "socket", "timed out", "store", "process group")
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+
+
+def _rank() -> int:
+    """Number of this process in its run, over all machines as far as the environment tells."""
+    names = ("RANK", "SLURM_PROCID") if _outside_processes() > 1 else ("LOCAL_RANK",)
+    return next((int(os.environ[name]) for name in names if os.environ.get(name)), 0)
 
 
 def _quieten() -> None:

@@ -4,13 +4,14 @@ The only module of the package that knows Hydra and OmegaConf, beside train.py a
 """
 
 import difflib
+import functools
 import json
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,12 +27,44 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hyperinverter.contracts import UserError
+from hyperinverter.runcard import CARD, held, read_card
 
 Config = DictConfig
+SWEEP = "sweep.json"  # what a sweep is, beside its numbered jobs
 
-_MOMENT = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")[:-3]  # one name per process, to the millisecond
+_STARTED = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")[:-3]  # one name per process, to the millisecond
 
-OmegaConf.register_new_resolver("moment", lambda: _MOMENT, replace=True)
+
+@functools.cache
+def moment() -> str:
+    """When this run began, as its folder says it: the same in all processes that torchrun or srun started.
+
+    Raises:
+        UserError: Under torchrun, if its processes cannot be asked.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        return _agreed(_STARTED)
+    if "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS") or 1) > 1:
+        return f"slurm-{os.environ['SLURM_JOB_ID']}-{os.environ['SLURM_STEP_ID']}"
+    return _STARTED
+
+
+def _agreed(mine: str) -> str:
+    """What the first process to ask has said, through the store that torchrun keeps for its processes."""
+    from torch.distributed import TCPStore
+
+    try:
+        place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = TCPStore(*place, is_master=False, timeout=timedelta(seconds=60))
+        return store.compare_set(f"hyperinverter/{os.environ['TORCHELASTIC_RUN_ID']}", "", mine).decode()
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"the processes of this run cannot agree on a folder ({str(error).splitlines()[0]}): give them one with "
+            "hydra.run.dir=PATH"
+        ) from error
+
+
+OmegaConf.register_new_resolver("moment", moment, replace=True)
 
 
 # What was typed ------------------------------------------------------------------------------------------
@@ -42,14 +75,14 @@ def normalise_overrides(arguments: Sequence[str]) -> list[str]:
 
     ``+sweep`` becomes ``+sweep=default``; ``phase=2`` becomes ``phase='2'``; ``data.root=PATH`` alone also
     chooses ``data=folder``; ``generator=FILE`` becomes ``generator.path=FILE`` and, alone, also chooses
-    ``domain=own``; ``resume=RUN`` brings back that run's overrides and folder; ``-m`` moves to the front.
-    The rest stays as it is.
+    ``domain=own``; ``resume=RUN`` brings back that run's overrides and folder; ``resume=SWEEP`` brings back
+    the sweep's command; ``resume=auto`` is ``resume=RUN`` for the newest unfinished run of the same command, if there
+    is one; ``-m`` moves to the front. The rest stays as it is.
 
     Raises:
-        UserError: If ``resume`` names something that is neither a run folder nor a checkpoint in one.
+        UserError: If ``resume`` names something that is neither a run folder, nor a checkpoint in one, nor a sweep.
     """
     typed = [_normalise(argument) for argument in arguments]
-    typed.sort(key=lambda item: item not in ("-m", "--multirun"))  # argparse loses overrides after a flag
     has_domain = _typed(typed, "domain") is not None or _typed(typed, "experiment") not in (None, "null")
     file = _typed(typed, "generator")
     if file is not None and _is_file_name(file):
@@ -59,10 +92,14 @@ def normalise_overrides(arguments: Sequence[str]) -> list[str]:
             has_domain = True
     if _typed(typed, "data.root") is not None and _typed(typed, "data") is None and not has_domain:
         typed.insert(0, "data=folder")
+    typed.sort(key=lambda item: item not in ("-m", "--multirun"))  # argparse loses overrides after a flag
     resume = _typed(typed, "resume")
-    if resume not in (None, "", "null") and _typed(typed, "hydra.run.dir") is None:
-        return _resumed(typed, str(resume))
-    return typed
+    if resume in (None, "", "null") or _typed(typed, "hydra.run.dir") is not None:
+        return typed
+    if resume == "auto":
+        unfinished = _unfinished(typed)
+        return typed if unfinished is None else _resumed(typed, str(unfinished))
+    return _resumed(typed, str(resume))
 
 
 def _normalise(argument: str) -> str:
@@ -89,8 +126,24 @@ def _typed(arguments: Iterable[str], key: str) -> str | None:
     return values[-1].strip("'\"") if values else None
 
 
+def _unfinished(typed: Sequence[str]) -> Path | None:
+    """The newest run of the same command that has not finished and that nobody is working on."""
+    command = sorted(i for i in typed if not i.startswith(("resume=", "hydra.", "-")))
+    outputs = _typed(typed, "paths.outputs") or os.environ.get("HYPERINVERTER_OUTPUTS") or "outputs"
+    found = []
+    for path in (Path(outputs).expanduser() / "runs").glob(f"*/{CARD}"):
+        card = read_card(path.parent) or {}
+        before = [str(item) for item in card.get("overrides") or []]
+        same = sorted(item for item in before if not item.startswith("resume=")) == command
+        if same and card.get("status") != "finished" and not held(path.parent):
+            found.append((str(card.get("started")), path.parent))
+    return max(found)[1] if found else None
+
+
 def _resumed(typed: list[str], resume: str) -> list[str]:
     place = Path(resume).expanduser()
+    if (place / SWEEP).is_file():
+        return _resumed_sweep(typed, place)
     run = place.parent.parent if place.is_file() else place
     try:
         before = json.loads((run / "run.json").read_text(encoding="utf-8"))["overrides"]
@@ -101,6 +154,20 @@ def _resumed(typed: list[str], resume: str) -> list[str]:
     again = ("resume", "hydra.run.dir", "hydra.mode")
     before = [item for item in before if item.split("=", 1)[0] not in again]
     return [*before, *typed, "hydra.mode=RUN", f"hydra.run.dir={quote(str(run))}"]
+
+
+def _resumed_sweep(typed: list[str], sweep: Path) -> list[str]:
+    try:
+        before = json.loads((sweep / SWEEP).read_text(encoding="utf-8"))["typed"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"resume={sweep} cannot be resumed: its {SWEEP} does not say what was typed for it; resume its jobs "
+            f"one by one with resume={sweep}/N"
+        ) from error
+    again = ("resume", "hydra.sweep.dir")
+    rest = [item for item in typed if item.split("=", 1)[0] not in again and item not in before]
+    before = [item for item in before if item.split("=", 1)[0] not in again]
+    return [*before, *rest, f"hydra.sweep.dir={quote(str(sweep))}"]
 
 
 def quote(value: Any) -> str:
@@ -202,6 +269,10 @@ def front_door(main: Callable[[], Any]) -> NoReturn:
     )
     try:
         sys.argv[1:] = normalise_overrides(sys.argv[1:])
+        if int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0) > 0:
+            sys.argv.append(
+                "hydra.output_subdir=null"
+            )  # what was typed is written by the first process alone
         main()
     except UserError as error:
         _fail(str(error), debug)
@@ -369,6 +440,7 @@ _POSITIVE = ("phase.kimg", "phase.epoch_kimg", "phase.optimizer.lr", "loss.r1_ga
 _NOT_NEGATIVE = ("phase.warmup_kimg", "loss.l2", "loss.lpips", "loss.id", "loss.adv", "loss.adv_from_kimg")
 _WHOLE = {  # key -> least value
     "phase.batch_size": 1,
+    "phase.lr_batch": 1,
     "seed": 0,
     "domain.resolution": 4,
     "hypernet.hidden_dim": 1,

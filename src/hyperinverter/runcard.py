@@ -12,9 +12,15 @@ from collections.abc import Mapping
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes in one folder are then the user's care
+    fcntl = None  # type: ignore[assignment]
 
 CARD = "run.json"
+_LOCK = ".lock"
 _PACKAGES = (
     "hyperinverter",
     "torch",
@@ -76,6 +82,33 @@ def read_card(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return card if isinstance(card, dict) else None
+
+
+def hold(folder: Path) -> IO[str] | None:
+    """Claim a run folder for this process, for as long as the returned file is open; None if another has it.
+
+    The system drops the claim when its holder ends, however it ends.
+    """
+    file = (folder / _LOCK).open("a", encoding="utf-8")
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        except OSError:
+            return file  # a file system without locks
+    return file
+
+
+def held(folder: Path) -> bool:
+    """Whether a process that is alive works in this run folder."""
+    if not (folder / _LOCK).is_file():
+        return False
+    file = hold(folder)
+    if file is not None:
+        file.close()
+    return file is None
 
 
 def write_json(path: Path, content: Any) -> None:

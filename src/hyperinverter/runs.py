@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperinverter import config
+from hyperinverter.config import SWEEP
 from hyperinverter.contracts import UserError
 from hyperinverter.runcard import CARD, read_card, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SWEEP = "sweep.json"
 _LOWER_IS_BETTER = ("l2", "lpips", "loss", "effnet", "frechet", "fid", "kid", "seconds", "error")
 _HIGHER_IS_BETTER = ("psnr", "ssim", "id_")
 

@@ -45,6 +45,8 @@ def install() -> None:
             time.sleep(float(os.environ.get("TOY_SECONDS", "0")))
             loss = (self.inverter(batch["image"]).image - batch["image"]).square().mean() * self.cfg.loss.l2
             self.images_seen += len(batch["image"]) * self.trainer.world_size
+            if self.cfg.fusion._target_.endswith("AddFusion") and self.trainer.global_rank == 1:
+                raise RuntimeError("process one is broken")
             if self.cfg.fusion._target_.endswith("MultiplyFusion"):
                 loss = loss * float("nan")
             self.log("train/loss", loss.detach(), batch_size=len(batch["image"]))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from hyperinverter import cli, config
+from hyperinverter import cli, config, runcard
 from hyperinverter.contracts import UserError
 from hyperinverter.tasks import callbacks
 from hyperinverter.tasks.callbacks import Interrupted
@@ -123,7 +123,7 @@ def test_sigterm_saves_too_and_exit_status_says_interrupted(
 
 
 @pytest.mark.parametrize("validation", [1, 2])
-def test_stop_during_validation_waits_for_it_and_can_be_resumed(
+def test_stop_during_validation_leaves_it_and_the_resumed_run_repeats_it(
     tmp_path: Path, short: list[str], validation: int
 ) -> None:
     real, begun = callbacks.ImagePanels.on_validation_start, []
@@ -138,6 +138,13 @@ def test_stop_during_validation_waits_for_it_and_can_be_resumed(
         patch.setattr(callbacks.ImagePanels, "on_validation_start", tap)
         with pytest.raises(Interrupted):
             job(tmp_path, *short)
+    assert len([row for row in rows(tmp_path) if row.get("val/l2")]) == validation - 1
+    assert (
+        int(
+            torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]["images_seen"]
+        )
+        == 32 * validation
+    )
     job(tmp_path, *short, f"resume={tmp_path}")
     assert card(tmp_path)["images_seen"] == 64
     assert [row["images"] for row in rows(tmp_path) if row["val/l2"]] == ["32", "64"]
@@ -204,6 +211,80 @@ def test_resume_from_damaged_or_absent_checkpoint(tmp_path: Path, short: list[st
     (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"PK not really")
     with pytest.raises(UserError, match="cannot be read as a checkpoint"):
         job(tmp_path, *short, f"resume={tmp_path}")
+
+
+@resumes_roughly
+def test_a_damaged_last_checkpoint_is_told_and_the_one_before_taken(
+    tmp_path: Path, short: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 44)
+        with pytest.raises(Interrupted):
+            job(tmp_path, *short)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:-100])
+    job(tmp_path, *short, "resume=auto")
+    said = capsys.readouterr().err
+    assert "last.ckpt cannot be read as a checkpoint" in said
+    assert "it is damaged, so the run goes on from previous.ckpt" in said
+    assert "previous.ckpt, 0.032 kimg" in said
+    assert card(tmp_path)["images_seen"] == 64
+    assert not (tmp_path / "checkpoints" / "previous.ckpt").exists()  # nothing is left to go on with
+
+
+def test_the_same_command_again_has_nothing_to_do_once_it_finished(
+    tmp_path: Path, short: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    score = job(tmp_path, *short, "resume=auto")
+    before = card(tmp_path)
+    assert job(tmp_path, *short, "resume=auto") == score
+    assert "has finished before: nothing is left to do" in capsys.readouterr().err
+    assert card(tmp_path) == before
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path: Path, short: list[str]) -> None:
+    claim = runcard.hold(tmp_path)
+    assert claim is not None
+    with pytest.raises(UserError, match="another process is working in"):
+        job(tmp_path, *short)
+    claim.close()
+    assert not (tmp_path / "run.json").exists()
+    job(tmp_path, *short)
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (
+            ["trainer=ddp_cpu", "trainer.devices=3"],
+            "a batch of 4 photos cannot be shared evenly by 3 processes",
+        ),
+        (["trainer.devices=2"], "2 devices need a strategy: use trainer=ddp"),
+        (
+            ["trainer=ddp_cpu", "trainer.num_nodes=2"],
+            "needs a process on every node: start it with srun or torchrun",
+        ),
+        (["trainer.devices=none"], "must be a number of devices or auto, got 'none'"),
+    ],
+)
+def test_devices_that_cannot_be(tmp_path: Path, short: list[str], typed: list[str], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        job(tmp_path, *short, *typed)
+
+
+def test_processes_from_outside_that_would_each_train_alone(
+    tmp_path: Path, short: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="2 processes were started from outside, but this trainer has 1"):
+        job(tmp_path, *short)
+
+
+def test_a_few_steps_have_the_time_left_of_a_few_steps(tmp_path: Path, short: list[str]) -> None:
+    job(tmp_path, *short, "trainer.limit_train_batches=2", "trainer.max_epochs=1")
+    told = json.loads((tmp_path / "progress.json").read_text())
+    assert (told["images"], told["total"], told["seconds_left"]) == (8, 8, 0)
 
 
 def test_gpu_without_a_gpu(tmp_path: Path, short: list[str]) -> None:

@@ -1,12 +1,13 @@
 """What people type: short spellings, every option, and the sentence each mistake gets."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from hyperinverter import config
+from hyperinverter import config, runcard
 from hyperinverter.contracts import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -305,3 +306,32 @@ def test_help_lists_groups_and_keys_without_loading_torch() -> None:
     assert "fusion: add, attention, concat" in done.stdout
     assert "python train.py phase=2 +sweep" in done.stdout
     assert "kimg:" in done.stdout
+
+
+def test_a_flag_comes_first_whatever_is_added() -> None:
+    typed = config.normalise_overrides(["phase=2", "-m", "data.root=photos", "fusion=add,film"])
+    assert typed == ["-m", "data=folder", "phase='2'", "data.root=photos", "fusion=add,film"]
+
+
+def test_auto_finds_the_newest_unfinished_run_of_the_same_command(tmp_path: Path) -> None:
+    typed = ["phase=2", "fusion=add", f"paths.outputs={tmp_path}", "resume=auto"]
+    assert "hydra.mode=RUN" not in config.normalise_overrides(typed)  # nothing there: a new run
+    kept = ["phase='2'", "fusion=add", f"paths.outputs={tmp_path}"]
+    described = [
+        ("old", "2026-01-01", "failed", kept),
+        ("new", "2026-01-02", "interrupted", [*reversed(kept), "resume=auto"]),
+        ("done", "2026-01-03", "finished", kept),
+        ("other", "2026-01-04", "interrupted", [*kept, "seed=1"]),
+        ("busy", "2026-01-05", "running", kept),
+    ]
+    for name, started, status, overrides in described:
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        card = {"started": started, "status": status, "overrides": overrides}
+        (tmp_path / "runs" / name / "run.json").write_text(json.dumps(card))
+    claim = runcard.hold(tmp_path / "runs" / "busy")
+    assert claim is not None
+    found = config.normalise_overrides(typed)
+    assert found[-1] == f"hydra.run.dir={config.quote(str(tmp_path / 'runs' / 'new'))}"
+    claim.close()
+    free = config.normalise_overrides(typed)[-1]
+    assert free == f"hydra.run.dir={config.quote(str(tmp_path / 'runs' / 'busy'))}"

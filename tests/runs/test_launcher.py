@@ -11,7 +11,15 @@ from typing import Any
 
 import pytest
 
-from hydra_plugins.hyperinverter_launcher import FreshLauncher, design_points, refuse_ranks
+from hydra_plugins.hyperinverter_launcher import (
+    FreshLauncher,
+    Gpus,
+    design_points,
+    live_table,
+    processes_of,
+    refuse_ranks,
+    visible_gpus,
+)
 from hyperinverter.contracts import UserError
 
 FAKE = Path(__file__).with_name("fake_job.py")
@@ -25,7 +33,7 @@ def environment(**extra: str) -> dict[str, str]:
 def sweep(cwd: Path, *typed: str, script: Path = FAKE, **extra: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(script), *typed]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=300, cwd=cwd, env=environment(**extra)
+        command, capture_output=True, text=True, timeout=1800, cwd=cwd, env=environment(**extra)
     )
 
 
@@ -146,6 +154,80 @@ def test_failures_are_told_at_once_the_others_go_on_and_the_exit_status_says_so(
     assert "Traceback" not in done.stderr
 
 
+def test_a_resumed_sweep_does_what_is_left_and_nothing_twice(tmp_path: Path) -> None:
+    first = sweep(tmp_path, "phase=2", "+sweep=fusion", "fusion=concat,add", "phase.kimg=3", FAKE="add=crash")
+    assert first.returncode == 1
+    folder = folder_of(tmp_path)
+    assert f"python train.py resume={folder.relative_to(tmp_path)} does these alone" in first.stderr
+    before = cards(folder)
+    again = sweep(tmp_path, f"resume={folder.relative_to(tmp_path)}", "hydra.launcher.jobs=2")
+    assert again.returncode == 0, again.stderr
+    assert folder_of(tmp_path) == folder
+    assert "1 of 2 jobs have finished before" in again.stderr
+    after = cards(folder)
+    assert after[0] == before[0]
+    assert after[1]["status"] == "finished"
+    assert after[1]["kimg"] == 3
+    assert after[1]["overrides"][-1] == "resume=auto"  # had it saved anything, it would go on from there
+    record = json.loads((folder / "sweep.json").read_text())
+    assert record["command"] == "python train.py phase='2' +sweep=fusion fusion=concat,add phase.kimg=3"
+    changed = sweep(tmp_path, f"resume={folder.relative_to(tmp_path)}", "phase.kimg=4")
+    assert changed.returncode == 1
+    assert "was run with other settings (phase.kimg=" in changed.stderr
+    assert cards(folder) == after
+
+
+def test_gpus_are_handed_out_once_and_taken_back() -> None:
+    gpus = Gpus(["0", "2", "5"], jobs=2)
+    assert gpus.take(2) == ["0", "2"]
+    assert gpus.take(2) is None
+    assert gpus.take(1) == ["5"]
+    gpus.give_back(["0", "2"])
+    assert gpus.take(8) is None  # all there are, once all are free
+    gpus.give_back(["5"])
+    assert gpus.take(8) == ["0", "2", "5"]
+
+
+@pytest.mark.parametrize(
+    ("trainer", "gpus", "jobs", "expected"),
+    [
+        ({"accelerator": "cpu", "devices": 1}, 4, 2, (1, 0)),
+        ({"accelerator": "cpu", "devices": 2}, 0, 1, (2, 0)),
+        ({"accelerator": "gpu", "devices": 1}, 4, 2, (1, 1)),
+        ({"accelerator": "gpu", "devices": "auto"}, 8, 2, (4, 4)),
+        ({"accelerator": "gpu", "devices": "auto"}, 1, 2, (1, 1)),
+    ],
+)
+def test_what_a_job_takes_of_the_machine(
+    trainer: dict[str, Any], gpus: int, jobs: int, expected: tuple[int, int]
+) -> None:
+    assert processes_of(trainer, gpus, jobs) == expected
+
+
+def test_gpus_that_were_given_are_the_ones_that_are_handed_out() -> None:
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "3, 1"}) == ["3", "1"]
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": ""}) == []
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "-1"}) == []
+
+
+def test_the_table_of_running_jobs_is_aligned_and_survives_half_a_file(tmp_path: Path) -> None:
+    for num, text in enumerate(
+        (
+            '{"stage": "train", "images": 1500, "total": 20000, "loss": 0.125, "images_per_second": 40.0,'
+            ' "seconds_left": 462.5}',
+            '{"stage": "tra',
+        )
+    ):
+        (tmp_path / str(num)).mkdir()
+        (tmp_path / str(num) / "progress.json").write_text(text)
+    lines = live_table([(0, "fusion=add", tmp_path / "0"), (1, "fusion=attention", tmp_path / "1")])
+    assert lines == [
+        "  job  name              doing     kimg     loss    images/s  left",
+        "  0    fusion=add        train     1.50/20  0.1250  40.0      8 min",
+        "  1    fusion=attention  starting",
+    ]
+
+
 def test_fail_fast_stops_after_the_first(tmp_path: Path) -> None:
     done = sweep(
         tmp_path, "phase=2", "-m", "fusion=add,concat", "hydra.launcher.fail_fast=true", FAKE="add=fail"
@@ -231,3 +313,38 @@ def test_two_real_jobs_compare(tmp_path: Path, short: list[str]) -> None:
         assert log.count("wandb") == 2  # one line: its command and its path
         assert "W&B offline (no key): wandb sync" in log
         assert len(list((folder / str(num) / "wandb").glob("offline-run-*/*.wandb"))) == 1
+
+
+@pytest.mark.slow
+def test_devices_can_be_swept_and_a_process_that_fails_takes_its_job_alone(
+    tmp_path: Path, short: list[str]
+) -> None:
+    short = [item for item in short if item != "logger=csv"]  # one W&B run per job, however many processes
+    begin = time.monotonic()
+    done = sweep(
+        tmp_path,
+        *("phase=2", "-m", "trainer=ddp_cpu", "fusion=concat,add", "trainer.devices=1,2", *short),
+        script=STUB,
+        OMP_NUM_THREADS="1",
+    )
+    length = time.monotonic() - begin
+    assert done.returncode == 1
+    folder = folder_of(tmp_path)
+    jobs = json.loads((folder / "sweep.json").read_text())["jobs"]
+    told = {(job["settings"]["fusion"], job["settings"]["trainer.devices"]): job["num"] for job in jobs}
+    found = cards(folder)
+    for (fusion, devices), num in told.items():
+        assert found[num]["world_size"] == devices
+        broken = (fusion, devices) == ("add", 2)
+        assert found[num]["status"] == ("failed" if broken else "finished"), found[num]["error"]
+        assert len(list((folder / str(num) / "wandb").glob("offline-run-*"))) == 1
+        assert not list((folder / str(num)).glob("**/.*.part"))
+    num = told["add", 2]
+    assert found[num]["error"] == "process 1: RuntimeError: process one is broken"
+    assert "process one is broken" in (folder / str(num) / "error.process1.log").read_text()
+    assert (
+        f"job {num} fusion=add trainer.devices=2: FAILED: process 1: RuntimeError: process one is broken"
+        in done.stderr
+    )
+    assert found[num]["seconds"] < length  # no hang: the sweep came to its end
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["0", "1", "2", "3"]

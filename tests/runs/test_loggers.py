@@ -70,12 +70,14 @@ class FakeRun:
         self.settings = type("Settings", (), {"sync_dir": "/somewhere/offline-run"})()
         self.summary: dict[str, Any] = {}
         self.logged: list[dict[str, Any]] = []
+        self.steps: list[int] = []
         self.ended: int | None = None
 
     def define_metric(self, *_: Any, **__: Any) -> None: ...
 
-    def log(self, row: dict[str, Any]) -> None:
+    def log(self, row: dict[str, Any], step: int) -> None:
         self.logged.append(row)
+        self.steps.append(step)
 
     def finish(self, exit_code: int) -> None:
         self.ended = exit_code
@@ -119,6 +121,14 @@ def test_without_a_key_it_is_offline_and_one_line_says_how_to_sync(tmp_path: Pat
     assert module.run.ended == 1
 
 
+def test_steps_are_photos_seen_and_never_fall(tmp_path: Path, fake: list[Any]) -> None:
+    seen = iter([8, 8, 16, 16, 12, 12])  # the best checkpoint, of 12 photos, is tested last
+    tracker = WandbTracker(tmp_path, lambda: next(seen), SETTINGS, RUN, [].append)
+    for _ in range(3):
+        tracker.log_metrics({"val/l2": 0.1})
+    assert fake[0].run.steps == [8, 16, 16]
+
+
 def test_a_silent_server_costs_the_timeout_and_then_it_is_offline(
     tmp_path: Path, fake: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,7 +146,7 @@ def test_trouble_in_the_middle_is_told_once_and_the_run_goes_on(tmp_path: Path, 
     said: list[str] = []
     tracker = WandbTracker(tmp_path, lambda: 0, SETTINGS, RUN, said.append)
 
-    def broken(row: dict[str, Any]) -> None:
+    def broken(row: dict[str, Any], step: int) -> None:
         raise OSError("the service is gone")
 
     fake[0].run.log = broken
@@ -184,3 +194,26 @@ def test_the_real_wandb_offline_writes_below_the_run_folder_and_keeps_quiet(
     content = record.read_bytes()
     assert [text for text in told if text not in content] == []
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+def test_a_resumed_offline_run_is_the_same_run_and_its_exit_code_is_the_jobs(tmp_path: Path) -> None:
+    import wandb_record
+
+    said: list[str] = []
+    for seen, code in ((8, 130), (16, 0)):
+        tracker = WandbTracker(
+            tmp_path, lambda seen=seen: seen, {**SETTINGS, "timeout": 60}, RUN, said.append
+        )
+        tracker.log_metrics({"val/l2": 1 / seen})
+        tracker.close({"test/l2": 0.5} if code == 0 else {}, code)
+        time.sleep(1.1)  # W&B names folders by the second
+    files = sorted((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
+    first, second = (wandb_record.told(file) for file in files)
+    assert first["id"] == second["id"]
+    assert (first["name"], first["group"], first["job_type"]) == ("fusion=add", "study", "phase2")
+    assert (first["exit_code"], second["exit_code"]) == (130, 0)
+    rows = [row for session in (first, second) for row in session["history"]]
+    assert [(row["_step"], row["images"], row["val/l2"]) for row in rows] == [(8, 8, 0.125), (16, 16, 0.0625)]
+    assert second["summary"]["test/l2"] == 0.5
+    assert said[1].endswith(f"offline-run-*-{first['id']}")  # both sessions go up together

@@ -5,17 +5,19 @@ again, one rank's failure hangs the rest, and W&B and the random state carry ove
 per job has none of that. Hydra finds this package because it lies in the ``hydra_plugins`` namespace.
 """
 
+import contextlib
 import itertools
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
@@ -141,12 +143,14 @@ class StudySweeper(Sweeper):
         self._check(points, fixed)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self._config, folder / "multirun.yaml")
+        before = runs.read_sweep(folder)  # of a sweep that is resumed
         self.record: dict[str, Any] = {
             "id": folder.name,
-            "command": " ".join(["python train.py", *sys.argv[1:]]),
+            "command": before.get("command") or " ".join(["python train.py", *sys.argv[1:]]),
+            "typed": before.get("typed") or sys.argv[1:],
             "design": self.design,
             "factors": self.factors,
-            "started": now(),
+            "started": before.get("started") or now(),
             "jobs": [],
         }
         own_seed = int(OmegaConf.select(self._config, "seed", default=0))
@@ -161,7 +165,8 @@ class StudySweeper(Sweeper):
         if failed:
             listed = ", ".join(str(index) for index in failed)
             raise SweepFailed(
-                f"{len(failed)} of {len(returns)} jobs failed ({listed}); see {folder}/N/log.txt"
+                f"{len(failed)} of {len(returns)} jobs failed ({listed}); see {folder}/N/log.txt; once mended, "
+                f"python train.py resume={folder} does these alone"
             )
         return returns
 
@@ -270,8 +275,10 @@ def _best(folder: Path, points: Sequence[Point], count: int) -> list[Point]:
 class FreshLauncher(Launcher):
     """Run every job in a process of its own.
 
+    A job whose folder holds a finished run is not run again; one that was cut short goes on from its last checkpoint.
+
     Args:
-        jobs: How many at the same time; each gets its share of the cores.
+        jobs: How many at the same time; each gets its share of the cores, and GPUs of its own.
         fail_fast: Whether the first failure ends the sweep.
         grace: Seconds a job gets to save its state when the sweep is interrupted.
     """
@@ -281,40 +288,79 @@ class FreshLauncher(Launcher):
         if jobs < 1:
             raise UserError(f"hydra.launcher.jobs must be at least 1, got {jobs}")
         self.jobs, self.fail_fast, self.grace = jobs, fail_fast, grace
+        self.watch: Callable[[int, Path], bool] | None = None  # looks at a running job: shall it stop?
+        self._looked = 0.0
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self._config = config
+        self._config, self._context = config, hydra_context
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; a failed one is told at once and the others go on.
 
         Raises:
             KeyboardInterrupt: After Ctrl-C, once the running jobs have saved their state.
+            UserError: If a job's folder holds a run with other settings.
         """
         folder = Path(self._config.hydra.sweep.dir)
-        waiting = [Job(initial_job_idx + i, list(o), folder) for i, o in enumerate(job_overrides)]
-        every = list(waiting)
-        share = max(1, (os.cpu_count() or 1) // self.jobs) if self.jobs > 1 else None
+        every = [Job(initial_job_idx + i, list(o), folder) for i, o in enumerate(job_overrides)]
+        waiting = [job for job in every if not job.finished_before()]
         running: list[Job] = []
+        gpus = Gpus(visible_gpus(os.environ), self.jobs)
         with _Signals() as signals, _Board(len(every), initial_job_idx) as board:
+            if len(waiting) < len(every):
+                board.skipped(len(every) - len(waiting))
             while (waiting or running) and not signals.received:
                 while waiting and len(running) < self.jobs:
+                    needs = processes_of(self._trainer(waiting[0].overrides), len(gpus.every), self.jobs)
+                    given = gpus.take(needs.gpus)
+                    if given is None:  # the next job waits for GPUs; it keeps its place in the line
+                        break
                     job = waiting.pop(0)
-                    job.start(share)
+                    job.start(self._threads(needs.processes), given)
                     running.append(job)
                 for job in [job for job in running if job.ended()]:
                     running.remove(job)
+                    gpus.give_back(job.gpus)
                     board.ended(job)
                     if job.failed and self.fail_fast:
                         board.say("hydra.launcher.fail_fast: the remaining jobs are not started")
                         waiting.clear()
+                self._look(running, board)
                 board.show(running, len(waiting))
                 signals.wait(0.2)
             if signals.received:
                 board.say("stopping the running jobs; each saves its state first")
                 self._stop(running, signals)
+                board.say(f"go on with: python train.py resume={folder}")
                 raise KeyboardInterrupt
         return [job.result() for job in every]
+
+    def _look(self, running: Sequence["Job"], board: "_Board") -> None:
+        """End the jobs that whoever watches them has given up."""
+        if self.watch is None or time.monotonic() - self._looked < 1.0:
+            return
+        self._looked = time.monotonic()
+        for job in running:
+            if not job.given_up and self.watch(job.num, job.folder):
+                job.given_up = True
+                board.say(f"job {job.num} {job.name} has fallen behind and is stopped")
+                job.signal(signal.SIGTERM)
+
+    def _trainer(self, overrides: Sequence[str]) -> Mapping[str, Any]:
+        """The trainer section of a job's configuration."""
+        own = any(item.lstrip("+").split("=")[0].split(".")[0] == "trainer" for item in overrides)
+        cfg = (
+            self._context.config_loader.load_sweep_config(self._config, list(overrides))
+            if own
+            else self._config
+        )
+        return OmegaConf.select(cfg, "trainer") or {}
+
+    def _threads(self, processes: int) -> int | None:
+        """Threads of one process such that all jobs together have as many as there are cores; None: its own choice."""
+        if self.jobs == 1:
+            return None
+        return max(1, (os.cpu_count() or 1) // self.jobs // processes)
 
     def _stop(self, running: Sequence["Job"], signals: "_Signals") -> None:
         for job in running:
@@ -330,25 +376,119 @@ class FreshLauncher(Launcher):
                 job.wait()
 
 
+class Needs(NamedTuple):
+    """What a job takes of the machine."""
+
+    processes: int
+    gpus: int
+
+
+def processes_of(trainer: Mapping[str, Any], gpus: int, jobs: int) -> Needs:
+    """Processes and GPUs of a job on this machine.
+
+    Args:
+        trainer: Its trainer section: ``accelerator`` and ``devices`` count.
+        gpus: How many GPUs there are.
+        jobs: How many jobs run at the same time; ``devices=auto`` is a fair share.
+    """
+    devices = trainer.get("devices", 1)
+    on_gpu = trainer.get("accelerator") in ("gpu", "cuda")
+    if devices in ("auto", -1, "-1"):
+        devices = max(1, gpus // jobs) if on_gpu else 1
+    count = devices if isinstance(devices, int) and devices > 0 else 1
+    return Needs(count, count if on_gpu else 0)
+
+
+def visible_gpus(environment: Mapping[str, str]) -> list[str]:
+    """Names of the GPUs that may be used, as CUDA_VISIBLE_DEVICES spells them."""
+    given = environment.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [name.strip() for name in given.split(",") if name.strip() not in ("", "-1", "NoDevFiles")]
+    try:  # not torch.cuda: it takes seconds to import, and a place on every GPU
+        command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in found.stdout.splitlines() if line.strip()]
+
+
+class Gpus:
+    """GPUs handed to jobs and taken back.
+
+    Args:
+        names: All there are.
+        jobs: How many jobs run at the same time.
+    """
+
+    def __init__(self, names: Sequence[str], jobs: int) -> None:
+        self.every, self._free, self._jobs = list(names), list(names), jobs
+
+    def take(self, count: int) -> list[str] | None:
+        """So many free ones; None if the job has to wait. A job that wants more than exist gets all and says so."""
+        count = min(count, len(self.every))
+        if count > len(self._free):
+            return None
+        given, self._free = self._free[:count], self._free[count:]
+        return given
+
+    def give_back(self, names: Sequence[str]) -> None:
+        """Make them free again."""
+        self._free = [name for name in self.every if name in self._free or name in names]
+
+
 class Job:
     """One job of a sweep: a process, its folder and its log."""
 
     def __init__(self, num: int, overrides: list[str], sweep: Path) -> None:
         self.num, self.overrides, self.folder = num, overrides, sweep / str(num)
+        self.gpus: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
+        self._skipped = False
+        self.given_up = False  # by whoever watches the sweep
+        self._log_begin = 0  # where this session's part of the log begins
         self.name = next(
             (o.split("=", 1)[1].strip("'") for o in overrides if o.startswith("name=")), str(num)
         )
 
-    def start(self, threads: int | None) -> None:
-        """Start the process, with ``threads`` per process if given."""
+    def finished_before(self) -> bool:
+        """Whether the folder holds this very job, finished.
+
+        Raises:
+            UserError: If it holds a run with other settings.
+        """
+        card = read_card(self.folder)
+        if card is None:
+            return False
+        if "overrides" in card and _settings(card["overrides"]) != _settings(self.overrides):
+            changed = sorted(set(_settings(card["overrides"])) ^ set(_settings(self.overrides)))
+            raise UserError(
+                f"{self.folder} was run with other settings ({changed[0]}): start a new sweep, or resume this one "
+                "as it was"
+            )
+        self._skipped = card.get("status") == "finished"
+        return self._skipped
+
+    def command(self) -> list[str]:
+        """What runs this job, from its last checkpoint if it has begun before."""
+        command = [sys.executable, str(Path(sys.argv[0]).resolve()), *self.overrides]
+        command += ["resume=auto"] if (self.folder / CARD).is_file() else []
+        return [*command, "hydra.mode=RUN", f"hydra.run.dir={quote(str(self.folder))}"]
+
+    def start(self, threads: int | None = None, gpus: Sequence[str] = ()) -> None:
+        """Start the process, with ``threads`` per process and these GPUs if given."""
+        self.gpus = list(gpus)
         self.folder.mkdir(parents=True, exist_ok=True)
         environment = {key: value for key, value in os.environ.items() if key not in RANK_VARIABLES}
         if threads is not None:
             environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        command = [sys.executable, str(Path(sys.argv[0]).resolve()), *self.overrides]
-        command += ["hydra.mode=RUN", f"hydra.run.dir={quote(str(self.folder))}"]
+        if gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+        command = self.command()
+        (self.folder / "progress.json").unlink(missing_ok=True)  # of an earlier session
+        for told in self.folder.glob("error*.log"):
+            told.unlink()
         with (self.folder / "log.txt").open("ab") as log:
+            self._log_begin = log.tell()
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -387,28 +527,49 @@ class Job:
         if card and card.get("status") == "failed" and card.get("error"):
             return str(card["error"])
         code = self._process.returncode
+        self._end_helpers()
         lines = [line.strip() for line in self._log().splitlines() if line.strip()]
         told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        if code < 0:
+        if told:  # also where the first process was killed because another one had failed
+            cause = told[-1]
+        elif code < 0:
             cause = f"ended by {signal.Signals(-code).name}"
             cause += " (most often: out of memory)" if -code == signal.SIGKILL else ""
         else:
-            cause = told[-1] if told else lines[-1] if lines else f"exit status {code} and no word"
+            cause = lines[-1] if lines else f"exit status {code} and no word"
         write_json(
             self.folder / CARD, {"name": self.name, **(card or {}), "status": "failed", "error": cause}
         )
         return cause
 
     def result(self) -> JobReturn:
-        """What Hydra wants to know."""
-        finished = self._process is not None and self._process.returncode == 0
-        done = JobReturn(overrides=self.overrides, working_dir=str(self.folder))
-        done.status = JobStatus.COMPLETED if finished else JobStatus.FAILED
-        done.return_value = None if finished else RuntimeError(f"job {self.num} did not finish")
-        return done
+        """What Hydra wants to know: how it ended, and the number a sweeper may go by."""
+        finished = self._skipped or (self._process is not None and self._process.returncode == 0)
+        return job_return(self.num, self.overrides, self.folder, finished)
+
+    def _end_helpers(self) -> None:
+        """Processes of a distributed run that outlived the first one have nobody to talk to."""
+        assert self._process is not None
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def _log(self) -> str:
-        return (self.folder / "log.txt").read_text(encoding="utf-8", errors="replace")
+        return (self.folder / "log.txt").read_bytes()[self._log_begin :].decode(errors="replace")
+
+
+def _settings(overrides: Sequence[Any]) -> list[str]:
+    """What was typed for a job, without what does not change its result."""
+    return sorted(str(item) for item in overrides if not str(item).startswith(("resume=", "hydra.")))
+
+
+def job_return(num: int, overrides: Sequence[str], folder: Path, finished: bool) -> JobReturn:
+    """A job's end as Hydra's sweepers read it."""
+    done = JobReturn(overrides=list(overrides), working_dir=str(folder))
+    done.status = JobStatus.COMPLETED if finished else JobStatus.FAILED
+    card = read_card(folder) or {}
+    score = (card.get("metrics") or {}).get(card.get("rank_by"))
+    done.return_value = score if finished else RuntimeError(f"job {num} did not finish")
+    return done
 
 
 class _Signals:
@@ -451,9 +612,16 @@ class _Board:
         sys.stderr.write(f"{line}\n")
         sys.stderr.flush()
 
-    def ended(self, job: Job) -> None:
+    def skipped(self, count: int) -> None:
+        self._done += count
+        self.say(f"{count} of {self._total} jobs have finished before")
+
+    def ended(self, job: Any) -> None:
         self._done += 1
         head = f"[{self._done}/{self._total}] job {job.num} {job.name}"
+        if getattr(job, "given_up", False) and job.failed:
+            self.say(f"{head}: stopped early")
+            return
         if job.failed:
             self.say(f"{head}: FAILED: {job.cause()} ({job.folder}/log.txt)")
             return
@@ -463,11 +631,11 @@ class _Board:
         score = f"{str(rank).removeprefix('test/')} {metrics[rank]:.4g}, " if rank in metrics else ""
         self.say(f"{head}: {score}{card.get('seconds', 0):.0f} s")
 
-    def show(self, running: Sequence[Job], waiting: int) -> None:
+    def show(self, running: Sequence[Any], waiting: int) -> None:
         if not self._live or time.monotonic() - self._shown < 1.0:
             return
         self._clear()
-        lines = [f"  job {job.num} {job.name}: {line}" for job, line in _progress(running)]
+        lines = live_table([(job.num, job.name, job.folder) for job in running])
         lines.append(f"  {self._done} of {self._total} done, {waiting} waiting")
         width = os.get_terminal_size(sys.stderr.fileno()).columns - 1
         sys.stderr.write("".join(f"{line[:width]}\n" for line in lines))
@@ -480,18 +648,25 @@ class _Board:
             self._lines = 0
 
 
-def _progress(running: Sequence[Job]) -> Iterator[tuple[Job, str]]:
-    import json
+def live_table(running: Sequence[tuple[int, str, Path]]) -> list[str]:
+    """One aligned line per running job: what it does, photos seen, loss, rate and time left.
 
-    for job in running:
+    Args:
+        running: Number, name and folder of each.
+    """
+    rows = [["job", "name", "doing", "kimg", "loss", "images/s", "left"]]
+    for num, name, folder in running:
         try:
-            state = json.loads((job.folder / "progress.json").read_text(encoding="utf-8"))
-            rate = state.get("images_per_second") or 0.0
-            seen, total = state["images"] / 1000, state["total"] / 1000
-            line = f"{state['stage']} {seen:.2f}/{total:g} kimg, {rate:.1f} images/s"
-        except (OSError, ValueError, KeyError):
-            line = "starting"
-        yield job, line
+            state = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+            loss, rate, left = (state.get(key) for key in ("loss", "images_per_second", "seconds_left"))
+            cells = [str(state["stage"]), f"{state['images'] / 1000:.2f}/{state['total'] / 1000:g}"]
+            cells += ["" if loss is None else f"{loss:.4f}", f"{rate:.1f}" if rate else ""]
+            cells.append("" if left is None else f"{left:.0f} s" if left < 90 else f"{left / 60:.0f} min")
+        except (OSError, ValueError, KeyError, TypeError):
+            cells = ["starting", "", "", "", ""]
+        rows.append([str(num), name if len(name) <= 32 else f"{name[:31]}…", *cells])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def refuse_ranks(environment: Mapping[str, str]) -> None:

@@ -350,6 +350,9 @@ class ImageDataModule(LightningDataModule):
             "persistent_workers": self.num_workers > 0,
             "pin_memory": torch.cuda.is_available(),
             "collate_fn": _as_it_is,
+            # A loader draws a seed for its workers each time it begins: not from what training draws from, or a
+            # resumed run, which begins once more, would draw other numbers ever after.
+            "generator": torch.Generator().manual_seed(self.seed),
         }
 
     @property

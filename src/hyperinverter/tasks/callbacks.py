@@ -7,8 +7,8 @@ A task taking part has ``images_seen`` (photos seen in training, over all proces
 import errno
 import math
 import os
+import random
 import re
-import shutil
 import signal
 import sys
 import threading
@@ -17,13 +17,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, distributed
 
 from hyperinverter.contracts import Batch, Inversion, UserError
 from hyperinverter.runcard import write_json
+from hyperinverter.tasks import saved
 from hyperinverter.tasks.loggers import WandbTracker
+
+# Ctrl-C, kill, and the two signals clusters warn with before they take a machine away
+STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+)
 
 
 class Interrupted(Exception):
@@ -71,6 +78,32 @@ class StopAfter(Callback):
             trainer.should_stop = True
 
 
+class Together(Callback):
+    """Processes of one run: as many as they believe, and each with random numbers of its own.
+
+    All begin with the same seed, so that they build the same networks.
+
+    Args:
+        seed: The run's.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def on_fit_start(self, trainer: Trainer, task: LightningModule) -> None:
+        there = distributed.get_world_size() if distributed.is_initialized() else 1
+        if there != trainer.world_size:
+            raise UserError(
+                f"this run was told of {trainer.world_size} processes and finds {there}, so it would train on a part "
+                "of the photos: start it in a fresh shell, without variables such as WORLD_SIZE or LOCAL_RANK"
+            )
+        if trainer.global_rank > 0:
+            own = (self._seed * 1_000_003 + trainer.global_rank) % 2**32
+            random.seed(own)
+            np.random.seed(own)  # noqa: NPY002  # libraries draw from it
+            torch.manual_seed(own)
+
+
 class NanGuard(Callback):
     """Stop at the first loss that is not a number, before it reaches a checkpoint."""
 
@@ -90,32 +123,60 @@ class NanGuard(Callback):
 class Checkpoints(Callback):
     """Keep ``last.ckpt`` (to go on from) and ``best.ckpt`` (to use), each whole at any moment.
 
+    While training goes on, ``previous.ckpt`` is the ``last.ckpt`` before this one, should a disk spoil the last.
+
     Args:
-        folder: Where both go.
+        folder: Where they go.
         monitor: The logged validation number that decides.
         mode: ``min`` or ``max``.
         every: Photos between two saves of ``last.ckpt`` within an epoch.
+        rows: Tells how many rows the table of numbers has; a resumed run goes on behind them.
     """
 
-    def __init__(self, folder: Path, monitor: str, mode: str, every: int) -> None:
-        self.last, self.best = folder / "last.ckpt", folder / "best.ckpt"
+    def __init__(
+        self, folder: Path, monitor: str, mode: str, every: int, rows: Callable[[], int] | None = None
+    ) -> None:
+        self.last, self.best = folder / saved.LAST, folder / saved.BEST
+        self.previous = folder / saved.PREVIOUS
         self._monitor, self._sign, self._every = monitor, 1.0 if mode == "min" else -1.0, every
+        self._rows = rows or (lambda: 0)
         self.score: float | None = None
         self._saved_at = 0
+        self._random: list[Any] = []  # of every process, as a checkpoint brought it
+        self._before_validation: dict[str, Any] | None = None  # random state of this process
+        self._due = False  # whether a checkpoint written now still owes its validation
 
     def state_dict(self) -> dict[str, Any]:
-        return {"score": self.score}
+        return {"score": self.score, "rows": self._rows()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.score = state_dict["score"]
 
+    def on_save_checkpoint(self, trainer: Trainer, task: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["random"] = self._random
+        if self._due:
+            # Lightning takes a checkpoint with every batch of an epoch done for one behind the validation, unless
+            # a validation batch has begun: so it shall run the whole validation again.
+            begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+            progress |= {"total": dict(begun), "current": dict(begun), "is_last_batch": False}
+
+    def on_load_checkpoint(self, trainer: Trainer, task: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._random = checkpoint.get("random", [])
+
     def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
         self._saved_at = images_seen(task)
+        # With other processes than before there is nothing to continue: each keeps the state of its own seed.
+        if len(self._random) == trainer.world_size:
+            saved.restore_random_state(self._random[trainer.global_rank])
 
     def on_train_batch_start(self, trainer: Trainer, task: LightningModule, *_: Any) -> None:
         # between two batches, so that the counters saved match the weights saved
         if images_seen(task) - self._saved_at >= self._every:
             self.save_last(trainer, task)
+
+    def on_validation_start(self, trainer: Trainer, task: LightningModule) -> None:
+        self._before_validation = saved.random_state()
 
     def on_validation_end(self, trainer: Trainer, task: LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
@@ -131,35 +192,61 @@ class Checkpoints(Callback):
             )
         better = self.score is None or self._sign * value < self._sign * self.score
         self.score = value if better else self.score
-        self.save_last(trainer, task)
-        if better and trainer.is_global_zero:
-            free_of_disk_trouble(lambda: _copy_whole(self.last, self.best), self.best)
+        self.save_last(trainer, task, best=better)
 
-    def save_last(self, trainer: Trainer, task: LightningModule) -> None:
-        """Write ``last.ckpt``; a reader finds the old file or the new one."""
+    def save_last(self, trainer: Trainer, task: LightningModule, *, best: bool = False) -> None:
+        """Write ``last.ckpt``, and the same as ``best.ckpt`` if asked; a reader finds the old file or the new one.
+
+        To be called by all processes.
+        """
         self._saved_at = images_seen(task)
-        scratch = self.last.with_name(".last.ckpt.part")
+        state = self._before_validation if self._due else None
+        self._random = saved.of_every_process(state or saved.random_state())
+        scratch = self.last.with_name(f".{saved.LAST}.part")
         self.last.parent.mkdir(parents=True, exist_ok=True)
         try:
             free_of_disk_trouble(lambda: trainer.save_checkpoint(scratch), self.last)
             if trainer.is_global_zero:
-                os.replace(scratch, self.last)
+                free_of_disk_trouble(lambda: self._put_in_place(scratch, best), self.last)
         finally:
             if trainer.is_global_zero:
                 scratch.unlink(missing_ok=True)
 
+    def save_during_validation(self, trainer: Trainer, task: LightningModule) -> bool:
+        """As ``save_last``, such that the resumed run begins with the validation that is under way.
 
-def _copy_whole(source: Path, target: Path) -> None:
-    scratch = target.with_name(f".{target.name}.part")
-    try:
-        shutil.copyfile(source, scratch)
-        os.replace(scratch, target)
-    finally:
-        scratch.unlink(missing_ok=True)
+        Returns:
+            Whether it was done: where training ended inside an epoch, Lightning would train on instead.
+        """
+        if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            return False
+        self._due = True
+        try:
+            self.save_last(trainer, task)
+        finally:
+            self._due = False
+        return True
+
+    def tidy(self) -> None:
+        """Training is over and its last checkpoint readable: drop the one before."""
+        self.previous.unlink(missing_ok=True)
+
+    def _put_in_place(self, scratch: Path, best: bool) -> None:
+        # Best first: were the process killed between the two, the run would go on from the old last.ckpt,
+        # measure the same score again and write the same best.ckpt.
+        if best:
+            saved.copy_whole(scratch, self.best)
+        if self.last.is_file():
+            saved.keep_as(self.last, self.previous)
+        saved.put_in_place(scratch, self.last)
 
 
 class StopOnSignal(Callback):
-    """Ctrl-C or SIGTERM ends training after this batch, with a checkpoint; a second one ends it at once."""
+    """Ctrl-C, SIGTERM and a cluster's warnings end training within a step, with a checkpoint.
+
+    A second Ctrl-C ends it at once. The other signals may come in pairs (Slurm sends SIGTERM and then the warning a
+    job asked for), so they never do.
+    """
 
     def __init__(self, checkpoints: Checkpoints, say: Callable[[str], None]) -> None:
         self._checkpoints, self._say = checkpoints, say
@@ -168,17 +255,26 @@ class StopOnSignal(Callback):
 
     def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):  # replaces Lightning's own, which save nothing
+            for number in STOP_SIGNALS:  # replaces Lightning's own, which save nothing
                 self._previous[number] = signal.signal(number, self._ask)
 
-    def _ask(self, *_: Any) -> None:
-        if self._asked:
+    def _ask(self, number: int, _: Any) -> None:
+        if self._asked and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if not self._asked:
+            self._say("stopping after this step and saving; Ctrl-C once more stops at once")
         self._asked = True
-        self._say("stopping after this step and saving; once more stops at once")
 
     def on_train_batch_start(self, trainer: Trainer, task: LightningModule, *_: Any) -> None:
-        self._stop_if_asked(trainer, task)
+        if self._all_asked(trainer):  # between two batches
+            self._checkpoints.save_last(trainer, task)
+            raise Interrupted
+
+    def on_validation_batch_start(self, trainer: Trainer, task: LightningModule, *_: Any) -> None:
+        if trainer.state.fn != "fit" or trainer.sanity_checking or not self._all_asked(trainer):
+            return
+        if self._checkpoints.save_during_validation(trainer, task):
+            raise Interrupted
 
     def on_train_end(self, trainer: Trainer, task: LightningModule) -> None:
         self._restore()
@@ -193,29 +289,35 @@ class StopOnSignal(Callback):
             number, handler = self._previous.popitem()
             signal.signal(number, handler)
 
-    def _stop_if_asked(self, trainer: Trainer, task: LightningModule) -> None:
-        asked = self._asked
+    def _all_asked(self, trainer: Trainer) -> bool:
         if trainer.world_size > 1:  # all processes stop at the same batch
-            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
-        if asked:  # between two batches: a validation under way ends first, or a resumed run would skip it
-            self._checkpoints.save_last(trainer, task)
-            raise Interrupted
+            return bool(trainer.strategy.reduce_boolean_decision(self._asked, all=False))
+        return self._asked
 
 
 class Progress(Callback):
     """Photos seen, rate and time left: one live line on a terminal, a line now and then in a log file.
 
     ``progress.json`` says the same to whoever started this job.
+
+    Args:
+        total: Photos training is meant to see.
+        folder: The run folder.
+        every: Seconds between two lines in a log file.
+        per_step: Photos of one step over all processes; with it, limits on steps and epochs shorten ``total``.
     """
 
-    def __init__(self, total: int, folder: Path, every: float = 30.0) -> None:
-        self._total, self._file = total, folder / "progress.json"
+    def __init__(self, total: int, folder: Path, every: float = 30.0, per_step: int | None = None) -> None:
+        self._total, self._file, self._per_step = total, folder / "progress.json", per_step
         self._live = sys.stderr.isatty()
         self._every = 0.5 if self._live else every
         self._begin, self._first, self._shown, self._written = 0.0, 0, 0.0, 0.0
 
     def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
         self._begin, self._first = time.monotonic(), images_seen(task)
+        steps = (trainer.max_epochs or 0) * trainer.num_training_batches
+        if self._per_step and 0 < steps < math.inf:
+            self._total = min(self._total, round(steps) * self._per_step)
         self._shown = self._written = self._begin if not self._live else 0.0
 
     def on_train_batch_end(self, trainer: Trainer, task: LightningModule, *_: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 import torch
 from pytorch_lightning import LightningModule
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
 from hyperinverter.contracts import Batch, Inversion
@@ -89,6 +89,24 @@ class PhaseTask(LightningModule):
         """The measures, held outside the state dict."""
         return self._metrics.network
 
+    def setup(self, stage: str) -> None:
+        """Tell DistributedDataParallel, which is about to wrap this module, what not to watch over."""
+        self._ddp_params_and_buffers_to_ignore = self.unsynchronised()
+
+    def unsynchronised(self) -> list[str]:
+        """Names of the parameters and buffers that DDP shall neither broadcast nor average: all that is frozen.
+
+        Every process has read those from the same files, and counts the same photos.
+        """
+        names = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
+        for prefix, module in self.named_modules():
+            if not any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
+                names += [
+                    f"{prefix}.{name}" if prefix else name
+                    for name, _ in module.named_buffers(recurse=False, remove_duplicate=False)
+                ]
+        return names
+
     def configure_optimizers(self) -> Optimizer:
         optimizer = self.make_optimizer([p for p in self.inverter.parameters() if p.requires_grad])
         for group in optimizer.param_groups:
@@ -107,8 +125,14 @@ class PhaseTask(LightningModule):
         self.images_seen += len(batch["image"]) * self.trainer.world_size
 
     def log_training(self, total: Tensor, parts: dict[str, Tensor], batch: Batch) -> None:
-        """Log the total and its parts under ``train/``."""
+        """Log the total and its parts under ``train/``: of the whole batch, over all processes."""
         logged = {"loss": total.detach(), **{name: part.detach() for name, part in parts.items()}}
+        if self.trainer.world_size > 1:
+            # One small message instead of one per number. Equal on every process, so that a loss that is not a
+            # number stops all of them at the same step.
+            mean = torch.stack([value.float().mean() for value in logged.values()])
+            distributed.all_reduce(mean)
+            logged = dict(zip(logged, mean / self.trainer.world_size, strict=True))
         self.log_dict(
             {f"train/{name}": value for name, value in logged.items()}, batch_size=len(batch["image"])
         )
@@ -170,3 +194,15 @@ class PhaseTask(LightningModule):
         checkpoint["model"] = describe(self.inverter)  # plain values: enough to build the model again
         generator = cast(Generator, self.inverter.generator)  # told by name and hash, not stored
         checkpoint["generator_path"], checkpoint["generator_sha256"] = generator.source, generator.sha256
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace every gradient by its mean over all processes, in one message."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        return
+    together = torch.cat([gradient.flatten() for gradient in gradients])
+    distributed.all_reduce(together)
+    together /= distributed.get_world_size()
+    for gradient, mean in zip(gradients, together.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))

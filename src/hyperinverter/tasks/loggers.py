@@ -35,6 +35,7 @@ class MetricsFile(Logger):
                 rows = list(csv.DictReader(file))
             self._columns = list(rows[0]) if rows else self._columns
             self._offset = float(rows[-1].get("seconds") or 0.0) if rows else 0.0
+        self._count = len(self._rows())
 
     @property
     def name(self) -> str:
@@ -64,10 +65,19 @@ class MetricsFile(Logger):
             if fresh:
                 writer.writeheader()
             writer.writerow(row)
+        self._count += 1
 
     def forget_after(self, images: int) -> None:
         """Drop rows beyond a point in training: a run resumed from there will write them again."""
         self._rewrite([row for row in self._rows() if int(row[AXIS]) <= images])
+
+    def keep(self, rows: int) -> None:
+        """Drop all but the first rows: those a checkpoint was written behind."""
+        self._rewrite(self._rows()[:rows])
+
+    def count(self) -> int:
+        """How many rows there are."""
+        return self._count
 
     def _widen(self, new: list[str]) -> None:
         rows = self._rows()
@@ -88,6 +98,7 @@ class MetricsFile(Logger):
             writer.writeheader()
             writer.writerows(rows)
         os.replace(scratch, self._path)
+        self._count = len(rows)
 
 
 class WandbTracker(Logger):
@@ -97,7 +108,7 @@ class WandbTracker(Logger):
         folder: The run folder; W&B's files go to ``folder/wandb``.
         seen: Tells how many photos training has seen.
         settings: ``project``, ``entity``, ``mode`` (None: online with a key, else offline),
-            ``timeout`` in seconds.
+            ``timeout`` in seconds, ``artifacts`` (whether the best checkpoint goes up with a finished run).
         run: What identifies the run: ``name``, ``group``, ``job_type`` and the nested ``config``.
         say: Prints the one line that says where the record is.
     """
@@ -113,6 +124,8 @@ class WandbTracker(Logger):
         super().__init__()
         self._folder, self._seen, self._say = folder, seen, say
         self._run: Any = None
+        self._step = 0
+        self._artifacts = bool(settings.get("artifacts"))
         if getattr(rank_zero_only, "rank", 0) == 0:
             self._start(dict(settings), dict(run))
 
@@ -177,10 +190,13 @@ class WandbTracker(Logger):
 
     def _record(self) -> str:
         place = Path(self._run.settings.sync_dir)
-        try:
-            return str(place.relative_to(Path.cwd()))
-        except ValueError:
-            return str(place)
+        with contextlib.suppress(ValueError):
+            place = place.relative_to(Path.cwd())
+        # A resumed run has a folder per session, all of one W&B run; W&B puts them together in order of time.
+        several = (
+            len(list(Path(self._run.settings.sync_dir).parent.glob(f"offline-run-*-{self._run.id}"))) > 1
+        )
+        return str(place.parent / f"offline-run-*-{self._run.id}") if several else str(place)
 
     @property
     def name(self) -> str:
@@ -194,7 +210,7 @@ class WandbTracker(Logger):
         """Nothing: the nested configuration went in at the start."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self._send(lambda run: run.log({**metrics, AXIS: self._seen()}))
+        self._send(lambda run: run.log({**metrics, AXIS: self._seen()}, step=self._next_step()))
 
     def log_panel(self, key: str, path: Path, caption: str) -> None:
         """Show one picture file."""
@@ -202,19 +218,45 @@ class WandbTracker(Logger):
         def send(run: Any) -> None:
             import wandb
 
-            run.log({key: wandb.Image(str(path), caption=caption), AXIS: self._seen()})
+            picture = wandb.Image(str(path), caption=caption)
+            run.log({key: picture, AXIS: self._seen()}, step=self._next_step())
 
         self._send(send)
+
+    def _next_step(self) -> int:
+        """W&B's own count: photos seen too, so that a resumed run's rows take their places behind the saved ones.
+
+        It never falls: the best checkpoint, which is tested last, may be one of an earlier moment.
+        """
+        self._step = max(self._step, self._seen())
+        return self._step
 
     def close(self, summary: Mapping[str, Any], exit_code: int) -> None:
         """Write the summary and end the W&B run with the job's exit code."""
 
         def send(run: Any) -> None:
             run.summary.update(dict(summary))
+            if self._artifacts and exit_code == 0:
+                self._send_best(run)
             run.finish(exit_code=exit_code)
 
         self._send(send)
         self._run = None
+
+    def _send_best(self, run: Any) -> None:
+        """The best checkpoint with its configuration and run card, as one artifact."""
+        import wandb
+
+        kept = [
+            self._folder / "checkpoints" / "best.ckpt",
+            self._folder / "config.yaml",
+            self._folder / "run.json",
+        ]
+        artifact = wandb.Artifact(f"{run.config.get('domain', {}).get('name', 'run')}-{run.id}", type="model")
+        for path in kept:
+            if path.is_file():
+                artifact.add_file(str(path))
+        run.log_artifact(artifact)
 
     def _send(self, action: Callable[[Any], None]) -> None:
         if self._run is None:

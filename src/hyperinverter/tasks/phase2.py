@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import cast
 
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
 from hyperinverter.contracts import Batch
 from hyperinverter.inversion.phase2 import HyperInverter
 from hyperinverter.losses.adversarial import critic_loss, generator_loss, r1_penalty
 from hyperinverter.metrics import MetricSuite
-from hyperinverter.tasks.common import MakeOptimizer, PhaseTask, Schedule
+from hyperinverter.tasks.common import MakeOptimizer, PhaseTask, Schedule, average_gradients
 
 
 class PhaseIIHyper(PhaseTask):
@@ -93,18 +93,39 @@ class PhaseIIHyper(PhaseTask):
     def _teach_critic(self, optimizer: Optimizer, photo: Tensor, image: Tensor) -> dict[str, Tensor]:
         assert self.critic is not None
         loss = critic_loss(self.critic(photo), self.critic(image))
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        optimizer.step()
+        self._step_critic(optimizer, loss)
         parts = {"critic": loss}
         steps = (int(self.images_seen) - self.adv_from) // max(len(photo) * self.trainer.world_size, 1)
         if steps % self.r1_every == 0:
             real = photo.detach().requires_grad_(True)
             parts["r1"] = r1_penalty(self.critic(real), real)
-            optimizer.zero_grad()
-            self.manual_backward(parts["r1"] * (self.r1_gamma / 2 * self.r1_every))
-            optimizer.step()
+            self._step_critic(optimizer, parts["r1"] * (self.r1_gamma / 2 * self.r1_every))
         return parts
+
+    def _step_critic(self, optimizer: Optimizer, loss: Tensor) -> None:
+        """One step of the critic, on the mean gradient over all processes."""
+        optimizer.zero_grad()
+        if self.trainer.world_size > 1:
+            # Not through DDP: it would wait for gradients of everything it watches over at each of several
+            # backward passes, or search the graph for unused parameters at every step of both networks.
+            loss.backward()
+            average_gradients(self.critic.parameters())  # type: ignore[union-attr]
+        else:
+            self.manual_backward(loss)
+        optimizer.step()
+
+    def unsynchronised(self) -> list[str]:
+        """As in both phases, and the critic, whose gradients are averaged here."""
+        names = super().unsynchronised()
+        every = [*self.named_parameters(), *self.named_buffers()]
+        critic = {name for name, _ in every if name.startswith("critic.")}
+        return [*names, *sorted(critic.difference(names))]
+
+    def on_fit_start(self) -> None:
+        """Begin with the same critic everywhere: DDP does not see to it."""
+        if self.critic is not None and self.trainer.world_size > 1:
+            for tensor in (*self.critic.parameters(), *self.critic.buffers()):
+                distributed.broadcast(tensor.data, 0)
 
     def configure_optimizers(self) -> Optimizer | list[Optimizer]:  # type: ignore[override]
         optimizer = super().configure_optimizers()

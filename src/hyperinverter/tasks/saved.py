@@ -1,0 +1,168 @@
+"""What a run leaves to go on from: whole files only, checked when read, and the random state of every process."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import distributed
+
+from hyperinverter.contracts import UserError
+
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+
+
+# Files ----------------------------------------------------------------------------------------------------
+
+
+def put_in_place(scratch: Path, target: Path) -> None:
+    """Let a finished file take the place of another; after a power cut there is the old one or the new one."""
+    with scratch.open("rb") as file:
+        os.fsync(file.fileno())  # else the new name may reach the disk before the content does
+    os.replace(scratch, target)
+    sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names in a folder survive a power cut, where the system can promise that."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return  # Windows opens no folders
+    try:
+        os.fsync(handle)
+    except OSError:
+        return  # some network file systems know no such thing
+    finally:
+        os.close(handle)
+
+
+def keep_as(source: Path, target: Path) -> None:
+    """Give a file a second name, replacing what had it; ``source`` stays where it is at every moment."""
+    scratch = target.with_name(f".{target.name}.part")
+    scratch.unlink(missing_ok=True)
+    try:
+        try:
+            os.link(source, scratch)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(source, scratch)
+        os.replace(scratch, target)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a file so that a reader of ``target`` finds the old content or the new one."""
+    scratch = target.with_name(f".{target.name}.part")
+    try:
+        shutil.copyfile(source, scratch)
+        put_in_place(scratch, target)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint after comparing every byte of it with the sums inside the file.
+
+    ``torch.load`` itself does not look at the sums: a flipped bit would become a wrong weight.
+
+    Raises:
+        UserError: If the file is cut short, damaged, or something else than a checkpoint of a run.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"{damaged} is damaged")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(content, dict) or "state_dict" not in content:
+            raise ValueError("it has no state_dict")
+    except (
+        zlib.error,
+        Exception,
+    ) as error:  # zipfile and torch raise many kinds for files that are cut short
+        lines = str(error).splitlines()
+        cause = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        raise UserError(
+            f"{path} cannot be read as a checkpoint ({cause}): it is cut short or something else; "
+            "resume from another one, or start anew"
+        ) from error
+    return content
+
+
+def newest_readable(folder: Path) -> tuple[Path, dict[str, Any], str | None] | None:
+    """The newest whole checkpoint of a run: ``last.ckpt``, or the one before if the last is damaged.
+
+    Args:
+        folder: The folder of checkpoints.
+
+    Returns:
+        Path, content, and what was wrong with the file that would have come first, or None; None if there is
+        no checkpoint at all.
+
+    Raises:
+        UserError: If there are checkpoints and none can be read.
+    """
+    trouble: UserError | None = None
+    for path in (folder / LAST, folder / PREVIOUS):
+        if not path.is_file():
+            continue
+        try:
+            return path, read_checkpoint(path), None if trouble is None else str(trouble)
+        except UserError as error:
+            trouble = trouble or error
+    if trouble is not None:
+        raise trouble
+    return None
+
+
+# Random state ---------------------------------------------------------------------------------------------
+
+
+def random_state() -> dict[str, Any]:
+    """State of every random generator of this process, as tensors and plain numbers."""
+    version, words, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
+    state: dict[str, Any] = {
+        "torch": torch.get_rng_state(),
+        "python": {"version": version, "words": list(words), "gauss": gauss},
+        "numpy": {
+            "kind": str(kind),
+            "keys": torch.from_numpy(np.asarray(keys, dtype=np.int64)),
+            "position": int(position),
+            "has_gauss": int(has_gauss),
+            "cached": float(cached),
+        },
+    }
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Continue where :func:`random_state` was taken."""
+    torch.set_rng_state(state["torch"])
+    python, numpy = state["python"], state["numpy"]
+    random.setstate((python["version"], tuple(python["words"]), python["gauss"]))
+    keys = numpy["keys"].numpy().astype(np.uint32)
+    np.random.set_state(  # noqa: NPY002  # libraries draw from it
+        (numpy["kind"], keys, numpy["position"], numpy["has_gauss"], numpy["cached"])
+    )
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def of_every_process(value: Any) -> list[Any]:
+    """The values of all processes, by rank; to be called by all of them."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [value]
+    values: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values

@@ -1,0 +1,116 @@
+"""Train, be killed at random moments, go on by the same command, and say how it ended: one line of JSON.
+
+Everything is imported once; every session is a fork of this process, so that dozens of kills take a minute.
+
+    python tests/killing.py FOLDER KILLS SEED OVERRIDE...
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from hyperinverter import cli, config
+from hyperinverter.contracts import UserError
+from hyperinverter.runcard import read_card
+from hyperinverter.runs import read_metrics
+from hyperinverter.tasks import saved
+
+
+def session(typed: list[str], folder: Path) -> int:
+    """Start the run, or go on with it, in a process of its own."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        log = os.open(folder.parent / f"{folder.name}.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+        os.dup2(log, 2)
+        cli.run(config.compose(typed), folder)
+        status = 0
+    except SystemExit as ended:
+        status = int(ended.code or 0)
+    finally:
+        os._exit(status)
+
+
+def seen(folder: Path) -> int:
+    """Photos seen by the last line of the table."""
+    if not (folder / "metrics.csv").is_file():
+        return 0
+    return max((int(row["images"]) for row in read_metrics(folder)), default=0)
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    """The table without what a clock says."""
+    return [{n: v for n, v in row.items() if "seconds" not in n and v} for row in read_metrics(folder)]
+
+
+def after_kill(folder: Path) -> dict[str, Any]:
+    """What a killed session left."""
+    last = folder / "checkpoints" / saved.LAST
+    told: dict[str, Any] = {"seen": seen(folder), "saved": 0, "readable": True}
+    if last.is_file():
+        try:
+            told["saved"] = int(saved.read_checkpoint(last)["state_dict"]["images_seen"])
+        except UserError as error:
+            told |= {"readable": False, "why": str(error)}
+    return told
+
+
+def killed(pid: int, moment: float, number: signal.Signals) -> dict[str, Any] | None:
+    """Send a signal to a session after ``moment`` seconds; None if it was over before."""
+    deadline = time.monotonic() + moment
+    while time.monotonic() < deadline:
+        if os.waitpid(pid, os.WNOHANG) != (0, 0):
+            return None
+        time.sleep(0.005)
+    os.kill(pid, number)
+    asked = time.monotonic()
+    _, status = os.waitpid(pid, 0)
+    return {"signal": number.name, "seconds": round(time.monotonic() - asked, 2), "status": status}
+
+
+def compared(whole: Path, folder: Path) -> dict[str, bool]:
+    """Whether a run that was killed ended as the one that was not."""
+    numbers = [(read_card(run) or {}).get("metrics", {}) for run in (whole, folder)]
+    timeless = [{name: value for name, value in n.items() if "seconds" not in name} for n in numbers]
+    told = {"metrics": timeless[0] == timeless[1] and bool(timeless[0]), "rows": rows(whole) == rows(folder)}
+    files = [run / "checkpoints" / saved.BEST for run in (whole, folder)]
+    states = [saved.read_checkpoint(file)["state_dict"] for file in files]
+    told["weights"] = all(bool((states[0][name] == states[1][name]).all()) for name in states[0])
+    return told
+
+
+def main(place: Path, kills: int, seed: int, typed: list[str]) -> dict[str, Any]:
+    """Run once to the end, then be killed ``kills`` times over several runs, each finished in the end."""
+    draw = random.Random(seed)
+    again = [*typed, "resume=auto"]
+    os.waitpid(session(typed, place / "whole"), 0)
+    begin = time.monotonic()
+    os.waitpid(session(typed, place / "timed"), 0)
+    length = time.monotonic() - begin
+    told: list[dict[str, Any]] = []
+    ends: list[dict[str, bool]] = []
+    while len(told) < kills:
+        folder = place / f"killed{len(ends)}"
+        for _ in range(min(3, kills - len(told))):
+            number = draw.choice([signal.SIGKILL, signal.SIGTERM])
+            moment = draw.uniform(0.1, 1.0) * length
+            fact = killed(session(again, folder), moment, number)
+            if fact is None:
+                break
+            told.append({**fact, "moment": round(moment / length, 3), **after_kill(folder)})
+        _, status = os.waitpid(session(again, folder), 0)
+        ends.append({"finished": status == 0, **(compared(place / "whole", folder) if status == 0 else {})})
+    return {"kills": told, "ends": ends, "seconds": round(length, 2)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])))

@@ -1,0 +1,95 @@
+"""Several processes train as one: the same photos, the same losses, every number told once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hyperinverter.runs import read_metrics
+
+ROOT = Path(__file__).parents[1]
+SHORT = [
+    *("phase.kimg=0.4", "phase.epoch_kimg=0.2", "phase.batch_size=8", "phase.warmup_kimg=0.1", "logger=csv"),
+    *(
+        "trainer.log_every=1",
+        "trainer.save_every_kimg=0.1",
+        "data.num_workers=0",
+        "loss.lpips=0",
+        "loss.id=0",
+    ),
+    *("hypernet.hidden_dim=4", "hypernet.channels=16", "hypernet.extractor_channels=8", "panels.num_saved=2"),
+    # Adam would hide a gradient twice too large, and makes whole steps of gradients that are nothing but the last
+    # digits of a sum, which differ with its order: two runs part within ten steps, on one process too.
+    *("phase.optimizer._target_=torch.optim.SGD", "~phase.optimizer.betas", "phase.optimizer.lr=0.001"),
+]
+
+
+@pytest.fixture
+def overrides(photo_folder: Path, phase1_file: Path, v0_file: Path, tmp_path: Path) -> list[str]:
+    places = [f"data.root={photo_folder}", f"paths.cache={tmp_path / 'cache'}", f"paths.outputs={tmp_path}"]
+    return [*SHORT, *places, f"generator.path={v0_file}", f"phase.from_run={phase1_file}"]
+
+
+def command(folder: Path, *typed: str) -> list[str]:
+    return [sys.executable, "train.py", *typed, f"hydra.run.dir={folder}"]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def train(folder: Path, *typed: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(folder, *typed), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=1200
+    )
+
+
+def card(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "run.json").read_text())
+    return content
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        pytest.param(["phase=1"], marks=pytest.mark.slow),
+        pytest.param(["phase=2"], marks=pytest.mark.slow),
+        # the critic joins in the middle, its penalty comes every fourth step
+        ["phase=2", "loss.adv=0.01", "loss.adv_from_kimg=0.1", "loss.r1_every=4"],
+    ],
+)
+def test_two_processes_learn_what_one_learns(what: list[str], overrides: list[str], tmp_path: Path) -> None:
+    for name, devices in (("one", "trainer=cpu"), ("two", "trainer=ddp_cpu")):
+        done = train(tmp_path / name, *what, *overrides, devices)
+        assert done.returncode == 0, done.stderr
+    one, two = (
+        [row for row in read_metrics(tmp_path / name) if row["train/loss"]] for name in ("one", "two")
+    )
+    assert len(one) == len(two) == 50
+    parts = [name for name in one[0] if name.startswith("train/")]
+    assert ("train/r1" in parts) == (len(what) > 1)
+    for first, second in zip(one, two, strict=True):
+        assert first["images"] == second["images"]
+        for part in parts:
+            assert bool(first[part]) == bool(second[part]), part
+            if first[part]:
+                assert float(second[part]) == pytest.approx(float(first[part]), rel=1e-5, abs=1e-5), (
+                    part,
+                    first,
+                )
+    told = card(tmp_path / "two")
+    assert (told["world_size"], told["batch_per_process"], told["images_seen"]) == (2, 4, 400)
+    assert told["gradient_mb_per_step"] == pytest.approx(4e-6 * told["parameters"]["trained"], abs=1e-3)
+    alone = card(tmp_path / "one")["metrics"]
+    for name, value in told["metrics"].items():
+        if "seconds" not in name:
+            assert value == pytest.approx(alone[name], rel=1e-3, abs=1e-4), name
+    assert sorted(p.name for p in (tmp_path / "two").iterdir()) == sorted(
+        p.name for p in (tmp_path / "one").iterdir()
+    )
