@@ -348,3 +348,28 @@ def test_devices_can_be_swept_and_a_process_that_fails_takes_its_job_alone(
     )
     assert found[num]["seconds"] < length  # no hang: the sweep came to its end
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["0", "1", "2", "3"]
+
+
+@pytest.mark.slow
+def test_under_torchrun_the_processes_are_one_run_in_one_folder(tmp_path: Path, short: list[str]) -> None:
+    def torchrun(*typed: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+        return subprocess.run(
+            [*command, str(STUB), "phase=2", *typed, *short],
+            capture_output=True,
+            text=True,
+            timeout=1800,
+            cwd=tmp_path,
+            env=environment(OMP_NUM_THREADS="1"),
+        )
+
+    alone = torchrun("trainer=cpu")
+    assert alone.returncode != 0
+    assert "2 processes were started from outside, but this trainer has 1" in alone.stderr
+    together = torchrun("trainer=ddp_cpu", f"paths.outputs={tmp_path / 'together'}")
+    assert together.returncode == 0, together.stderr
+    (folder,) = (tmp_path / "together" / "runs").iterdir()
+    card = json.loads((folder / "run.json").read_text())
+    assert (card["status"], card["world_size"], card["images_seen"]) == ("finished", 2, 64)
+    assert (folder / ".hydra" / "overrides.yaml").is_file()
+    assert together.stderr.count("finished in") == 1

@@ -64,7 +64,7 @@ def test_the_one_before_is_taken_if_the_last_is_damaged_and_the_trouble_is_told(
 def test_a_second_name_leaves_the_first_and_new_content_leaves_the_second(tmp_path: Path) -> None:
     write(tmp_path / "last.ckpt", 1.0)
     saved.keep_as(tmp_path / "last.ckpt", tmp_path / "previous.ckpt")
-    saved.put_in_place(write(tmp_path / ".part", 2.0), tmp_path / "last.ckpt")
+    saved.put_in_place(write(tmp_path / "new.part", 2.0), tmp_path / "last.ckpt")
     values = [
         float(saved.read_checkpoint(tmp_path / name)["state_dict"]["weight"][0])
         for name in ("previous.ckpt", "last.ckpt")
