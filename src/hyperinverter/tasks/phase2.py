@@ -56,7 +56,7 @@ class PhaseIIHyper(PhaseTask):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         photo = batch["image"]
-        image = self.inverter(photo).image
+        image = self.inverter(photo, keep_factors=True).image
         total, parts = self.loss(image, photo)
         if self.critic is None:
             self.log_training(total, parts, batch)
