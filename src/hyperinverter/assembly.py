@@ -122,7 +122,8 @@ def hyper_inverter(cfg: Config, generator: Generator) -> tuple[HyperInverter, di
     if cfg.encoder.start == "phase1":
         start_from_phase1(backbone, first)
     features = FeatureEncoder(backbone, generator.num_ws, cfg.hypernet.channels, used=hypernet.used_styles)
-    return HyperInverter(first, features, hypernet), source
+    model = HyperInverter(first, features, hypernet)
+    return model.use_checkpointing(cfg.phase.checkpointing), source
 
 
 def start_from_phase1(backbone: nn.Module, first: WInverter) -> None:
