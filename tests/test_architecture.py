@@ -22,7 +22,7 @@ DOORS = {
     "networks": {"contracts", "ops"},
     "losses": {"contracts", "networks"},
     "metrics": {"contracts", "networks"},
-    "inversion": {"contracts", "networks"},
+    "inversion": {"contracts", "ops", "networks"},
     "tasks": {"contracts", "networks", "inversion", "losses", "metrics", "runcard"},
     "data": {"contracts"},
     "config": {"contracts", "runcard"},

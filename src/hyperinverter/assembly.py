@@ -150,7 +150,8 @@ def hyper_inverter(cfg: Config, generator: Generator) -> tuple[HyperInverter, di
     elif cfg.encoder.start == "published":
         start_from_published(backbone, start_file(backbone, cfg))
     features = FeatureEncoder(backbone, generator.num_ws, cfg.hypernet.channels, used=hypernet.used_styles)
-    return HyperInverter(first, features, hypernet), source
+    model = HyperInverter(first, features, hypernet)
+    return model.use_checkpointing(cfg.phase.checkpointing), source
 
 
 def starting_critic(cfg: Config, generator: Generator) -> Critic:

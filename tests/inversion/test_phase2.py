@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 
 import pytest
 import torch
 from tiny import make_generator
 from torch import Tensor
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hyperinverter.inversion.editing import interpolate
 from hyperinverter.inversion.phase1 import WInverter
@@ -179,6 +181,92 @@ def test_invert_takes_no_gradient_and_keeps_the_mode(inverter: HyperInverter, ph
     assert inverter.training
     assert inverter.hypernet.training
     assert not inverter.w_inverter.training
+
+
+@pytest.mark.parametrize("coverage", ["convs_torgb", "all"])
+def test_factors_and_checkpointing_change_neither_image_nor_gradients(
+    generator: Generator, photos: Tensor, coverage: str
+) -> None:
+    inverter = make_inverter(generator, coverage=coverage).train()
+    results = []
+    for factors, again in ((False, False), (True, False), (True, True)):
+        inverter.use_checkpointing(again)
+        inversion = inverter(photos, strength=0.7, keep_factors=factors)
+        (inversion.image - photos).square().mean().backward()
+        gradients = {n: p.grad.clone() for n, p in inverter.named_parameters() if p.grad is not None}
+        inverter.zero_grad()
+        results.append((inversion.image, gradients))
+    for image, gradients in results[1:]:
+        assert_close(image, results[0][0], rtol=1e-4, atol=1e-4)
+        for name, gradient in gradients.items():
+            size = results[0][1][name].abs().max().item()
+            assert_close(gradient, results[0][1][name], rtol=1e-3, atol=1e-4 * size + 1e-7)
+
+
+def test_factors_and_checkpointing_keep_less_for_the_backward_pass(
+    generator: Generator, photos: Tensor
+) -> None:
+    def kept(factors: bool, again: bool) -> int:
+        seen: dict[int, Tensor] = {}
+        inverter.use_checkpointing(again)
+        hooks = torch.autograd.graph.saved_tensors_hooks(
+            lambda t: seen.setdefault(t.untyped_storage()._cdata, t), lambda t: t
+        )
+        with hooks:
+            inverter(photos, keep_factors=factors)
+        return sum(t.untyped_storage().nbytes() for t in seen.values())
+
+    inverter = make_inverter(generator).train()
+    kernels = 4 * len(photos) * sum(math.prod(s.shape) for s in inverter.hypernet.kernels)
+    whole, factored = kept(False, False), kept(True, False)
+    assert factored < whole - kernels / 2
+    assert kept(True, True) < factored - kernels / 4
+
+
+def test_frozen_parts_get_no_gradient_bookkeeping(inverter: HyperInverter, photos: Tensor) -> None:
+    """Counted in the backward pass: no convolution asks for a gradient nobody wants."""
+    asked: list[tuple[bool, ...]] = []
+    recorded = {"first": 0, "second": 0}
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            if func is torch.ops.aten.convolution_backward.default:
+                asked.append(tuple(args[-1]))
+            return func(*args, **(kwargs or {}))
+
+    inverter.train()
+    inverter.w_inverter.register_forward_hook(
+        lambda *called: recorded.update(
+            first=int(called[-1].w.requires_grad or called[-1].w_image.requires_grad)
+        )
+    )
+    image = inverter(photos, keep_factors=True).image
+    with Watch():
+        image.square().mean().backward()
+    assert recorded["first"] == 0
+    assert image.requires_grad
+    # the photo's first convolution and the constant's need no input gradient, FIR filters no weight gradient
+    filters = sum(1 for _, weight, *_ in asked if not weight)
+    assert filters == len(inverter.generator.config.resolutions) - 1
+    assert all(parameter.grad is None for parameter in inverter.generator.parameters())
+
+
+def test_one_photo_prepared_draws_all_its_edits_in_one_batch(inverter: HyperInverter, photos: Tensor) -> None:
+    inversion = inverter.invert(photos[:1], strength=1.0)
+    codes = inversion.w + torch.randn(4, inversion.w.shape[1])
+    synthesis = inverter.prepare(inversion.residuals, strength=0.5)
+    one_by_one = [inverter.render(w[None], inversion.residuals, strength=0.5) for w in codes]
+    assert_close(synthesis(codes), torch.cat(one_by_one), rtol=1e-4, atol=1e-4)
+    untouched = dict(inverter.generator.synthesis.named_parameters())
+    for name, weight in synthesis.named_parameters():
+        assert (weight is untouched[name]) is (name not in inversion.residuals), name
+    several = inverter.invert(photos).residuals
+    with pytest.raises(
+        ValueError, match=r"one photo's residual for b4.conv1.weight must be \(1, 16, 16, 3, 3\)"
+    ):
+        inverter.prepare(several)
+    with pytest.raises(ValueError, match="tensors the generator does not have: b32.conv0.weight"):
+        inverter.prepare({"b32.conv0.weight": torch.zeros(1)})
 
 
 def test_other_shapes_are_refused(inverter: HyperInverter) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from torch.testing import assert_close
 
 from hyperinverter.checkpoints import load_generator
 from hyperinverter.networks.generator import Generator, GeneratorConfig, MappingNetwork
+from hyperinverter.ops.factored import FactoredResidual
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
@@ -146,6 +149,26 @@ def test_every_residual_reaches_the_image_and_gets_a_gradient(generator: Generat
     for name, delta in residuals.items():
         assert delta.grad is not None, name
         assert all(delta.grad[i].any() for i in range(2)), name
+
+
+@pytest.mark.parametrize("strategy", ["cheapest", "mixing", "kernels"])
+def test_factored_residuals_draw_the_same_image(generator: Generator, strategy: str) -> None:
+    w = torch.randn(3, 16)
+    factored = {
+        spec.name: FactoredResidual(
+            *(0.3 * torch.randn(size) for size in ((3, spec.shape[1], 4), (4, columns), (columns,))),
+            spec.shape,
+            strategy,
+        )
+        for spec in generator.kernels()
+        if ".affine." not in spec.name
+        for columns in [math.prod(spec.shape) // spec.shape[1]]
+    }
+    whole = {name: residual.materialise() for name, residual in factored.items()}
+    assert_close(generator.synthesis(w, factored), generator.synthesis(w, whole), rtol=1e-4, atol=1e-4)
+    wrong = dataclasses.replace(factored["b4.conv1.weight"], u=torch.zeros(2, 16, 4))
+    with pytest.raises(ValueError, match=r"b4.conv1.weight must be \(3, 16, 16, 3, 3\), got \(2, 16"):
+        generator.synthesis(w, factored | {"b4.conv1.weight": wrong})
 
 
 def test_unknown_or_misshapen_residuals_are_refused(generator: Generator) -> None:

@@ -14,6 +14,7 @@ from hyperinverter.networks.coverage import select
 from hyperinverter.networks.fusion import ConcatFusion
 from hyperinverter.networks.generator import Generator
 from hyperinverter.networks.hypernets import HyperNetwork, KernelRegressor
+from hyperinverter.ops.factored import FactoredResidual
 
 SHAPES = [(6, 6, 3, 3), (4, 8, 3, 3), (3, 10, 1, 1), (10, 7)]
 
@@ -220,3 +221,18 @@ def test_works_under_bfloat16_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         delta = module(*torch.randn(2, 2, 12, 8, 8))
     assert delta.isfinite().all()
+
+
+def test_factors_multiply_to_the_residuals() -> None:
+    kernels = make_generator().kernels()
+    hypernet = HyperNetwork(
+        kernels, channels=8, hidden_dim=4, extractor_channels=8, init="fan_in", residual_scale=0.5
+    )
+    maps = torch.randn(2, 2, 6, 8, 8, 8)
+    whole, factored = hypernet(*maps), hypernet.factors(*maps)
+    assert list(whole) == list(factored)
+    for spec in kernels:
+        residual = factored[spec.name]
+        is_factored = isinstance(residual, FactoredResidual)
+        assert is_factored is (spec.shape[2:] == (3, 3))
+        assert_close(residual.materialise() if is_factored else residual, whole[spec.name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,9 @@ from hyperinverter.contracts import Inversion
 from hyperinverter.inversion.phase1 import WInverter
 from hyperinverter.networks.encoders import FeatureEncoder
 from hyperinverter.networks.frozen import evaluating
-from hyperinverter.networks.generator import Generator
+from hyperinverter.networks.generator import Generator, Synthesis
 from hyperinverter.networks.hypernets import HyperNetwork
+from hyperinverter.ops.factored import FactoredResidual, Residual
 
 
 class HyperInverter(nn.Module):
@@ -36,6 +38,11 @@ class HyperInverter(nn.Module):
         self.feature_encoder = feature_encoder
         self.hypernet = hypernet
 
+    def use_checkpointing(self, wanted: bool = True) -> HyperInverter:
+        """Trade time for memory in training: activations of synthesis and style blocks are computed twice."""
+        self.generator.synthesis.checkpointing = self.feature_encoder.checkpointing = wanted
+        return self
+
     def train(self, mode: bool = True) -> HyperInverter:
         """Set the mode of the parts that learn."""
         super().train(mode)
@@ -56,12 +63,16 @@ class HyperInverter(nn.Module):
         """What an optimizer should get: the feature encoder's and the hypernetwork's."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
-    def forward(self, photo: Tensor, strength: float | Tensor = 1.0) -> Inversion:
+    def forward(
+        self, photo: Tensor, strength: float | Tensor = 1.0, *, keep_factors: bool = False
+    ) -> Inversion:
         """Invert photos, RGB ``(B, 3, H, W)`` in [-1, 1].
 
         Args:
             photo: Of any size, see ``WInverter.forward``; images are ``(B, 3, R, R)``.
             strength: Scales the residuals that draw ``image``, as in ``render``; those returned are whole.
+            keep_factors: Leave the residuals of 3x3 kernels as ``FactoredResidual``, which takes less memory:
+                for training, which does not look at them. ``render`` and ``prepare`` take either.
 
         Raises:
             ValueError: If ``photo`` has another shape.
@@ -69,9 +80,12 @@ class HyperInverter(nn.Module):
         with torch.no_grad():
             first = self.w_inverter(photo)
         photo_features, initial_features = self.feature_encoder.pair(photo, first.w_image)
-        residuals = self.hypernet(initial_features, photo_features)
+        residuals: Mapping[str, Residual] = (self.hypernet.factors if keep_factors else self.hypernet)(
+            initial_features, photo_features
+        )
         image = self.render(first.w, residuals, strength)
-        return Inversion(w=first.w, residuals=residuals, w_image=first.w_image, image=image)
+        returned = cast(dict[str, Tensor], residuals)  # factors only where somebody asked for them
+        return Inversion(w=first.w, residuals=returned, w_image=first.w_image, image=image)
 
     @torch.no_grad()
     def invert(self, images: Tensor, strength: float | Tensor = 1.0) -> Inversion:
@@ -79,7 +93,25 @@ class HyperInverter(nn.Module):
         with evaluating(self):
             return self(images, strength)
 
-    def render(self, w: Tensor, residuals: Mapping[str, Tensor], strength: float | Tensor = 1.0) -> Tensor:
+    def prepare(self, residuals: Mapping[str, Residual], strength: float = 1.0) -> Synthesis:
+        """Return the generator as it is for one photo, to draw that photo's edits.
+
+        The residuals are added to the weights once. All codes of a batch then share their kernels, so that an
+        edit costs what the plain generator costs, and many edits can be one batch.
+
+        Args:
+            residuals: Of one photo, ``KernelSpec.name`` -> ``(1, *shape)``.
+            strength: As in ``render``.
+
+        Returns:
+            w ``(B, D)`` or ``(B, L, D)`` -> RGB ``(B, 3, R, R)``.
+
+        Raises:
+            ValueError: For residuals of several photos.
+        """
+        return self.generator.synthesis.with_residuals(scale_residuals(residuals, strength))
+
+    def render(self, w: Tensor, residuals: Mapping[str, Residual], strength: float | Tensor = 1.0) -> Tensor:
         """Draw images from codes and residuals.
 
         Args:
@@ -94,13 +126,16 @@ class HyperInverter(nn.Module):
         return self.generator.synthesis(w, scale_residuals(residuals, strength), noise_mode="const")
 
 
-def scale_residuals(residuals: Mapping[str, Tensor], strength: float | Tensor) -> dict[str, Tensor]:
+def scale_residuals(residuals: Mapping[str, Residual], strength: float | Tensor) -> dict[str, Residual]:
     """Multiply every residual ``(B, ...)`` by a number, or by one number per sample ``(B,)``."""
-    if isinstance(strength, Tensor) and strength.ndim == 1:
-        return {
-            name: residual * strength.view(-1, *[1] * (residual.ndim - 1)).to(residual)
-            for name, residual in residuals.items()
-        }
     if isinstance(strength, (int, float)) and strength == 1:
         return dict(residuals)
-    return {name: residual * strength for name, residual in residuals.items()}
+    return {name: _scaled(residual, strength) for name, residual in residuals.items()}
+
+
+def _scaled(residual: Residual, strength: float | Tensor) -> Residual:
+    if isinstance(residual, FactoredResidual):
+        return residual.scaled(strength)
+    if isinstance(strength, Tensor) and strength.ndim == 1:
+        strength = strength.view(-1, *[1] * (residual.ndim - 1)).to(residual)
+    return residual * strength

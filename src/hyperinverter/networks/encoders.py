@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from hyperinverter.networks.backbones import Backbone
 from hyperinverter.networks.layers import EqualLinear
@@ -87,6 +88,9 @@ class FeatureEncoder(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.num_styles, self.channels = num_styles, channels
+        self.checkpointing = (
+            False  # compute the style blocks again in the backward pass; the backbone may hold BatchNorm
+        )
         indices = sorted(set(range(num_styles) if used is None else used))
         if not indices or indices[0] < 0 or indices[-1] >= num_styles:
             raise ValueError(f"used must name style layers 0 to {num_styles - 1}, got {indices}")
@@ -115,9 +119,17 @@ class FeatureEncoder(nn.Module):
             levels[1] = _upsample_add(levels[2], self.latlayer1(c2))
         if self.latlayer2 is not None:
             levels[0] = _upsample_add(levels[1], self.latlayer2(c1))
-        maps = {int(index): block(levels[self._level(int(index))]) for index, block in self.styles.items()}
+        maps = {
+            int(index): self._run(block, levels[self._level(int(index))])
+            for index, block in self.styles.items()
+        }
         unused = torch.zeros_like(next(iter(maps.values())))
         return torch.stack([maps.get(index, unused) for index in range(self.num_styles)], dim=1)
+
+    def _run(self, block: nn.Module, level: Tensor) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, level, use_reentrant=False)
+        return block(level)
 
     def pair(self, photo: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:
         """Encode the photo ``(B, 3, H, W)`` and the phase-I image ``(B, 3, R, R)``, in one pass where that is the same.

@@ -7,6 +7,7 @@ filters are not stored.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,14 +15,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from hyperinverter.contracts import KernelSpec
 from hyperinverter.networks.layers import EqualLinear
 from hyperinverter.ops.activation import scale_bias_leaky_relu
+from hyperinverter.ops.factored import FactoredResidual, Residual, residual_conv2d
 from hyperinverter.ops.modconv import modulated_conv2d
 from hyperinverter.ops.resample import fir_filter, fir_kernel, upsample_image
 
-Residuals = Mapping[str, Tensor]
+Residuals = Mapping[str, Residual]
 
 
 @dataclass(frozen=True)
@@ -122,11 +125,15 @@ class StyledConv(nn.Module):
         self.register_buffer("fir", fir_kernel(gain=4.0), persistent=False)
 
     def forward(
-        self, x: Tensor, w: Tensor, delta: Tensor | None, affine_delta: Tensor | None, noise_mode: str
+        self, x: Tensor, w: Tensor, delta: Residual | None, affine_delta: Tensor | None, noise_mode: str
     ) -> Tensor:
         style = self.affine(w, affine_delta)
-        weight = self.weight if delta is None else self.weight + delta  # (O, I, 3, 3) or (B, O, I, 3, 3)
-        x, factor = modulated_conv2d(x, weight, style, up=self.up)
+        factor: Tensor | None
+        if isinstance(delta, FactoredResidual):
+            x, factor = residual_conv2d(x, self.weight, delta, style, up=self.up)
+        else:
+            weight = self.weight if delta is None else self.weight + delta  # (O, I, 3, 3) or (B, O, I, 3, 3)
+            x, factor = modulated_conv2d(x, weight, style, up=self.up)
         if self.up:
             x = fir_filter(x, self.fir, padding=1)
         offset = self.bias[:, None, None]
@@ -180,6 +187,9 @@ class Synthesis(nn.Module):
         super().__init__()
         self.resolutions = config.resolutions
         self.num_ws = config.num_ws
+        self.checkpointing = (
+            False  # keep each layer's input only, and compute the layer again in the backward pass
+        )
         for resolution in self.resolutions:
             self.add_module(f"b{resolution}", Block(config, resolution))
 
@@ -189,7 +199,8 @@ class Synthesis(nn.Module):
         Args:
             ws: One code per sample, ``(B, D)``, or one per style layer, ``(B, L, D)``.
             residuals: ``KernelSpec.name`` -> ``(B, *shape)``, added to the stored weights before gain,
-                modulation and demodulation (HyperInverter, Eq. 4: theta + delta theta).
+                modulation and demodulation (HyperInverter, Eq. 4: theta + delta theta). Those of convolutions
+                may be factored.
             noise_mode: "const" (stored noise), "random" or "none".
 
         Returns:
@@ -208,15 +219,24 @@ class Synthesis(nn.Module):
         codes = ws.unbind(dim=1)
         delta = dict(residuals or {})
 
-        def take(name: str) -> Tensor | None:
+        def take(name: str) -> Residual | None:
             residual = delta.pop(name, None)
             expected = (len(ws), *self.get_parameter(name).shape)
             if residual is not None and residual.shape != expected:  # broadcasting would hide it
                 raise ValueError(f"residual for {name} must be {expected}, got {tuple(residual.shape)}")
             return residual
 
-        def pop(layer: str) -> tuple[Tensor | None, Tensor | None]:
-            return take(f"{layer}.weight"), take(f"{layer}.affine.weight")
+        def whole(name: str) -> Tensor | None:
+            residual = take(name)
+            return residual.materialise() if isinstance(residual, FactoredResidual) else residual
+
+        def pop(layer: str) -> tuple[Residual | None, Tensor | None]:
+            return take(f"{layer}.weight"), whole(f"{layer}.affine.weight")
+
+        def run(layer: StyledConv, *given: Any) -> Tensor:
+            if self.checkpointing and torch.is_grad_enabled():
+                return checkpoint(layer, *given, use_reentrant=False)
+            return layer(*given)
 
         x, image = None, None
         for k, resolution in enumerate(self.resolutions):
@@ -227,15 +247,44 @@ class Synthesis(nn.Module):
                 code = 0
             else:
                 code = 2 * k - 1  # a block's torgb shares its code with the next block's conv0
-                x = block.conv0(x, codes[code], *pop(f"{name}.conv0"), noise_mode)
+                x = run(block.conv0, x, codes[code], *pop(f"{name}.conv0"), noise_mode)
                 code += 1
-            x = block.conv1(x, codes[code], *pop(f"{name}.conv1"), noise_mode)
-            colours = block.torgb(x, codes[code + 1], *pop(f"{name}.torgb")).float()
+            x = run(block.conv1, x, codes[code], *pop(f"{name}.conv1"), noise_mode)
+            deltas = whole(f"{name}.torgb.weight"), whole(f"{name}.torgb.affine.weight")
+            colours = block.torgb(x, codes[code + 1], *deltas).float()
             image = colours if image is None else upsample_image(image) + colours
         if delta:
             raise ValueError(f"residuals for tensors the generator does not have: {sorted(delta)}")
         assert image is not None
         return image
+
+    def with_residuals(self, residuals: Residuals) -> Synthesis:
+        """Return a synthesis network whose weights are theta + delta; what has no residual is shared, not copied.
+
+        Args:
+            residuals: Of one photo, ``KernelSpec.name`` -> ``(1, *shape)``.
+
+        Raises:
+            ValueError: For residuals of several photos, or for tensors that do not exist or have another shape.
+        """
+        weights = dict(self.named_parameters())
+        changed: dict[str, nn.Parameter] = {}
+        for name, residual in residuals.items():
+            if name not in weights:
+                raise ValueError(f"residuals for tensors the generator does not have: {name}")
+            expected = (1, *weights[name].shape)
+            if residual.shape != expected:
+                raise ValueError(
+                    f"one photo's residual for {name} must be {expected}, got {tuple(residual.shape)}"
+                )
+            delta = residual.materialise() if isinstance(residual, FactoredResidual) else residual
+            changed[name] = nn.Parameter((weights[name] + delta[0]).detach(), requires_grad=False)
+        shared: list[Tensor] = [t for name, t in weights.items() if name not in changed]
+        other = copy.deepcopy(self, {id(tensor): tensor for tensor in [*shared, *self.buffers()]})
+        for name, parameter in changed.items():
+            owner, _, kind = name.rpartition(".")
+            setattr(other.get_submodule(owner), kind, parameter)
+        return other
 
 
 class Generator(nn.Module):

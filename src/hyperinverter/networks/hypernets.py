@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hyperinverter.contracts import KernelSpec
 from hyperinverter.networks.fusion import ConcatFusion
+from hyperinverter.ops.factored import FactoredResidual, Residual
 
 Init = Literal["paper", "fan_in"]
 Activation = Literal["relu", "leaky_relu"]
@@ -95,14 +96,18 @@ class KernelRegressor(nn.Module):
 
     def forward(self, initial: Tensor, photo: Tensor) -> Tensor:
         """Return the residual, ``(B, *spec.shape)``, from two maps ``(B, C, 8, 8)``."""
+        factored = self.factors(initial, photo)
+        return factored.materialise()  # read in memory order, see above
+
+    def factors(self, initial: Tensor, photo: Tensor) -> FactoredResidual:
+        """Return the residual as the factors of its last product, from two maps ``(B, C, 8, 8)``."""
         h = self.feature_extractor(self.fusion(initial, photo)).flatten(1)  # (B, D)
-        u = torch.addmm(self.b1, h, self.w1).view(-1, self.hidden_dim)  # (B I, D)
+        u = torch.addmm(self.b1, h, self.w1).view(-1, self.in_channels, self.hidden_dim)
         w2: Tensor = self.w2
         b2: Tensor = self.b2
         if self.residual_scale != 1:  # on the small side of the product
             w2, b2 = w2 * self.residual_scale, b2 * self.residual_scale
-        m = torch.addmm(b2, u, w2)  # (B I, O k k)
-        return m.view(-1, *self.shape)  # in memory order, see above
+        return FactoredResidual(u, w2, b2, self.shape)
 
 
 class HyperNetwork(nn.Module):
@@ -166,6 +171,18 @@ class HyperNetwork(nn.Module):
         """Indices of the feature maps that are read."""
         return {spec.style_index for spec in self.kernels}
 
+    def factors(self, initial_features: Tensor, photo_features: Tensor) -> dict[str, Residual]:
+        """As ``forward``, but residuals of 3x3 kernels stay factors: memory grows with D, not with O k k.
+
+        Those of torgb and of affine layers are small and come as tensors.
+        """
+        return {
+            spec.name: regressor.factors(initial, photo)
+            if spec.shape[2:] == (3, 3)
+            else regressor(initial, photo)
+            for spec, regressor, initial, photo in self._each(initial_features, photo_features)
+        }
+
     def forward(self, initial_features: Tensor, photo_features: Tensor) -> dict[str, Tensor]:
         """Predict all residuals.
 
@@ -176,7 +193,13 @@ class HyperNetwork(nn.Module):
         Returns:
             ``KernelSpec.name`` -> ``(B, *KernelSpec.shape)``, to be added to the generator's stored weights.
         """
-        return {
-            spec.name: regressor(initial_features[:, spec.style_index], photo_features[:, spec.style_index])
-            for spec, regressor in zip(self.kernels, self.weight_regressors.values(), strict=True)
-        }
+        each = self._each(initial_features, photo_features)
+        return {spec.name: regressor(initial, photo) for spec, regressor, initial, photo in each}
+
+    def _each(
+        self, initial: Tensor, photo: Tensor
+    ) -> Iterator[tuple[KernelSpec, KernelRegressor, Tensor, Tensor]]:
+        """Every kernel with its regressor and its own two feature maps."""
+        for spec, regressor in zip(self.kernels, self.weight_regressors.values(), strict=True):
+            assert isinstance(regressor, KernelRegressor)
+            yield spec, regressor, initial[:, spec.style_index], photo[:, spec.style_index]

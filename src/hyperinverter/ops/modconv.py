@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_EPS = 1e-8  # StyleGAN2's guard against a zero norm
+EPS = 1e-8  # StyleGAN2's guard against a zero norm
 
 
 def demodulation(weight: Tensor, style: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def demodulation(weight: Tensor, style: Tensor) -> Tensor:
         power = weight.float().square().sum(dim=(-2, -1))  # (O, I) or (B, O, I)
         energy = style.float().square()
         norm = energy @ power.T if power.ndim == 2 else torch.bmm(power, energy[:, :, None])[:, :, 0]
-        return (norm + _EPS).rsqrt()
+        return (norm + EPS).rsqrt()
 
 
 def modulated_conv2d(

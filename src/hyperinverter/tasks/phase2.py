@@ -60,7 +60,7 @@ class PhaseIIHyper(PhaseTask):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if self.critic is None:
-            total, parts = self.loss(self.inverter(batch["image"]).image, batch["image"])
+            total, parts = self.loss(self.inverter(batch["image"], keep_factors=True).image, batch["image"])
             self.log_training(total, parts, batch)
             self.count(batch)
             return total
@@ -73,7 +73,7 @@ class PhaseIIHyper(PhaseTask):
         """One step of the inverter and, once it has ``joined``, of the critic."""
         assert self.critic is not None
         photo = batch["image"]
-        image = self.inverter(photo).image
+        image = self.inverter(photo, keep_factors=True).image
         total, parts = self.loss(image, photo)
         if joined:
             self.critic.requires_grad_(False)

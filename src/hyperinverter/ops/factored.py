@@ -1,0 +1,215 @@
+"""Per-sample kernel residuals kept as the two factors that a hypernetwork makes them from.
+
+The regressor's last step is ``M = U W2 + b2``: U ``(I, D)`` is the sample's own, W2 ``(D, O k k)`` and b2 are the
+batch's. M's numbers are read in memory order as a kernel ``(O, I, k, k)``, so where ``I = g O`` row ``g o + h`` of M
+is output channel o for input channels ``[h O, (h + 1) O)``. With ``V[o, h, d] = U[g o + h, d]``, W2[d] read as
+``(O, k, k)`` and x cut into g parts x_h of O channels each:
+
+    delta[o, h] = sum_d V[o, h, d] W2[d] + b2
+    conv(x, theta + delta)[o] = conv(x, theta')[o] + sum_{h, d} V[o, h, d] conv(x_h, W2[d])
+
+where theta' = theta + b2 (repeated g times) is shared by the batch. What is left per sample is a mixing of g D maps,
+a 1x1 convolution. The norm for demodulation, with e = style^2, is a square of a sum:
+
+    sum_{i, k} e_i (theta' + delta)^2 = sum_i e_i sum_k theta'^2                      base
+        + 2 sum_{h, d} V[o, h, d] sum_c e_hc C[h, c, o, d]                            C = sum_k theta' W2
+        + sum_h sum_{d, f} V[o, h, d] V[o, h, f] sum_c e_hc Q[c, d, f]                Q = sum_k W2[d] W2[f]
+
+so no kernel of one sample is ever made. ``FactoredResidual.mixing_pays`` says what both ways cost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hyperinverter.ops.modconv import EPS, modulated_conv2d
+
+Strategy = Literal["cheapest", "mixing", "kernels"]
+
+
+@dataclass(frozen=True)
+class FactoredResidual:
+    """Residuals of one kernel for a batch: ``(u w2 + b2)`` read in memory order as ``(B, *shape)``."""
+
+    u: Tensor  # (B, I, D)
+    w2: Tensor  # (D, O k k)
+    b2: Tensor  # (O k k,)
+    kernel_shape: tuple[int, ...]  # (O, I, k, k)
+    strategy: Strategy = "cheapest"  # how ``residual_conv2d`` uses it; the two others are for comparison
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(B, O, I, k, k)``, as if it were a tensor."""
+        return (len(self.u), *self.kernel_shape)
+
+    @property
+    def groups(self) -> int | None:
+        """g, the parts that x is cut into; None where I is no multiple of O, so that rows straddle kernels."""
+        out_channels, in_channels = self.kernel_shape[:2]
+        return None if in_channels % out_channels else in_channels // out_channels
+
+    def materialise(self) -> Tensor:
+        """Return the residuals as a tensor, ``(B, *kernel_shape)``."""
+        m = torch.addmm(self.b2, self.u.reshape(-1, self.u.shape[-1]), self.w2)
+        return m.view(self.shape)
+
+    def scaled(self, strength: float | Tensor) -> FactoredResidual:
+        """Multiply by a number, or by one number per sample ``(B,)``."""
+        if isinstance(strength, Tensor) and strength.ndim == 1:
+            # b2 becomes one more row of w2, and its factor a column of u, for it is no longer the same for all
+            u = torch.cat([self.u, self.u.new_ones(*self.u.shape[:2], 1)], dim=-1)
+            w2 = torch.cat([self.w2, self.b2[None]])
+            return replace(self, u=u * strength.to(u)[:, None, None], w2=w2, b2=torch.zeros_like(self.b2))
+        return replace(self, u=self.u * strength, b2=self.b2 * strength)
+
+    def mixing_pays(self, pixels_in: int, pixels_out: int) -> bool:
+        """Whether mixing needs fewer multiplications than making kernels; the rule of "cheapest".
+
+        Beyond the convolution with theta, which both ways need (k2 = k k, n = pixels):
+
+            kernels   B I O D k2                                        U W2
+            mixing    B D (I k2 n_in + g O n_out)                       convolutions with W2, mixing
+                      + O I D k2 + B O I D                              C and its sum with e
+                      + O D^2 k2 + B (I D^2 + I D^2)                    Q, its sum with e, V Q V
+
+        Mixing wins for few pixels and large batches: with O = I = 512 and D = 128 at 4 and 8 pixels from
+        batch 2 on, at 16 pixels from batch 6 on, and never beyond.
+        """
+        if self.groups is None:
+            return False
+        batch, in_channels, hidden = self.u.shape
+        out_channels, area = self.kernel_shape[0], math.prod(self.kernel_shape[2:])
+        pair, square = out_channels * in_channels * hidden, hidden * hidden
+        kernels = batch * pair * area
+        mixing = batch * hidden * in_channels * (area * pixels_in + pixels_out)
+        mixing += pair * (area + batch) + square * (out_channels * area + 2 * batch * in_channels)
+        return mixing < kernels
+
+
+Residual = Tensor | FactoredResidual
+
+
+def residual_conv2d(
+    x: Tensor, weight: Tensor, residual: FactoredResidual, style: Tensor, *, up: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return ``modulated_conv2d(x, weight + residual.materialise(), style, up=up)``, the cheapest way.
+
+    Where kernels are made, they are made again in the backward pass instead of being kept for it: what autograd
+    keeps per sample is u, ``I D`` numbers instead of ``O I k k``.
+
+    Args:
+        x: Features, ``(B, I, H, W)``.
+        weight: The batch's kernel theta, ``(O, I, k, k)``.
+        residual: Of that kernel.
+        style: Scale of each input channel, ``(B, I)``.
+        up: As in ``modulated_conv2d``.
+
+    Returns:
+        Features and the factor ``(B, O, 1, 1)`` they are still to be multiplied by.
+
+    Raises:
+        ValueError: If mixing is asked for, but the kernel has a layout that does not allow it.
+    """
+    if residual.strategy == "mixing" and residual.groups is None:
+        raise ValueError(f"a kernel {residual.kernel_shape} cannot be mixed: I must be a multiple of O")
+    pixels = x.shape[-2] * x.shape[-1]
+    mixing = residual.strategy == "mixing" or (
+        residual.strategy == "cheapest" and residual.mixing_pays(pixels, pixels * (4 if up else 1))
+    )
+    if mixing:
+        return _mixed(x, weight, residual, style, up)
+
+    def make() -> Tensor:
+        return weight + residual.materialise()
+
+    kernels = make()
+    with _made_again(kernels, make):
+        out, factor = modulated_conv2d(x, kernels, style, up=up)
+    assert factor is not None
+    return out, factor
+
+
+def _mixed(
+    x: Tensor, weight: Tensor, residual: FactoredResidual, style: Tensor, up: bool
+) -> tuple[Tensor, Tensor]:
+    out_channels, _, *side = weight.shape
+    groups = residual.groups
+    assert groups is not None
+    batch, hidden = len(x), residual.u.shape[-1]
+    shared = weight + residual.b2.view(1, out_channels, *side).repeat(1, groups, 1, 1)
+    parts = residual.w2.view(hidden, out_channels, *side)
+    v = residual.u.view(batch, out_channels, groups, hidden)
+
+    x = x * style[:, :, None, None].to(x.dtype)
+    if groups == 1:  # one convolution for theta and W2
+        both = _convolve(x, torch.cat([shared, parts]), up)
+        base, maps = both[:, :out_channels], both[:, out_channels:]
+    else:
+        base = _convolve(x, shared, up)
+        maps = _convolve(x.reshape(batch * groups, out_channels, *x.shape[2:]), parts, up)
+    size = base.shape[2:]
+    mixed = torch.baddbmm(
+        base.reshape(batch, out_channels, -1),
+        v.flatten(2).to(base.dtype),
+        maps.reshape(batch, groups * hidden, -1),
+    )
+    factor = _demodulation(shared, parts, v, style)[:, :, None, None]
+    return mixed.view(batch, out_channels, *size), factor.to(x.dtype)
+
+
+def _convolve(x: Tensor, weight: Tensor, up: bool) -> Tensor:
+    weight = weight.to(x.dtype)
+    if up:
+        return F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+    return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+
+
+def _demodulation(shared: Tensor, parts: Tensor, v: Tensor, style: Tensor) -> Tensor:
+    """The factor ``(B, O)`` of ``ops.modconv.demodulation``, from the factors; see the head of this file."""
+    batch, out_channels, groups, hidden = v.shape
+    with torch.autocast(shared.device.type, enabled=False):
+        shared, parts, v = shared.float(), parts.float(), v.float()
+        energy = style.float().square().view(batch, groups, out_channels)
+        theta = shared.view(out_channels, groups, out_channels, -1)  # (O, g, c, k k)
+        w2 = parts.view(hidden, out_channels, -1)  # (D, c, k k)
+        base = energy.flatten(1) @ theta.square().sum(dim=-1).flatten(1).T
+        cross = torch.einsum("ogck,dck->gcod", theta, w2).flatten(2)
+        cross = torch.einsum("bgc,gcn->bgn", energy, cross).view(batch, groups, out_channels, hidden)
+        square = torch.einsum("dck,fck->cdf", w2, w2).flatten(1)
+        square = (energy.flatten(0, 1) @ square).view(batch, groups, hidden, hidden)
+        v = v.transpose(1, 2)  # (B, g, O, D)
+        norm = base + (v * (2 * cross + v @ square)).sum(dim=(1, 3))
+        # A sum of squares in exact arithmetic; rounding can leave a little less than zero.
+        return (norm.clamp(min=0) + EPS).rsqrt()
+
+
+@contextmanager
+def _made_again(tensor: Tensor, make: Callable[[], Tensor]) -> Iterator[None]:
+    """Within, autograd notes how to make ``tensor`` and views of it again, instead of keeping them."""
+    if not (torch.is_grad_enabled() and tensor.requires_grad):
+        yield
+        return
+    storage = tensor.untyped_storage()._cdata
+    layout = tensor.dtype
+
+    def pack(kept: Tensor) -> Any:
+        if kept.untyped_storage()._cdata != storage or kept.dtype != layout:
+            return kept
+        return kept.shape, kept.stride(), kept.storage_offset()
+
+    def unpack(kept: Any) -> Tensor:
+        if isinstance(kept, Tensor):
+            return kept
+        with torch.no_grad():
+            return make().as_strided(*kept)
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        yield

@@ -1,0 +1,191 @@
+"""Residuals as factors: the same numbers and gradients as kernels that are really made."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
+
+from hyperinverter.ops.factored import FactoredResidual, residual_conv2d
+from hyperinverter.ops.modconv import modulated_conv2d
+
+SHAPES = [(6, 6, 3, 3), (4, 8, 3, 3), (3, 9, 3, 3), (5, 5, 1, 1)]
+STRAY = (6, 8, 3, 3)  # rows of M straddle output channels: kernels can only be made
+
+
+def draw(shape: tuple[int, ...], batch: int = 3, hidden: int = 4) -> tuple[list[Tensor], tuple[int, ...]]:
+    """x, theta, style, u, w2, b2."""
+    out_channels, in_channels, *side = shape
+    columns = out_channels * side[0] * side[1]
+    sizes = [
+        (batch, in_channels, 5, 4),
+        shape,
+        (batch, in_channels),
+        (batch, in_channels, hidden),
+        (hidden, columns),
+        (columns,),
+    ]
+    return [torch.randn(size) for size in sizes], shape
+
+
+def kernels_by_hand(u: Tensor, w2: Tensor, b2: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Sample by sample and row by row."""
+    return torch.stack([torch.cat([row @ w2 + b2 for row in sample]).view(shape) for sample in u])
+
+
+def reference(inputs: list[Tensor], shape: tuple[int, ...], up: bool) -> Tensor:
+    x, theta, style, *factors = inputs
+    out, factor = modulated_conv2d(x, theta + kernels_by_hand(*factors, shape), style, up=up)
+    assert factor is not None
+    return out * factor
+
+
+def ours(inputs: list[Tensor], shape: tuple[int, ...], up: bool, strategy: str) -> Tensor:
+    x, theta, style, *factors = inputs
+    residual = FactoredResidual(*factors, shape, strategy)  # type: ignore[arg-type]
+    out, factor = residual_conv2d(x, theta, residual, style, up=up)
+    return out * factor
+
+
+CASES = [(shape, s) for shape in SHAPES for s in ("mixing", "kernels", "cheapest")] + [(STRAY, "kernels")]
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["first", "channels_last"])
+@pytest.mark.parametrize("up", [False, True])
+@pytest.mark.parametrize(("shape", "strategy"), CASES)
+def test_values_and_gradients_equal_those_of_made_kernels(
+    shape: tuple[int, ...], strategy: str, up: bool, last: bool
+) -> None:
+    inputs, _ = draw(shape)
+    expected_inputs = [t.double().requires_grad_() for t in inputs]
+    if last:
+        inputs[0] = inputs[0].contiguous(memory_format=torch.channels_last)
+    inputs = [t.requires_grad_() for t in inputs]
+    image = ours(inputs, shape, up, strategy)
+    expected = reference(expected_inputs, shape, up)
+    assert_close(image, expected.float(), rtol=1e-4, atol=1e-4)
+    cotangent = torch.randn(image.shape)
+    gradients = torch.autograd.grad(image, inputs, cotangent)
+    wanted = torch.autograd.grad(expected, expected_inputs, cotangent.double())
+    for gradient, want in zip(gradients, wanted, strict=True):
+        assert_close(gradient, want.float(), rtol=1e-4, atol=1e-4 * max(1.0, want.abs().max().item()))
+
+
+@pytest.mark.parametrize("strategy", ["mixing", "kernels"])
+def test_second_derivatives(strategy: str) -> None:
+    inputs, shape = draw((4, 8, 3, 3), batch=2, hidden=2)
+    results = []
+    for function in (lambda t: ours(t, shape, False, strategy), lambda t: reference(t, shape, False)):
+        leaves = [t.double().requires_grad_() for t in inputs]
+        first = torch.autograd.grad(function(leaves).square().sum(), leaves[0], create_graph=True)[0]
+        results.append(torch.autograd.grad(first.square().sum(), leaves))
+    for gradient, want in zip(*results, strict=True):
+        assert_close(gradient, want, rtol=1e-6, atol=1e-6 * max(1.0, want.abs().max().item()))
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5, torch.tensor(2.0), torch.tensor([0.0, 0.5, -1.0])])
+@pytest.mark.parametrize("strategy", ["mixing", "kernels"])
+def test_strength_multiplies_the_residual(strategy: str, strength: float | Tensor) -> None:
+    (x, theta, style, *factors), shape = draw((4, 8, 3, 3))
+    residual = FactoredResidual(*factors, shape, strategy).scaled(strength)  # type: ignore[arg-type]
+    per_sample = torch.as_tensor(strength).expand(3).view(3, 1, 1, 1, 1)
+    delta = kernels_by_hand(*factors, shape) * per_sample
+    assert_close(residual.materialise(), delta, rtol=1e-4, atol=1e-4)
+    out, factor = residual_conv2d(x, theta, residual, style)
+    want, want_factor = modulated_conv2d(x, theta + delta, style)
+    assert_close(out, want, rtol=1e-4, atol=1e-4)
+    assert_close(factor, want_factor, rtol=1e-4, atol=1e-4)
+
+
+def kept(strategy: str) -> tuple[int, int]:
+    """Numbers that autograd keeps for the backward pass; and how many a sample's kernels have, times the batch."""
+    inputs, shape = draw((32, 32, 3, 3), batch=8, hidden=4)
+    inputs[3] = inputs[3].requires_grad_()
+    x, theta, style, *factors = inputs
+    residual = FactoredResidual(*factors, shape, strategy)  # type: ignore[arg-type]
+    seen: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        seen[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes() // 4
+        alive.append(tensor)
+        return tensor
+
+    alive: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        if strategy == "stored":
+            kernels = theta + dataclasses.replace(residual, strategy="kernels").materialise()
+            modulated_conv2d(x, kernels, style)
+        else:
+            residual_conv2d(x, theta, residual, style)
+    return sum(seen.values()), 8 * 32 * 32 * 9
+
+
+def test_no_kernel_of_a_sample_is_kept_for_the_backward_pass() -> None:
+    stored, kernels = kept("stored")
+    assert stored > kernels
+    assert kept("kernels")[0] < stored - 0.9 * kernels
+    assert kept("mixing")[0] < kernels
+
+
+def test_mixing_makes_no_kernel_of_a_sample() -> None:
+    inputs, shape = draw((32, 32, 3, 3), batch=64, hidden=2)
+    biggest = 0
+
+    class Watch(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            nonlocal biggest
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, Tensor):
+                biggest = max(biggest, out.numel())
+            return out
+
+    with Watch():
+        ours(inputs, shape, False, "mixing")
+    assert biggest < 64 * 32 * 32 * 9 / 2
+
+
+def operations(batch: int, channels: int, hidden: int, side: int, strategy: str) -> int:
+    """Multiplications that really happen beyond the convolution with theta."""
+    with FakeTensorMode():  # shapes without numbers
+        (x, theta, style, *factors), shape = draw((channels, channels, 3, 3), batch, hidden)
+        x = torch.empty(batch, channels, side, side)
+        residual = FactoredResidual(*factors, shape, strategy)  # type: ignore[arg-type]
+        with FlopCounterMode(display=False) as counter:
+            residual_conv2d(x, theta, residual, style)
+    return counter.get_total_flops() // 2 - batch * channels * channels * 9 * side * side
+
+
+@pytest.mark.parametrize(("side", "from_batch"), [(4, 2), (8, 2), (16, 6), (32, None)])
+def test_the_rule_chooses_what_needs_fewer_multiplications(side: int, from_batch: int | None) -> None:
+    """The figures in the docstring of ``mixing_pays``, and what PyTorch counts."""
+    shape = (512, 512, 3, 3)
+    for batch in (1, 2, 4, 8, 32):
+        with FakeTensorMode():
+            residual = FactoredResidual(*draw(shape, batch, 128)[0][3:], shape)
+        pays = residual.mixing_pays(side * side, side * side)
+        assert pays is (from_batch is not None and batch >= from_batch)
+        counted = [operations(batch, 512, 128, side, s) for s in ("mixing", "kernels")]
+        if abs(counted[0] / counted[1] - 1) > 0.05:  # the rule leaves out the smallest products
+            assert pays is (counted[0] < counted[1])
+    with FakeTensorMode():
+        stray = FactoredResidual(*draw(STRAY, 64, 2)[0][3:], STRAY)
+    assert not stray.mixing_pays(1, 1)
+
+
+def test_a_layout_that_cannot_be_mixed_is_refused() -> None:
+    inputs, shape = draw(STRAY)
+    with pytest.raises(ValueError, match=r"\(6, 8, 3, 3\) cannot be mixed: I must be a multiple of O"):
+        ours(inputs, shape, False, "mixing")
+
+
+def test_half_precision_is_close() -> None:
+    inputs, shape = draw((6, 6, 3, 3))
+    exact = reference(inputs, shape, False)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = ours(inputs, shape, False, "mixing")
+    assert (half - exact).abs().mean() < 0.02 * exact.abs().mean()
