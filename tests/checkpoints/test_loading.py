@@ -563,3 +563,14 @@ def test_checkpoint_whose_weights_are_no_weights(generator: Generator, tmp_path:
     torch.save({"state_dict": [1, 2], "model": {}}, tmp_path / "file.ckpt")
     with pytest.raises(UserError, match="is not a checkpoint of this project"):
         read_checkpoint(tmp_path / "file.ckpt")
+
+
+def test_a_header_of_any_length_is_told_from_a_pickle(tmp_path: Path) -> None:
+    """The first byte of a safetensors file is part of a length; 0x80 is also how pickles begin."""
+    generator, first_bytes = make_generator(), set()
+    for padding in range(0, 256, 8):
+        file = tmp_path / f"{padding}.safetensors"
+        save_generator(generator, file, {"note": "x" * padding})
+        first_bytes.add(file.read_bytes()[0])
+        assert load_generator(file).config == generator.config
+    assert 0x80 in first_bytes

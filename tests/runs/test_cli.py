@@ -5,6 +5,8 @@ import errno
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -292,3 +294,11 @@ def test_gpu_without_a_gpu(tmp_path: Path, short: list[str]) -> None:
         pytest.skip("there is a GPU")
     with pytest.raises(UserError, match="wants a CUDA GPU"):
         job(tmp_path, *short, "trainer=gpu")
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the trap is Linux's")
+def test_peak_memory_is_not_that_of_the_process_which_started_this_one() -> None:
+    ballast = bytearray(b"x") * (600 * 2**20)
+    code = "from hyperinverter.runcard import peak_memory_mb; print(peak_memory_mb())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 1 < float(done.stdout) < len(ballast) / 2**21

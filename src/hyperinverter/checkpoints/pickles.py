@@ -179,11 +179,13 @@ def kind_of(path: Path) -> Literal["torch", "pickle", "safetensors", "other"]:
         start = file.read(64)
     if start.startswith(_ZIP) or start[2:14] == _LEGACY:
         return "torch"
+    # A header's length comes first, eight bytes: asked before pickle, whose first byte may be its lowest one.
+    header = int.from_bytes(start[:8], "little")
+    if start[8:9] == b"{" and header <= path.stat().st_size - 8:
+        return "safetensors"
     if start[:1] == b"\x80":
         return "pickle"
-    if start[8:9] == b"{":
-        return "safetensors"
-    return "other"
+    return "safetensors" if start[8:9] == b"{" else "other"
 
 
 def read(path: Path) -> Any:

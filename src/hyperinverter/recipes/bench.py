@@ -17,7 +17,6 @@ import functools
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -43,6 +42,7 @@ from hyperinverter.networks.encoders import FeatureEncoder, WEncoder
 from hyperinverter.networks.generator import Generator
 from hyperinverter.networks.hypernets import HyperNetwork
 from hyperinverter.recipes import slow_reference
+from hyperinverter.runcard import peak_ram_bytes
 
 Side = Literal["ours", "reference"]
 CASES = ("synthesis", "synthesis_backward", "phase1", "phase2", "step", "step_checkpointing", "edit")
@@ -272,10 +272,9 @@ def peak_memory(size: str, case: str, batch: int, side: Side) -> dict[str, float
     """Run a case once; return this process's peak and what of it came after the model was built, in MB."""
     torch.manual_seed(0)
     run = work(size, case, batch, side, make_model(size))
-    unit = 1e6 if sys.platform == "darwin" else 1e3  # ru_maxrss is in bytes there, in kB elsewhere
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    before = peak_ram_bytes() / 1e6
     run()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    peak = peak_ram_bytes() / 1e6
     return {"peak_mb": peak, "beyond_model_mb": peak - before}
 
 
