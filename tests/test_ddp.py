@@ -27,7 +27,7 @@ SHORT = [
     # Adam would hide a gradient twice too large, and makes whole steps of gradients that are nothing but the last
     # digits of a sum, which differ with its order: two runs part within ten steps, on one process too.
     "phase/optimizer=adam",
-    *("phase.optimizer._target_=torch.optim.SGD", "~phase.optimizer.betas", "phase.optimizer.lr=0.001"),
+    *("phase.optimizer._target_=torch.optim.SGD", "~phase.optimizer.betas", "phase.optimizer.lr=0.0003"),
 ]
 
 
