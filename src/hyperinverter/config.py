@@ -459,6 +459,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "phase.number": (1, 2),
     "phase.schedule": ("cosine", "constant"),
     "phase.monitor_mode": ("min", "max"),
+    "phase.checkpointing": (True, False),
     "logger.kind": ("csv", "tensorboard", "wandb"),
     "logger.mode": (None, "online", "offline", "disabled"),
     "data.source": ("digiface", "folder"),

@@ -52,9 +52,17 @@ def ours(inputs: list[Tensor], shape: tuple[int, ...], up: bool, strategy: str) 
     return out * factor
 
 
+@pytest.fixture(params=["loop", "grouped"])
+def _both_devices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a CPU, and as on a GPU."""
+    if request.param == "grouped":
+        monkeypatch.setattr("hyperinverter.ops.modconv.SAMPLE_BY_SAMPLE", ())
+
+
 CASES = [(shape, s) for shape in SHAPES for s in ("mixing", "kernels", "cheapest")] + [(STRAY, "kernels")]
 
 
+@pytest.mark.usefixtures("_both_devices")
 @pytest.mark.parametrize("last", [False, True], ids=["first", "channels_last"])
 @pytest.mark.parametrize("up", [False, True])
 @pytest.mark.parametrize(("shape", "strategy"), CASES)
@@ -125,6 +133,7 @@ def kept(strategy: str) -> tuple[int, int]:
     return sum(seen.values()), 8 * 32 * 32 * 9
 
 
+@pytest.mark.usefixtures("_both_devices")
 def test_no_kernel_of_a_sample_is_kept_for_the_backward_pass() -> None:
     stored, kernels = kept("stored")
     assert stored > kernels

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 from torch.testing import assert_close
 
-from hyperinverter.ops.modconv import demodulation, modulated_conv2d
+from hyperinverter.ops.modconv import demodulation, modulated_conv2d, sample_by_sample
 
 
 def slow(x: Tensor, weight: Tensor, style: Tensor, demodulate: bool, up: bool) -> Tensor:
@@ -65,6 +65,13 @@ def test_equals_the_formula(side: int, up: bool, demodulate: bool, own_kernels: 
     weight = torch.randn(3, 5, 2, side, side) if own_kernels else torch.randn(5, 2, side, side)
     expected = slow(x.double(), weight.double(), style.double(), demodulate, up)
     assert_close(fast(x, weight, style, demodulate, up), expected.float(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("up", [False, True])
+def test_one_grouped_convolution_equals_one_for_each_sample(up: bool) -> None:
+    x, weight, style = torch.randn(3, 5, 8, 8), torch.randn(3, 7, 5, 3, 3), torch.randn(3, 5)
+    out, factor = sample_by_sample(x, weight, style, up=up)
+    assert_close(out * factor, fast(x, weight, style, up=up), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("up", [False, True])

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from hyperinverter.contracts import KernelSpec
 from hyperinverter.networks.layers import EqualLinear
 from hyperinverter.ops.activation import scale_bias_leaky_relu
-from hyperinverter.ops.factored import FactoredResidual, Residual, residual_conv2d
+from hyperinverter.ops.factored import FactoredResidual, Residual, delta_conv2d, residual_conv2d
 from hyperinverter.ops.modconv import modulated_conv2d
 from hyperinverter.ops.resample import fir_filter, fir_kernel, upsample_image
 
@@ -131,9 +131,10 @@ class StyledConv(nn.Module):
         factor: Tensor | None
         if isinstance(delta, FactoredResidual):
             x, factor = residual_conv2d(x, self.weight, delta, style, up=self.up)
+        elif delta is not None:
+            x, factor = delta_conv2d(x, self.weight, delta, style, up=self.up)
         else:
-            weight = self.weight if delta is None else self.weight + delta  # (O, I, 3, 3) or (B, O, I, 3, 3)
-            x, factor = modulated_conv2d(x, weight, style, up=self.up)
+            x, factor = modulated_conv2d(x, self.weight, style, up=self.up)
         if self.up:
             x = fir_filter(x, self.fir, padding=1)
         offset = self.bias[:, None, None]

@@ -22,15 +22,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from hyperinverter.ops.modconv import EPS, modulated_conv2d
+from hyperinverter.ops import modconv
+from hyperinverter.ops.modconv import EPS, convolve, modulated_conv2d, sample_by_sample
 
 Strategy = Literal["cheapest", "mixing", "kernels"]
 
@@ -103,7 +103,7 @@ def residual_conv2d(
     """Return ``modulated_conv2d(x, weight + residual.materialise(), style, up=up)``, the cheapest way.
 
     Where kernels are made, they are made again in the backward pass instead of being kept for it: what autograd
-    keeps per sample is u, ``I D`` numbers instead of ``O I k k``.
+    keeps per sample is u, ``I D`` numbers instead of ``O I k k``. On a CPU only one sample's exist at a time.
 
     Args:
         x: Features, ``(B, I, H, W)``.
@@ -127,14 +127,43 @@ def residual_conv2d(
     if mixing:
         return _mixed(x, weight, residual, style, up)
 
+    if x.device.type in modconv.SAMPLE_BY_SAMPLE:
+        rows = weight.reshape(residual.u.shape[1], -1) + residual.b2  # theta, cut like M into I rows
+        with ExitStack() as stack:
+            kernels = (_kernel(rows, u, residual.w2, weight.shape, stack) for u in residual.u)
+            return sample_by_sample(x, kernels, style, up=up)
+
     def make() -> Tensor:
         return weight + residual.materialise()
 
-    kernels = make()
-    with _made_again(kernels, make):
-        out, factor = modulated_conv2d(x, kernels, style, up=up)
+    kernel = make()
+    with _made_again(kernel, make):
+        out, factor = modulated_conv2d(x, kernel, style, up=up)
     assert factor is not None
     return out, factor
+
+
+def delta_conv2d(
+    x: Tensor, weight: Tensor, delta: Tensor, style: Tensor, *, up: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return ``modulated_conv2d(x, weight + delta, style, up=up)`` for residuals ``(B, O, I, k, k)``."""
+    if x.device.type in modconv.SAMPLE_BY_SAMPLE:
+        return sample_by_sample(x, (weight + one for one in delta), style, up=up)
+    out, factor = modulated_conv2d(x, weight + delta, style, up=up)
+    assert factor is not None
+    return out, factor
+
+
+def _kernel(rows: Tensor, u: Tensor, w2: Tensor, shape: torch.Size, stack: ExitStack) -> Tensor:
+    """One sample's theta + delta; until ``stack`` closes autograd keeps its factors instead."""
+
+    def make() -> Tensor:
+        return torch.addmm(rows, u, w2).view(shape)
+
+    kernel = make()
+    stack.pop_all().close()  # the sample before is done
+    stack.enter_context(_made_again(kernel, make))
+    return kernel
 
 
 def _mixed(
@@ -150,11 +179,11 @@ def _mixed(
 
     x = x * style[:, :, None, None].to(x.dtype)
     if groups == 1:  # one convolution for theta and W2
-        both = _convolve(x, torch.cat([shared, parts]), up)
+        both = convolve(x, torch.cat([shared, parts]), up)
         base, maps = both[:, :out_channels], both[:, out_channels:]
     else:
-        base = _convolve(x, shared, up)
-        maps = _convolve(x.reshape(batch * groups, out_channels, *x.shape[2:]), parts, up)
+        base = convolve(x, shared, up)
+        maps = convolve(x.reshape(batch * groups, out_channels, *x.shape[2:]), parts, up)
     size = base.shape[2:]
     mixed = torch.baddbmm(
         base.reshape(batch, out_channels, -1),
@@ -163,13 +192,6 @@ def _mixed(
     )
     factor = _demodulation(shared, parts, v, style)[:, :, None, None]
     return mixed.view(batch, out_channels, *size), factor.to(x.dtype)
-
-
-def _convolve(x: Tensor, weight: Tensor, up: bool) -> Tensor:
-    weight = weight.to(x.dtype)
-    if up:
-        return F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
-    return F.conv2d(x, weight, padding=weight.shape[-1] // 2)
 
 
 def _demodulation(shared: Tensor, parts: Tensor, v: Tensor, style: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import functools
-import json
+import multiprocessing
 import os
 import platform
 import statistics
@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +42,7 @@ from hyperinverter.networks.coverage import select
 from hyperinverter.networks.encoders import FeatureEncoder, WEncoder
 from hyperinverter.networks.generator import Generator
 from hyperinverter.networks.hypernets import HyperNetwork
+from hyperinverter.ops import modconv
 from hyperinverter.recipes import slow_reference
 from hyperinverter.runcard import peak_ram_bytes
 
@@ -207,8 +209,11 @@ class _Operators(TorchDispatchMode):
 
 
 def count(size: str, case: str, batch: int, side: Side) -> Count:
-    """Count FLOPs and operators of a case on tensors without content: no time, no memory."""
-    with FakeTensorMode():
+    """Count FLOPs and operators of a case on tensors without content: no time, no memory.
+
+    Operators are counted as on a GPU, with one grouped convolution for a batch of kernels.
+    """
+    with FakeTensorMode(), mock.patch.object(modconv, "SAMPLE_BY_SAMPLE", ()):
         run = work(size, case, batch, side, make_model(size))
         with FlopCounterMode(display=False) as flops:
             run()
@@ -347,20 +352,27 @@ def row(size: str, case: str, batch: int, rounds: int, clock: str) -> dict[str, 
 
 def _apart(function: str, *arguments: object) -> dict[str, float]:
     """Run ``measure`` or ``peak_memory`` in a process of its own."""
-    command = [
-        sys.executable,
-        "-m",
-        "hyperinverter.recipes.bench",
-        "--apart",
-        json.dumps([function, *arguments]),
-    ]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
+    # This process computes nothing itself, so a fork of it is a clean start without importing everything again.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_send, args=(sender, function, arguments, torch.get_num_threads()))
+    child.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        child.join()
         raise UserError(
-            f"the process measuring {arguments} ended with {done.returncode}: with -9 it ran out of memory, "
+            f"the process measuring {arguments} ended with {child.exitcode}: with -9 it ran out of memory, "
             "take a smaller batch"
-        )
-    return json.loads(done.stdout.splitlines()[-1])
+        ) from None
+    finally:
+        child.join()
+
+
+def _send(sender: Any, function: str, arguments: tuple[Any, ...], threads: int) -> None:
+    torch.set_num_threads(threads)
+    sender.send(measure(*arguments) if function == "measure" else peak_memory(*arguments))
 
 
 def profile(size: str, case: str, batch: int) -> str:
@@ -389,12 +401,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--out", type=Path, help="folder of table.csv, to which lines are added; default: print only"
     )
     parser.add_argument("--profile", metavar="NAME:BATCH", help="show where the time goes instead")
-    parser.add_argument("--apart", help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
-    if args.apart:
-        function, *given = json.loads(args.apart)
-        print(json.dumps(measure(*given) if function == "measure" else peak_memory(*given)))
-        return 0
     try:
         if args.profile:
             print(profile(args.size, *parse_case(args.profile)))
