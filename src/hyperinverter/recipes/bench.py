@@ -353,7 +353,8 @@ def row(size: str, case: str, batch: int, rounds: int, clock: str) -> dict[str, 
 def _apart(function: str, *arguments: object) -> dict[str, float]:
     """Run ``measure`` or ``peak_memory`` in a process of its own."""
     # This process computes nothing itself, so a fork of it is a clean start without importing everything again.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    linux = sys.platform == "linux"
+    context = multiprocessing.get_context("fork") if linux else multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_send, args=(sender, function, arguments, torch.get_num_threads()))
     child.start()
