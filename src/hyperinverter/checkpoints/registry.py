@@ -30,12 +30,12 @@ PACKAGED: dict[str, Packaged] = {
     "digiface_phase1": Packaged(
         "digiface_phase1.safetensors",
         "37fa4022b0f7884fd35bbf2f98216acaaae1c1bfc28bafc9a315b78caebd1bcd",
-        "python train.py loss.lpips=0.8; run card in outputs/published/digiface_phase1 and in the file's header",
+        "python train.py; run card in outputs/published/digiface_phase1 and in the file's header",
         "MIT",
     ),
     "digiface_phase2": Packaged(
         "digiface_phase2.safetensors",
-        "447920375aefd9db210045168eb592ccf4020275b90ab13aba594e6c7b8057bd",
+        "fe0ac1694029b43f11e981b7f9bc2adc2925169990d3db6165d80ea045210ac1",
         "python train.py phase=2; run card in outputs/published/digiface_phase2 and in the file's header",
         "MIT",
     ),
