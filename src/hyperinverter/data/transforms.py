@@ -187,7 +187,9 @@ def _to_srgb(image: Image.Image, profile: bytes, path: Path) -> Image.Image:
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
     """RGB ``uint8 (..., R, R, 3)`` -> RGB in [-1, 1], ``float32 (..., 3, R, R)``."""
-    planes = torch.from_numpy(pixels).movedim(-1, -3).contiguous()  # while a pixel is still one byte a channel
+    planes = (
+        torch.from_numpy(pixels).movedim(-1, -3).contiguous()
+    )  # while a pixel is still one byte a channel
     return planes.float().div_(127.5).sub_(1)
 
 
