@@ -183,6 +183,8 @@ def _train(cfg: Config, folder: Path, card: RunCard, loggers: list[Logger]) -> f
     if resume is not None:
         seen = _go_on(resume, metrics_file)
         say(f"going on from {_short(resume)}, {seen / 1000:g} kimg")
+    elif _is_first():
+        callbacks.free_of_disk_trouble(metrics_file.begin_anew, folder)
     fit_arguments: dict[str, Any] = {"datamodule": data, "ckpt_path": None if resume is None else str(resume)}
     try:
         _guarded(lambda: trainer.fit(task, **fit_arguments), cfg)

@@ -302,3 +302,15 @@ def test_peak_memory_is_not_that_of_the_process_which_started_this_one() -> None
     code = "from hyperinverter.runcard import peak_memory_mb; print(peak_memory_mb())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 1 < float(done.stdout) < len(ballast) / 2**21
+
+
+def test_numbers_of_a_run_that_died_before_its_first_save_do_not_stay(
+    tmp_path: Path, short: list[str]
+) -> None:
+    job(tmp_path / "whole", *short)
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again" / "metrics.csv").write_text("images,epoch,seconds,train/old\n2,0,0.1,7.0\n")
+    job(tmp_path / "again", *short, "resume=auto")
+    whole, again = rows(tmp_path / "whole"), rows(tmp_path / "again")
+    assert [row["images"] for row in again] == [row["images"] for row in whole]
+    assert "train/old" not in again[0]

@@ -75,6 +75,11 @@ class MetricsFile(Logger):
         """Drop all but the first rows: those a checkpoint was written behind."""
         self._rewrite(self._rows()[:rows])
 
+    def begin_anew(self) -> None:
+        """Drop what a run in this folder left that ended before its first save."""
+        self._path.unlink(missing_ok=True)
+        self._columns, self._offset, self._count = [AXIS, "epoch", "seconds"], 0.0, 0
+
     def count(self) -> int:
         """How many rows there are."""
         return self._count
