@@ -64,13 +64,17 @@ def after_kill(folder: Path) -> dict[str, Any]:
     return told
 
 
-def killed(pid: int, moment: float, number: signal.Signals) -> dict[str, Any] | None:
-    """Send a signal to a session after ``moment`` seconds; None if it was over before."""
-    deadline = time.monotonic() + moment
-    while time.monotonic() < deadline:
+def killed(
+    pid: int, folder: Path, photos: int, delay: float, number: signal.Signals
+) -> dict[str, Any] | None:
+    """Send a signal ``delay`` seconds after so many photos were seen; None if the session was over before."""
+    while seen(folder) < photos:
         if os.waitpid(pid, os.WNOHANG) != (0, 0):
             return None
         time.sleep(0.005)
+    time.sleep(delay)
+    if os.waitpid(pid, os.WNOHANG) != (0, 0):
+        return None
     os.kill(pid, number)
     asked = time.monotonic()
     _, status = os.waitpid(pid, 0)
@@ -93,23 +97,22 @@ def main(place: Path, kills: int, seed: int, typed: list[str]) -> dict[str, Any]
     draw = random.Random(seed)
     again = [*typed, "resume=auto"]
     os.waitpid(session(typed, place / "whole"), 0)
-    begin = time.monotonic()
-    os.waitpid(session(typed, place / "timed"), 0)
-    length = time.monotonic() - begin
+    last = seen(place / "whole")
     told: list[dict[str, Any]] = []
     ends: list[dict[str, bool]] = []
     while len(told) < kills:
         folder = place / f"killed{len(ends)}"
         for _ in range(min(3, kills - len(told))):
             number = draw.choice([signal.SIGKILL, signal.SIGTERM])
-            moment = draw.uniform(0.1, 1.0) * length
-            fact = killed(session(again, folder), moment, number)
+            # behind the last photo come a validation, two saves and the test
+            photos, delay = draw.randint(seen(folder), last), draw.uniform(0, 0.4)
+            fact = killed(session(again, folder), folder, photos, delay, number)
             if fact is None:
                 break
-            told.append({**fact, "moment": round(moment / length, 3), **after_kill(folder)})
+            told.append({**fact, "photos": photos, **after_kill(folder)})
         _, status = os.waitpid(session(again, folder), 0)
         ends.append({"finished": status == 0, **(compared(place / "whole", folder) if status == 0 else {})})
-    return {"kills": told, "ends": ends, "seconds": round(length, 2)}
+    return {"kills": told, "ends": ends}
 
 
 if __name__ == "__main__":

@@ -107,6 +107,37 @@ def test_stop_and_resume_equals_never_stopped(
             assert_same(whole[part], halves[part], f"{name}/{part}")
 
 
+def test_resumed_twice_equals_never_stopped(
+    overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From inside an epoch, and then from the validation at the end of the same epoch."""
+    typed = ["phase=1", *overrides, "trainer.log_every=2"]
+    cli.train(config.compose(typed), tmp_path / "whole")
+    count = PhaseTask.count
+    steps: list[int] = []
+
+    def counted(self: PhaseTask, batch: Batch) -> None:
+        count(self, batch)
+        steps.append(int(self.images_seen))
+        if len(steps) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if len(steps) == 5:
+            raise KeyboardInterrupt  # as sudden as a kill: nothing more is saved
+
+    monkeypatch.setattr(PhaseTask, "count", counted)
+    for _ in range(2):
+        with pytest.raises((Interrupted, KeyboardInterrupt)):
+            cli.train(config.compose([*typed, "resume=auto"]), tmp_path / "thirds")
+    assert int(saved(tmp_path / "thirds", "last.ckpt")["state_dict"]["images_seen"]) == 6
+    cli.train(config.compose([*typed, "resume=auto"]), tmp_path / "thirds")
+
+    assert steps == [2, 4, 6, 8, 10, 8, 10, 12], "the second epoch was begun once more, not the first"
+    assert rows(tmp_path / "thirds") == rows(tmp_path / "whole")
+    whole, thirds = saved(tmp_path / "whole", "last.ckpt"), saved(tmp_path / "thirds", "last.ckpt")
+    for part in ("state_dict", "optimizer_states", "random"):
+        assert_same(whole[part], thirds[part], part)
+
+
 @pytest.mark.parametrize(
     "which",
     [1, pytest.param(2, marks=pytest.mark.slow)],  # the second is the last
@@ -173,7 +204,7 @@ def test_killed_at_any_moment_it_goes_on_and_lands_in_the_same_place(
         # one step more than the interval: a row is written behind its step, the save before the next one
         assert kill["seen"] - kill["saved"] <= 8 + 2, kill
         if kill["signal"] == "SIGTERM":
-            assert kill["seconds"] < max(5, told["seconds"] / 2), kill  # seconds, unless the machine is busy
+            assert kill["seconds"] < 60, kill  # a few, unless the machine is busy
             assert kill["seen"] == 0 or kill["seen"] == kill["saved"], kill
     for end in told["ends"]:
         assert end == {"finished": True, "metrics": True, "rows": True, "weights": True}, told

@@ -144,7 +144,12 @@ def keep(folder: Path, said: str, job: Path, place: Path) -> None:
     """Write what the sweep and the preempted job said, without the names of this machine."""
     folder.mkdir(parents=True, exist_ok=True)
     text = f"# the sweep\n{said}\n# log.txt of the preempted job\n{(job / 'log.txt').read_text()}"
-    for secret, word in ((str(place), "."), (str(ROOT), "."), (os.uname().nodename, "node")):
+    for secret, word in (
+        (str(place), "."),
+        (str(place.parent), "."),
+        (str(ROOT), "."),
+        (os.uname().nodename, "node"),
+    ):
         text = text.replace(secret, word)
     (folder / "log.txt").write_text(text)
     told = [

@@ -154,6 +154,12 @@ class Checkpoints(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, task: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["random"] = self._random
+        batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        if batches["current"]["ready"] > batches["current"]["started"]:
+            # Written before a step, for a batch that was fetched and not learnt from. Lightning would never take it
+            # off the total and, resuming once more at the end of this epoch, train a second time in it.
+            for counts in (batches["current"], batches["total"]):
+                counts["ready"] = counts["started"]
         if self._due:
             # Lightning takes a checkpoint with every batch of an epoch done for one behind the validation, unless
             # a validation batch has begun: so it shall run the whole validation again.

@@ -87,7 +87,7 @@ class MetricsFile(Logger):
     def _widen(self, new: list[str]) -> None:
         rows = self._rows()
         self._columns = [*self._columns, *new]
-        if rows:
+        if self._path.is_file():  # a header alone grows too
             self._rewrite(rows)
 
     def _rows(self) -> list[dict[str, str]]:
