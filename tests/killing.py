@@ -86,9 +86,10 @@ def compared(whole: Path, folder: Path) -> dict[str, bool]:
     numbers = [(read_card(run) or {}).get("metrics", {}) for run in (whole, folder)]
     timeless = [{name: value for name, value in n.items() if "seconds" not in name} for n in numbers]
     told = {"metrics": timeless[0] == timeless[1] and bool(timeless[0]), "rows": rows(whole) == rows(folder)}
-    files = [run / "checkpoints" / saved.BEST for run in (whole, folder)]
-    states = [saved.read_checkpoint(file)["state_dict"] for file in files]
-    told["weights"] = all(bool((states[0][name] == states[1][name]).all()) for name in states[0])
+    told["weights"] = True
+    for file in (saved.BEST, saved.LAST):
+        states = [saved.read_checkpoint(run / "checkpoints" / file)["state_dict"] for run in (whole, folder)]
+        told["weights"] &= all(bool((states[0][name] == states[1][name]).all()) for name in states[0])
     return told
 
 
@@ -106,10 +107,11 @@ def main(place: Path, kills: int, seed: int, typed: list[str]) -> dict[str, Any]
             number = draw.choice([signal.SIGKILL, signal.SIGTERM])
             # behind the last photo come a validation, two saves and the test
             photos, delay = draw.randint(seen(folder), last), draw.uniform(0, 0.4)
+            before = seen(folder)
             fact = killed(session(again, folder), folder, photos, delay, number)
             if fact is None:
                 break
-            told.append({**fact, "photos": photos, **after_kill(folder)})
+            told.append({**fact, "photos": photos, "before": before, **after_kill(folder)})
         _, status = os.waitpid(session(again, folder), 0)
         ends.append({"finished": status == 0, **(compared(place / "whole", folder) if status == 0 else {})})
     return {"kills": told, "ends": ends}

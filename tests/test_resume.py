@@ -205,6 +205,7 @@ def test_killed_at_any_moment_it_goes_on_and_lands_in_the_same_place(
         assert kill["seen"] - kill["saved"] <= 8 + 2, kill
         if kill["signal"] == "SIGTERM":
             assert kill["seconds"] < 60, kill  # a few, unless the machine is busy
-            assert kill["seen"] == 0 or kill["seen"] == kill["saved"], kill
+            # a session that had not begun to train leaves the table of the one before
+            assert kill["seen"] in (kill["before"], kill["saved"]), kill
     for end in told["ends"]:
         assert end == {"finished": True, "metrics": True, "rows": True, "weights": True}, told

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import cast
 
+import torch
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
@@ -36,6 +37,8 @@ class PhaseIIHyper(PhaseTask):
             None: as they come.
     """
 
+    critic_r1: Tensor
+
     def __init__(
         self,
         inverter: HyperInverter,
@@ -57,6 +60,8 @@ class PhaseIIHyper(PhaseTask):
         self.r1_gamma, self.r1_every = r1_gamma, r1_every
         self.adv_batch_size = adv_batch_size
         self.automatic_optimization = critic is None
+        if critic is not None:  # a resumed run shows it as well, until it is computed again
+            self.register_buffer("critic_r1", torch.tensor(-1.0))  # below what a penalty can be: none yet
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if self.critic is None:
@@ -98,9 +103,18 @@ class PhaseIIHyper(PhaseTask):
         steps = (int(self.images_seen) - self.adv_from) // max(len(photo) * self.trainer.world_size, 1)
         if steps % self.r1_every == 0:
             real = photo.detach().requires_grad_(True)
-            parts["r1"] = r1_penalty(self.critic(real), real)
-            self._step_critic(optimizer, parts["r1"] * (self.r1_gamma / 2 * self.r1_every))
+            penalty = r1_penalty(self.critic(real), real)
+            self._step_critic(optimizer, penalty * (self.r1_gamma / 2 * self.r1_every))
+            self._keep_r1(penalty.detach())
+        if float(self.critic_r1) != -1:
+            parts["r1"] = self.critic_r1.clone()
         return parts
+
+    def _keep_r1(self, penalty: Tensor) -> None:
+        if self.trainer.world_size > 1:  # the checkpoint is the first process's, the number everyone's
+            distributed.all_reduce(penalty)
+            penalty = penalty / self.trainer.world_size
+        self.critic_r1.copy_(penalty)
 
     def _step_critic(self, optimizer: Optimizer, loss: Tensor) -> None:
         """One step of the critic, on the mean gradient over all processes."""
