@@ -18,6 +18,7 @@ from hyperinverter.contracts import UserError
 N = TypeVar("N", bound=nn.Module)
 FrozenT = TypeVar("FrozenT", bound="Frozen")
 HeldT = TypeVar("HeldT", bound="Held")
+_LINE = 64  # bytes: where PyTorch lets every tensor of its own begin
 
 
 class Frozen(nn.Module):
@@ -120,6 +121,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def load_strictly(module: nn.Module, tensors: dict[str, Tensor], source: str | Path) -> None:
     """Make ``tensors`` the weights of ``module`` (meta device or not); names and shapes must match.
 
+    A file puts tensors anywhere in memory, and sums over them come out differently in the last digits there: they
+    are moved to where PyTorch puts its own.
+
     Raises:
         UserError: If a tensor is missing, left over or of another shape, naming the first such tensors.
     """
@@ -138,4 +142,7 @@ def load_strictly(module: nn.Module, tensors: dict[str, Tensor], source: str | P
             f"{source} does not hold the weights of {type(module).__name__}: tensors {', '.join(problems)}; "
             "give the file made for this network"
         )
-    module.load_state_dict(tensors, strict=True, assign=True)
+    aligned = {
+        name: tensor.clone() if tensor.data_ptr() % _LINE else tensor for name, tensor in tensors.items()
+    }
+    module.load_state_dict(aligned, strict=True, assign=True)
