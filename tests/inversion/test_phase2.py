@@ -304,7 +304,7 @@ def test_inversions_of_different_coverage_do_not_mix(generator: Generator, photo
 @pytest.mark.slow
 def test_overfits_one_photo(generator: Generator, photos: Tensor) -> None:
     inverter = make_inverter(generator).train()
-    optimizer = torch.optim.Adam(inverter.trainable_parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(inverter.trainable_parameters(), lr=1e-2)
     for _ in range(300):
         loss = (inverter(photos[:1]).image - photos[:1]).square().mean()
         optimizer.zero_grad()
