@@ -1,6 +1,7 @@
 """metrics.csv over photos seen, and a W&B that never stands in the way."""
 
 import csv
+import json
 import sys
 import time
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hyperinverter.tasks.loggers import MetricsFile, WandbTracker, has_key
+from hyperinverter.tasks.loggers import MetricsFile, WandbTracker, has_key, register_sweep
 
 SETTINGS = {"project": "p", "entity": None, "mode": None, "timeout": 1}
 RUN = {"name": "fusion=add", "group": "study", "job_type": "phase2", "config": {"loss": {"l2": 1.0}}}
@@ -217,3 +218,30 @@ def test_a_resumed_offline_run_is_the_same_run_and_its_exit_code_is_the_jobs(tmp
     assert [(row["_step"], row["images"], row["val/l2"]) for row in rows] == [(8, 8, 0.125), (16, 16, 0.0625)]
     assert second["summary"]["test/l2"] == 0.5
     assert said[1].endswith(f"offline-run-*-{first['id']}")  # both sessions go up together
+
+
+def test_the_real_wandb_offline_keeps_the_tables_and_the_picture_of_a_sweep(tmp_path: Path) -> None:
+    import wandb_record
+    from PIL import Image
+
+    folder = tmp_path / "study"
+    folder.mkdir()
+    (folder / "summary.csv").write_text("name,l2,l2_std\nfusion=add,0.25,\nbaseline,0.5,0.125\n")
+    Image.new("RGB", (4, 4)).save(folder / "panel.png")
+    said: list[str] = []
+    files = [folder / "summary.csv", folder / "panel.png"]
+    register_sweep(folder, {**SETTINGS, "timeout": 60}, files, said.append)
+    assert [line.split(":")[0] for line in said] == ["W&B offline (no key)"]
+    (record,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
+    deadline = time.monotonic() + 60  # W&B's own process may still be writing
+    while (told := wandb_record.told(record))["exit_code"] is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert (told["name"], told["group"], told["job_type"]) == ("study", "study", "sweep")
+    assert told["exit_code"] == 0
+    (row,) = told["history"]
+    kept = {name: record.parent / "files" / row[f"sweep/{name}.path"] for name in ("summary", "panel")}
+    table = json.loads(kept["summary"].read_text())
+    assert table["columns"] == ["name", "l2", "l2_std"]
+    assert table["data"] == [["fusion=add", 0.25, None], ["baseline", 0.5, 0.125]]
+    with Image.open(kept["panel"]) as picture:
+        assert picture.size == (4, 4)

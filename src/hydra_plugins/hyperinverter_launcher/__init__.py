@@ -235,9 +235,20 @@ class StudySweeper(Sweeper):
     def _finish(self, folder: Path) -> None:
         self.record["finished"] = now()
         write_json(folder / runs.SWEEP, self.record)
-        written = runs.finish(folder)
-        runs.show(folder)
+        written = compare(folder, self._config)
         sys.stderr.write("\n".join(f"{path}" for path in written) + "\n")
+
+
+def compare(folder: Path, config: DictConfig) -> list[Path]:
+    """Write and show what compares the jobs of a sweep that is over; give it to W&B with ``logger.sweep=true``."""
+    written = runs.finish(folder)
+    runs.show(folder)
+    settings = {str(name): value for name, value in config.logger.items()}
+    if settings["kind"] == "wandb" and settings["sweep"]:
+        from hyperinverter.tasks.loggers import register_sweep  # takes seconds: only where it is used
+
+        register_sweep(folder, settings, written, lambda line: print(line, file=sys.stderr))
+    return written
 
 
 def _flatten(factors: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -18,7 +18,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.hyperinverter_launcher import _flatten, _sweep_values, _typed, refuse_ranks
+from hydra_plugins.hyperinverter_launcher import _flatten, _sweep_values, _typed, compare, refuse_ranks
 from hyperinverter import config, runs
 from hyperinverter.config import parse_overrides, quote
 from hyperinverter.contracts import UserError
@@ -116,8 +116,7 @@ class OptunaSweeper(Sweeper):
         write_json(folder / runs.SWEEP, record)
         if not finished:
             raise UserError(f"none of {self.trials} jobs finished; see {folder}/N/log.txt")
-        runs.finish(folder)
-        runs.show(folder)
+        compare(folder, self._config)
         sys.stderr.write(f"best: job {study.best_trial.number}, {rank_by} {study.best_value:.4g}\n")
         return study.best_value
 

@@ -5,7 +5,7 @@ import csv
 import netrc
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -236,6 +236,31 @@ class WandbTracker(Logger):
         self._step = max(self._step, self._seen())
         return self._step
 
+    def log_comparison(self, files: Sequence[Path]) -> None:
+        """Show what compares the jobs of a sweep: tables to sort, pictures, and all files as one artifact."""
+
+        def send(run: Any) -> None:
+            import wandb
+
+            shown: dict[str, Any] = {}
+            for path in files:
+                if path.suffix == ".csv":
+                    with path.open(newline="", encoding="utf-8") as file:
+                        head, *rows = csv.reader(file)
+                    table = wandb.Table(columns=list(head), allow_mixed_types=True)
+                    for row in rows:
+                        table.add_data(*map(_number, row))
+                    shown[f"sweep/{path.stem}"] = table
+                elif path.suffix == ".png":
+                    shown[f"sweep/{path.stem}"] = wandb.Image(str(path))
+            run.log(shown, step=self._next_step())
+            artifact = wandb.Artifact(f"sweep-{run.id}", type="comparison")
+            for path in files:
+                artifact.add_file(str(path))
+            run.log_artifact(artifact)
+
+        self._send(send)
+
     def close(self, summary: Mapping[str, Any], exit_code: int) -> None:
         """Write the summary and end the W&B run with the job's exit code."""
 
@@ -271,6 +296,29 @@ class WandbTracker(Logger):
         except Exception as error:  # as above: the run folder has everything
             self._run = None
             self._say(f"W&B stopped recording: {_brief(error)}; metrics.csv has every number")
+
+
+def register_sweep(folder: Path, settings: Mapping[str, Any], files: Sequence[Path], say: Say) -> None:
+    """Make a finished sweep a W&B run of its own, in the group of its jobs and ready for a report.
+
+    Args:
+        folder: The sweep's; its name is the group.
+        settings: As for ``WandbTracker``.
+        files: What compares the jobs, see ``runs.finish``.
+        say: Prints the one line that says where the record is.
+    """
+    identity = {"name": folder.name, "group": folder.name, "job_type": "sweep"}
+    tracker = WandbTracker(folder, lambda: 0, settings, identity, say)
+    tracker.log_comparison(files)
+    tracker.close({}, 0)
+
+
+def _number(cell: str) -> float | str | None:
+    """A cell of a CSV file as W&B can sort it."""
+    try:
+        return float(cell) if cell else None
+    except ValueError:
+        return cell
 
 
 def has_key() -> bool:
