@@ -149,7 +149,14 @@ def hyper_inverter(cfg: Config, generator: Generator) -> tuple[HyperInverter, di
         start_from_phase1(backbone, first)
     elif cfg.encoder.start == "published":
         start_from_published(backbone, start_file(backbone, cfg))
-    features = FeatureEncoder(backbone, generator.num_ws, cfg.hypernet.channels, used=hypernet.used_styles)
+    features = FeatureEncoder(
+        backbone,
+        generator.num_ws,
+        cfg.hypernet.channels,
+        used=hypernet.used_styles,
+        heads=cfg.encoder.heads,
+        initial=cfg.encoder.initial,
+    )
     model = HyperInverter(first, features, hypernet)
     return model.use_checkpointing(cfg.phase.checkpointing), source
 
