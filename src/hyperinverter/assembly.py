@@ -133,6 +133,12 @@ def w_inverter(cfg: Config, generator: Generator) -> WInverter:
 def hyper_inverter(cfg: Config, generator: Generator) -> tuple[HyperInverter, dict[str, str]]:
     """Phase II with a new feature encoder and hypernetwork on a finished phase I; and where that came from."""
     first, source = finished_phase1(cfg, generator)
+    return on_phase1(cfg, first), source
+
+
+def on_phase1(cfg: Config, first: WInverter) -> HyperInverter:
+    """Phase II with a new feature encoder and hypernetwork on a phase I at hand."""
+    generator = first.generator
     kernels = select(generator.kernels(), list(cfg.coverage.include))
     hypernet = HyperNetwork(
         kernels,
@@ -157,8 +163,7 @@ def hyper_inverter(cfg: Config, generator: Generator) -> tuple[HyperInverter, di
         heads=cfg.encoder.heads,
         initial=cfg.encoder.initial,
     )
-    model = HyperInverter(first, features, hypernet)
-    return model.use_checkpointing(cfg.phase.checkpointing), source
+    return HyperInverter(first, features, hypernet).use_checkpointing(cfg.phase.checkpointing)
 
 
 def starting_critic(cfg: Config, generator: Generator) -> Critic:
