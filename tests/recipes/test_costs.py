@@ -47,8 +47,8 @@ def test_a_finer_generator_costs_more_heads_unless_they_are_shared() -> None:
 
 def test_lite_takes_at_most_six_tenths_of_the_papers_design() -> None:
     lite, paper, narrow = (
-        sum(costs.parts_of(costs.DESIGNS[name]).values())
-        for name in ("lite", "paper, its widths", "paper, widths for 64 px")
+        sum(costs.parts_of(costs.DESIGNS["digiface"][name]).values())
+        for name in ("lite", "paper", "paper, widths for 64 px")
     )
     assert lite <= 0.6 * narrow
     assert lite <= 0.1 * paper

@@ -44,12 +44,21 @@ PARTS = (
     "hypernetworks",
     "final synthesis",
 )
-PAPER_WIDTHS = ("hypernet=paper", "encoder.features_backbone=null")
-DESIGNS: dict[str, tuple[str, ...]] = {
-    "paper, its widths": PAPER_WIDTHS,
-    "paper, widths for 64 px": ("encoder.features_backbone=null",),
-    "default": (),
-    "lite": ("experiment=lite",),
+_CHURCHES = ("experiment=paper_churches", "data.root=PHOTOS")  # 256 px, ResNet-34, hidden dimension 128
+_ENCODER = ("encoder.heads=level", "encoder.initial=half")
+DESIGNS: dict[str, dict[str, tuple[str, ...]]] = {  # domain -> design -> overrides; the first is the paper's
+    "digiface": {
+        "paper": ("hypernet=paper", "encoder.features_backbone=null"),
+        "paper, widths for 64 px": ("encoder.features_backbone=null",),
+        "default": (),
+        "default, lite's feature encoder": _ENCODER,
+        "lite": ("experiment=lite",),
+    },
+    "churches": {
+        "paper": _CHURCHES,
+        "paper, lite's feature encoder": (*_CHURCHES, *_ENCODER),
+        "paper, lite's feature encoder and coverage": (*_CHURCHES, *_ENCODER, "coverage=convs"),
+    },
 }
 AXES: dict[str, tuple[int | str, ...]] = {
     "batch size": (1, 2, 4, 8, 16),
@@ -248,7 +257,7 @@ def read(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"there is no {path}: measure first, without --draw") from error
 
 
-def table(designs: dict[str, Sequence[str]]) -> list[dict[str, Any]]:
+def table(designs: dict[str, tuple[str, ...]], domain: str = "") -> list[dict[str, str]]:
     """One row for every design: GFLOP of one inversion by part, their sum, and its share of the first design's."""
     rows, first = [], 0.0
     for name, overrides in designs.items():
@@ -256,7 +265,8 @@ def table(designs: dict[str, Sequence[str]]) -> list[dict[str, Any]]:
         total = sum(parts.values())
         first = first or total
         figures = {**parts, "all": total, "share of the first": total / first}
-        rows.append({"design": name, **{key: f"{value:.4g}" for key, value in figures.items()}})
+        plain = {key: f"{value:.4g}" for key, value in figures.items()}
+        rows.append({"domain": domain, "design": name, **plain})
     return rows
 
 
@@ -265,7 +275,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     parts = commands.add_parser("parts", help="GFLOP of one inversion by part")
     parts.add_argument("overrides", nargs="*", help="as after `python train.py phase=2`; none: a comparison")
-    parts.add_argument("--with", dest="common", action="append", default=[], help="override of every design")
     parts.add_argument("--out", type=Path, help="folder that gets parts.csv")
     axes = commands.add_parser("axes", help="cost against batch, resolution, hidden dimension and coverage")
     axes.add_argument("--out", type=Path, required=True, help="folder of costs.csv and costs.png")
@@ -274,8 +283,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         if args.command == "parts":
-            chosen = {" ".join(args.overrides): tuple(args.overrides)} if args.overrides else DESIGNS
-            rows = table({name: (*args.common, *overrides) for name, overrides in chosen.items()})
+            typed = {"": {" ".join(args.overrides): tuple(args.overrides)}}
+            groups = typed if args.overrides else DESIGNS
+            rows = [row for domain, designs in groups.items() for row in table(designs, domain)]
             for row in rows:
                 print("\n".join(f"{key:24}{value}" for key, value in row.items()), end="\n\n")
             if args.out:
