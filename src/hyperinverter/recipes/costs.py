@@ -49,7 +49,7 @@ _ENCODER = ("encoder.heads=level", "encoder.initial=half")
 DESIGNS: dict[str, dict[str, tuple[str, ...]]] = {  # domain -> design -> overrides; the first is the paper's
     "digiface": {
         "paper": ("hypernet=paper", "encoder.features_backbone=null"),
-        "paper, widths for 64 px": ("encoder.features_backbone=null",),
+        "paper, widths for 64 px": ("experiment=paper_digiface",),
         "default": (),
         "default, lite's feature encoder": _ENCODER,
         "lite": ("experiment=lite",),
@@ -219,18 +219,24 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
             else:
                 panel.plot([int(name) for name in names], values, label=label, **style)
                 panel.set_xscale("log", base=2)
-                panel.set_yscale("log", base=2)
                 panel.set_xticks([int(name) for name in names], names)
-                panel.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-                panel.minorticks_off()
         panel.axhline(1, color="#bbbbbb", linewidth=0.8, zorder=0)
         gflop, milliseconds = float(default["gflop"]), 1000 * float(default["seconds"])
-        panel.set_title(f"{axis} (1 = {DEFAULTS[axis]}: {gflop:.3g} GFLOP, {milliseconds:.0f} ms)")
-        panel.set_xlabel(axis)
+        panel.set_title(
+            f"{axis}; default {DEFAULTS[axis]}: {gflop:.3g} GFLOP, {milliseconds:.0f} ms", size=11
+        )
+        if axis == "batch size":  # spans a factor of 16, the others less than two
+            panel.set_yscale("log", base=2)
+            panel.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        else:
+            panel.set_ylim(bottom=0)
+        panel.minorticks_off()
         panel.set_ylabel("times the default")
         panel.grid(axis="y", color="#eeeeee", zorder=0)
         panel.set_axisbelow(True)
-    panels.flat[0].legend(frameon=False)
+    figure.legend(
+        *panels.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False
+    )
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
