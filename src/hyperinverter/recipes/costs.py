@@ -173,12 +173,13 @@ def _resized(shape: GeneratorConfig, resolution: int | None) -> GeneratorConfig:
 
 def _given(axis: str, value: int | str) -> dict[str, Any]:
     """Arguments of ``parts_of`` and ``seconds_of`` for a point; all but the axis is the default's."""
-    return {
+    points: dict[str, dict[str, Any]] = {
         "batch size": {"overrides": (), "batch": value},
         "resolution": {"overrides": (), "resolution": value},
         "hidden dimension": {"overrides": (f"hypernet.hidden_dim={value}",)},
         "coverage": {"overrides": (f"coverage={value}",)},
-    }[axis]
+    }
+    return points[axis]
 
 
 def measure_axes(rounds: int) -> list[dict[str, Any]]:
