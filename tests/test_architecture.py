@@ -47,7 +47,7 @@ LIBRARY_ROOMS = {
     "omegaconf": {"config", "hyperinverter_launcher", "train"},
     "pytorch_lightning": {"tasks", "data.module", "cli", "assembly"},
     "pandas": {"runs"},
-    "matplotlib": set(),  # the notebooks draw
+    "matplotlib": {"recipes"},  # and the notebooks
     "wandb": {"tasks.loggers"},
     "torchmetrics": {"metrics"},
     "PIL": {"data", "tasks.callbacks", "runs", "recipes", "demo"},

@@ -22,6 +22,7 @@ from hyperinverter.checkpoints import (
 )
 from hyperinverter.config import Config
 from hyperinverter.contracts import UserError
+from hyperinverter.inversion.description import build, describe
 from hyperinverter.networks.generator import Generator
 from hyperinverter.networks.judge_weights import judge_weight_path
 from hyperinverter.recipes.paper_scale import write_weights
@@ -106,6 +107,48 @@ def test_every_encoder_serves_both_phases(encoder: str, v0: Generator, photo: Te
     loaded = load_hyperinverter(tmp_path / "phase2.safetensors", v0)
     assert torch.equal(loaded.invert(photos).image, model.invert(photos).image)
     assert torch.equal(loaded.invert(photos).w, first.invert(photos).w)
+
+
+@pytest.mark.parametrize(
+    "saving",
+    [
+        ("encoder.heads=resolution",),
+        ("encoder.heads=level", "encoder.initial=quarter"),
+        ("encoder.initial=half", "fusion=difference"),
+        ("experiment=lite",),
+    ],
+    ids=" ".join,
+)
+def test_every_saving_learns_and_comes_back(
+    saving: tuple[str, ...], v0: Generator, phase1_file: Path, photo: Tensor, tmp_path: Path
+) -> None:
+    cfg = chosen(*saving).copy()
+    config.validate(cfg)
+    cfg.phase.from_run = str(phase1_file)
+    model, _ = assembly.hyper_inverter(cfg, v0)
+    assert (model.feature_encoder.heads, model.feature_encoder.initial) == (
+        cfg.encoder.heads,
+        cfg.encoder.initial,
+    )
+    before = {name: tensor.clone() for name, tensor in model.feature_encoder.state_dict().items()}
+    losses = learn(model, photo)
+    assert all(loss == loss and loss < 100 for loss in losses)
+    assert any(not torch.equal(t, before[n]) for n, t in model.feature_encoder.state_dict().items())
+    save_model(model, tmp_path / "model.safetensors", {})
+    again = load_hyperinverter(tmp_path / "model.safetensors", v0)
+    assert torch.equal(again.invert(photo).image, model.invert(photo).image)
+
+
+def test_savings_are_off_by_default_and_in_files_from_before(v0: Generator, phase1_file: Path) -> None:
+    cfg = chosen().copy()
+    cfg.phase.from_run = str(phase1_file)
+    model, _ = assembly.hyper_inverter(cfg, v0)
+    assert (model.feature_encoder.heads, model.feature_encoder.initial) == ("layer", "full")
+    described = describe(model)
+    del described["features"]["heads"], described["features"]["initial"]  # as older files have it
+    built = build(described, v0)
+    assert list(built.state_dict()) == list(model.state_dict())
+    assert built.feature_encoder.initial == "full"
 
 
 @pytest.mark.parametrize("phase", options("phase"))

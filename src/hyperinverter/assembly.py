@@ -133,6 +133,12 @@ def w_inverter(cfg: Config, generator: Generator) -> WInverter:
 def hyper_inverter(cfg: Config, generator: Generator) -> tuple[HyperInverter, dict[str, str]]:
     """Phase II with a new feature encoder and hypernetwork on a finished phase I; and where that came from."""
     first, source = finished_phase1(cfg, generator)
+    return on_phase1(cfg, first), source
+
+
+def on_phase1(cfg: Config, first: WInverter) -> HyperInverter:
+    """Phase II with a new feature encoder and hypernetwork on a phase I at hand."""
+    generator = first.generator
     kernels = select(generator.kernels(), list(cfg.coverage.include))
     hypernet = HyperNetwork(
         kernels,
@@ -149,9 +155,15 @@ def hyper_inverter(cfg: Config, generator: Generator) -> tuple[HyperInverter, di
         start_from_phase1(backbone, first)
     elif cfg.encoder.start == "published":
         start_from_published(backbone, start_file(backbone, cfg))
-    features = FeatureEncoder(backbone, generator.num_ws, cfg.hypernet.channels, used=hypernet.used_styles)
-    model = HyperInverter(first, features, hypernet)
-    return model.use_checkpointing(cfg.phase.checkpointing), source
+    features = FeatureEncoder(
+        backbone,
+        generator.num_ws,
+        cfg.hypernet.channels,
+        used=hypernet.used_styles,
+        heads=cfg.encoder.heads,
+        initial=cfg.encoder.initial,
+    )
+    return HyperInverter(first, features, hypernet).use_checkpointing(cfg.phase.checkpointing)
 
 
 def starting_critic(cfg: Config, generator: Generator) -> Critic:

@@ -464,6 +464,8 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "logger.mode": (None, "online", "offline", "disabled"),
     "data.source": ("digiface", "folder"),
     "encoder.start": ("phase1", "published", "random"),
+    "encoder.heads": ("layer", "resolution", "level"),
+    "encoder.initial": ("full", "half", "quarter"),
 }
 
 

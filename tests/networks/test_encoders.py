@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
 
 from hyperinverter.networks.backbones import IRSE50, Backbone, ResNet34, TinyBackbone
-from hyperinverter.networks.encoders import FeatureEncoder, WEncoder, resize
+from hyperinverter.networks.encoders import FeatureEncoder, Heads, Initial, WEncoder, resize
 
 
 def small_backbone() -> TinyBackbone:
@@ -205,3 +207,73 @@ def test_the_papers_backbones_see_photos_of_any_size_at_256_pixels(
     corner = photo[0, :, low : low + 2, low : low + 2]
     weights = torch.tensor([1 - part, part])
     torch.testing.assert_close(x[0, :, 100, 100], weights @ corner @ weights)
+
+
+@pytest.mark.parametrize(
+    ("heads", "shared"),
+    [
+        ("layer", [{i} for i in range(10)]),
+        ("resolution", [{0, 1}, {2, 3}, {4, 5}, {6, 7}, {8, 9}]),
+        ("level", [{0, 1, 2}, {3, 4, 5, 6}, {7, 8, 9}]),
+    ],
+)
+def test_layers_that_share_a_head_read_what_its_first_layer_reads(
+    heads: Heads, shared: list[set[int]]
+) -> None:
+    full = FeatureEncoder(small_backbone(), num_styles=10, channels=16)
+    encoder = FeatureEncoder(small_backbone(), num_styles=10, channels=16, heads=heads)
+    owned = {name: tensor for name, tensor in full.state_dict().items() if name in encoder.state_dict()}
+    encoder.load_state_dict(owned)  # strict: a head is one of those the paper's encoder has
+    x = torch.randn(2, 3, 64, 64)
+    maps, of_all = encoder(x), full(x)
+    for layers in shared:
+        for layer in layers:
+            assert_close(maps[:, layer], of_all[:, min(layers)])
+    assert len({name.split(".")[1] for name in owned if name.startswith("styles.")}) == len(shared)
+
+
+def test_a_shared_head_stays_the_same_when_its_first_layer_is_unused() -> None:
+    encoder = FeatureEncoder(small_backbone(), num_styles=10, channels=16, used=[5, 9], heads="level")
+    assert {name.split(".")[1] for name in encoder.state_dict() if name.startswith("styles.")} == {"3", "7"}
+    features = encoder(torch.randn(1, 3, 64, 64))
+    assert [index for index in range(10) if features[:, index].any()] == [5, 9]
+    only_level_one = FeatureEncoder(small_backbone(), 10, 16, used=[6, 7], heads="resolution")
+    assert only_level_one.latlayer2 is None  # 7 reads with 6, so the finest level is not needed
+
+
+@pytest.mark.parametrize(("initial", "share"), [("half", 1 / 4), ("quarter", 1 / 16)])
+def test_a_smaller_initial_image_costs_its_share_and_leaves_the_photo_alone(
+    initial: Initial, share: float
+) -> None:
+    full = FeatureEncoder(small_backbone(), num_styles=8, channels=16)
+    encoder = FeatureEncoder(small_backbone(), num_styles=8, channels=16, initial=initial)
+    encoder.load_state_dict(full.state_dict())
+    photo, drawn = torch.randn(2, 3, 64, 64), torch.randn(2, 3, 128, 128)
+    with FlopCounterMode(display=False) as alone:
+        photo_features = encoder(photo)
+    with FlopCounterMode(display=False) as together:
+        of_photo, of_initial = encoder.pair(photo, drawn)
+    assert_close(of_photo, photo_features)
+    assert_close(of_photo, full.pair(photo, drawn)[0])
+    assert of_initial.shape == of_photo.shape
+    assert together.get_total_flops() / alone.get_total_flops() == pytest.approx(1 + share, rel=0.02)
+
+
+def test_a_smaller_initial_image_is_an_average() -> None:
+    encoder = FeatureEncoder(small_backbone(), num_styles=4, channels=16, initial="half")
+    stripes = torch.ones(1, 3, 64, 64)
+    stripes[..., ::2] = -1  # finer than the small image can show
+    seen: list[torch.Tensor] = []
+    encoder.backbone.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    encoder.encode_initial(stripes)
+    assert seen[0].shape == (1, 3, 32, 32)
+    assert seen[0][..., 1:-1].abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("given", [{"heads": "layers"}, {"initial": 2}])
+def test_unknown_savings_are_refused(given: dict[str, Any]) -> None:
+    name = next(iter(given))
+    with pytest.raises(
+        ValueError, match=f"{name} must be one of (layer, resolution, level|full, half, quarter), got"
+    ):
+        FeatureEncoder(small_backbone(), num_styles=4, channels=16, **given)

@@ -228,6 +228,8 @@ def test_arguments_of_a_class_can_be_added() -> None:
             "encoder.start=publishd",
             "encoder.start must be one of phase1, published, random.*did you mean 'published'",
         ),
+        ("encoder.heads=levels", "encoder.heads must be one of layer, .*did you mean 'level'"),
+        ("encoder.initial=0.5", "encoder.initial must be one of full, half, quarter, got 0.5"),
         ("domain.resolution=48", "power of two"),
         ("phase.monitor=train/l2", "must be a validation number"),
         ("phase.kimg=0.001", "less than one batch"),

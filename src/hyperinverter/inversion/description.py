@@ -34,7 +34,8 @@ def describe(model: nn.Module) -> Description:
         assert isinstance(regressor, KernelRegressor)
         return describe(model.w_inverter) | {
             "phase": 2,
-            "features": _describe_backbone(features.backbone) | {"channels": features.channels},
+            "features": _describe_backbone(features.backbone)
+            | {"channels": features.channels, "heads": features.heads, "initial": features.initial},
             "hypernet": {
                 "kernels": [spec.name for spec in hypernet.kernels],
                 "hidden_dim": regressor.hidden_dim,
@@ -72,7 +73,8 @@ def build(description: Mapping[str, Any], generator: Generator) -> WInverter | H
         part = description["hypernet"]
         by_name = {spec.name: spec for spec in generator.kernels()}
         kernels = [by_name[name] for name in part["kernels"]]
-        channels = description["features"]["channels"]
+        read = description["features"]
+        channels = read["channels"]
         fusion = functools.partial(FUSIONS[part["fusion"]], **part.get("fusion_args", {}))
         hypernet = HyperNetwork(
             kernels,
@@ -83,8 +85,14 @@ def build(description: Mapping[str, Any], generator: Generator) -> WInverter | H
             activation=part.get("activation", "relu"),  # files from before these were noted have the paper's
             residual_scale=part.get("residual_scale", 1.0),
         )
-        backbone = _build_backbone(description["features"])
-        features = FeatureEncoder(backbone, generator.num_ws, channels, used=hypernet.used_styles)
+        features = FeatureEncoder(
+            _build_backbone(read),
+            generator.num_ws,
+            channels,
+            used=hypernet.used_styles,
+            heads=read.get("heads", "layer"),  # files from before these were noted have the paper's
+            initial=read.get("initial", "full"),
+        )
         return HyperInverter(w_inverter, features, hypernet)
     except KeyError as error:
         raise ValueError(f"the description lacks or does not know {error}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,10 @@ from hyperinverter.networks.backbones import Backbone
 from hyperinverter.networks.layers import EqualLinear
 
 FEATURE_SIZE = 8  # side of every feature map the hypernetwork reads
+Heads = Literal["layer", "resolution", "level"]
+Initial = Literal["full", "half", "quarter"]
+HEADS: tuple[Heads, ...] = get_args(Heads)
+INITIAL: dict[str, int] = {"full": 1, "half": 2, "quarter": 4}  # the side is divided by
 
 
 def resize(image: Tensor, size: int) -> Tensor:
@@ -80,13 +84,32 @@ class FeatureEncoder(nn.Module):
         channels: C, of every feature map. The paper's is 512.
         used: Style layers somebody reads (``HyperNetwork.used_styles``). Only these get a block: no time,
             memory or gradient-less parameters for the others, whose maps are zero. None means all.
+        heads: "layer": one block per style layer, the paper's. "resolution": the two layers of one resolution of
+            the generator share a block, at the pyramid level of the first. "level": all layers of a level do.
+        initial: Size at which the phase-I image is read: "full", the photo's and the paper's; "half" or
+            "quarter" of the side for a quarter or a sixteenth of the arithmetic, with the same weights. It came
+            out of one vector w, so most of its detail is the generator's own and not the photo's.
+
+    Raises:
+        ValueError: For style layers that do not exist, or unknown ``heads`` or ``initial``.
     """
 
     def __init__(
-        self, backbone: Backbone, num_styles: int, channels: int = 512, used: Iterable[int] | None = None
+        self,
+        backbone: Backbone,
+        num_styles: int,
+        channels: int = 512,
+        used: Iterable[int] | None = None,
+        heads: Heads = "layer",
+        initial: Initial = "full",
     ) -> None:
         super().__init__()
+        if heads not in HEADS:
+            raise ValueError(f"heads must be one of {', '.join(HEADS)}, got {heads!r}")
+        if initial not in INITIAL:
+            raise ValueError(f"initial must be one of {', '.join(INITIAL)}, got {initial!r}")
         self.backbone = backbone
+        self.heads, self.initial = heads, initial
         self.num_styles, self.channels = num_styles, channels
         self.checkpointing = (
             False  # compute the style blocks again in the backward pass; the backbone may hold BatchNorm
@@ -95,7 +118,9 @@ class FeatureEncoder(nn.Module):
         if not indices or indices[0] < 0 or indices[-1] >= num_styles:
             raise ValueError(f"used must name style layers 0 to {num_styles - 1}, got {indices}")
         fine, middle, coarse = backbone.channels
-        finest = min(self._level(index) for index in indices)  # levels below the finest in use are not built
+        self._head = {index: self._head_of(index) for index in indices}
+        blocks = sorted(set(self._head.values()))
+        finest = min(self._level(index) for index in blocks)  # levels below the finest in use are not built
         # The paper's coarsest map is as wide as its pyramid; a smaller backbone's is brought to that width.
         self.toplayer = None if coarse == channels else nn.Conv2d(coarse, channels, 1)
         self.latlayer1 = nn.Conv2d(middle, channels, 1) if finest <= 1 else None
@@ -103,8 +128,16 @@ class FeatureEncoder(nn.Module):
         sizes = backbone.sizes
         # A dictionary, as indices may be missing; its tensor names are those of a list.
         self.styles = nn.ModuleDict(
-            {str(index): _StyleBlock(channels, channels, sizes[self._level(index)]) for index in indices}
+            {str(index): _StyleBlock(channels, channels, sizes[self._level(index)]) for index in blocks}
         )
+
+    def _head_of(self, index: int) -> int:
+        """The style layer whose block a layer reads: the first of those that share it."""
+        if self.heads == "layer":
+            return index
+        if self.heads == "resolution":
+            return index // 2 * 2  # KernelSpec.style_index counts two per resolution
+        return {2: 0, 1: 3, 0: 7}[self._level(index)]
 
     @staticmethod
     def _level(index: int) -> int:
@@ -113,18 +146,31 @@ class FeatureEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Encode RGB ``(B, 3, H, W)`` in [-1, 1], any size; returns ``(B, L, C, 8, 8)``."""
-        c1, c2, c3 = self.backbone(resize(image, self.backbone.input_size))
+        return self._encode(resize(image, self.backbone.input_size))
+
+    def encode_initial(self, image: Tensor) -> Tensor:
+        """As ``forward``, for the phase-I image ``(B, 3, R, R)``, at the size that ``initial`` says."""
+        size = self.backbone.input_size // INITIAL[self.initial]
+        if self.initial != "full":  # averages: bilinear steps over pixels would keep every second one
+            image = F.interpolate(image, size=(size, size), mode="bilinear", antialias=True)
+        return self._encode(resize(image, size))
+
+    def _encode(self, image: Tensor) -> Tensor:
+        c1, c2, c3 = self.backbone(image)
         levels = {2: c3 if self.toplayer is None else self.toplayer(c3)}
         if self.latlayer1 is not None:
             levels[1] = _upsample_add(levels[2], self.latlayer1(c2))
         if self.latlayer2 is not None:
             levels[0] = _upsample_add(levels[1], self.latlayer2(c1))
-        maps = {
-            int(index): self._run(block, levels[self._level(int(index))])
+        blocks = {
+            int(index): resize(self._run(block, levels[self._level(int(index))]), FEATURE_SIZE)
             for index, block in self.styles.items()
         }
-        unused = torch.zeros_like(next(iter(maps.values())))
-        return torch.stack([maps.get(index, unused) for index in range(self.num_styles)], dim=1)
+        unused = torch.zeros_like(next(iter(blocks.values())))
+        maps = [
+            blocks[self._head[index]] if index in self._head else unused for index in range(self.num_styles)
+        ]
+        return torch.stack(maps, dim=1)
 
     def _run(self, block: nn.Module, level: Tensor) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():
@@ -135,12 +181,12 @@ class FeatureEncoder(nn.Module):
         """Encode the photo ``(B, 3, H, W)`` and the phase-I image ``(B, 3, R, R)``, in one pass where that is the same.
 
         A BatchNorm in train mode takes its statistics from the images of one call: it gets two calls, as in
-        the paper.
+        the paper. So do images of two sizes.
         """
-        if any(
+        if self.initial != "full" or any(
             isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training for part in self.modules()
         ):
-            return self(photo), self(initial)
+            return self(photo), self.encode_initial(initial)
         both = [resize(image, self.backbone.input_size) for image in (photo, initial)]
         photo_features, initial_features = self(torch.cat(both)).chunk(2)
         return photo_features, initial_features

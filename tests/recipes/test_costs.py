@@ -1,0 +1,108 @@
+"""The count of what an inversion costs is that of the method itself, and what is promised of it holds."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from hyperinverter import config
+from hyperinverter.networks.generator import GeneratorConfig
+from hyperinverter.recipes import costs
+
+NARROW = ("hypernet.hidden_dim=4", "hypernet.channels=16", "hypernet.extractor_channels=8")
+SHAPE = GeneratorConfig(8, 8, 16, mapping_layers=1, channel_base=128, channel_max=8)
+
+
+@pytest.mark.parametrize(
+    "saving", [(), ("encoder.heads=level", "encoder.initial=half"), ("fusion=attention", "coverage=torgb")]
+)
+def test_parts_sum_to_the_whole_inversion(saving: tuple[str, ...]) -> None:
+    model = costs.untrained(costs.composed([*NARROW, *saving]), SHAPE)
+    photo = torch.rand(2, 3, 64, 64) * 2 - 1
+    parts = costs.count_parts(model, photo)
+    with FlopCounterMode(display=False) as whole:
+        model.invert(photo)
+    assert sum(parts.values()) == whole.get_total_flops()
+    assert tuple(parts) == costs.PARTS
+    assert min(parts.values()) > 0
+
+
+def test_counting_needs_no_numbers_and_a_batch_costs_its_photos() -> None:
+    one, four = costs.parts_of(NARROW), costs.parts_of(NARROW, batch=4)
+    assert sum(four.values()) == pytest.approx(4 * sum(one.values()))
+
+
+def test_a_finer_generator_costs_more_heads_unless_they_are_shared() -> None:
+    levels = (*NARROW, "encoder.heads=level")
+    small, large = costs.parts_of(levels), costs.parts_of(levels, resolution=128)
+    assert large["W encoder"] == small["W encoder"]  # encoders see every photo at their own size
+    assert large["photo features"] == small["photo features"]
+    assert large["final synthesis"] > small["final synthesis"]
+    assert costs.parts_of(NARROW, resolution=128)["photo features"] > large["photo features"]
+
+
+def test_lite_takes_at_most_six_tenths_of_the_papers_design() -> None:
+    lite, paper, narrow = (
+        sum(costs.parts_of(costs.DESIGNS["digiface"][name]).values())
+        for name in ("lite", "paper", "paper, widths for 64 px")
+    )
+    assert lite <= 0.6 * narrow
+    assert lite <= 0.1 * paper
+
+
+def test_each_saving_saves() -> None:
+    def cost(*overrides: str) -> float:
+        return sum(costs.parts_of(overrides).values())
+
+    default = cost()
+    assert cost("encoder.heads=level") < cost("encoder.heads=resolution") < default
+    assert cost("encoder.initial=half") < default
+    assert cost("coverage=convs") < default
+    assert cost("hypernet.hidden_dim=32") < default
+
+
+def test_the_papers_generators_are_counted_without_their_files() -> None:
+    shape = costs.shapes(config.compose(["phase=2", "experiment=paper_churches", "data.root=x"]))
+    assert (shape.img_resolution, shape.channel_max, shape.w_dim) == (256, 512, 512)
+
+
+def test_the_picture_is_drawn_from_the_table(tmp_path: Path) -> None:
+    rows = [
+        {"axis": axis, "value": str(value), "gflop": str(1 + place), "seconds": str(0.1 + place)}
+        for axis, values in costs.AXES.items()
+        for place, value in enumerate(values)
+    ]
+    costs.write(rows, tmp_path / "costs.csv")
+    assert costs.read(tmp_path / "costs.csv") == rows
+    assert costs.main(["axes", "--out", str(tmp_path), "--draw"]) == 0
+    assert (tmp_path / "costs.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_every_axis_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(costs, "AXES", {axis: (value,) for axis, value in costs.DEFAULTS.items()})
+    rows = costs.measure_axes(rounds=1)
+    assert [row["axis"] for row in rows] == list(costs.DEFAULTS)
+    assert len({row["gflop"] for row in rows}) == 1  # every axis goes through the default
+    assert all(float(row["seconds"]) > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["parts", "encoder.heads=levels"], "encoder.heads must be one of layer, .*did you mean 'level'"),
+        (["parts", "domain=own", "data.root=x"], "generator"),
+        (["axes", "--out", "nowhere", "--draw"], "there is no .*costs.csv: measure first"),
+    ],
+)
+def test_mistakes_are_answered_in_one_sentence(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert costs.main(arguments) == 1
+    told = capsys.readouterr().err
+    assert re.search(sentence, told)
+    assert told.count("\n") == 1
