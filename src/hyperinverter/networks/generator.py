@@ -280,8 +280,8 @@ class Synthesis(nn.Module):
                 )
             delta = residual.materialise() if isinstance(residual, FactoredResidual) else residual
             changed[name] = nn.Parameter((weights[name] + delta[0]).detach(), requires_grad=False)
-        shared: list[Tensor] = [t for name, t in weights.items() if name not in changed]
-        other = copy.deepcopy(self, {id(tensor): tensor for tensor in [*shared, *self.buffers()]})
+        tensors = [*weights.values(), *self.buffers()]
+        other = copy.deepcopy(self, {id(tensor): tensor for tensor in tensors})  # modules only
         for name, parameter in changed.items():
             owner, _, kind = name.rpartition(".")
             setattr(other.get_submodule(owner), kind, parameter)
