@@ -31,9 +31,10 @@ def demodulation(weight: Tensor, style: Tensor) -> Tensor:
         ``(B, O)``, in float32: half precision would overflow the sum.
     """
     with torch.autocast(weight.device.type, enabled=False):
-        power = weight.float().square().sum(dim=(-2, -1))  # (O, I) or (B, O, I)
-        energy = style.float().square()
-        norm = energy @ power.T if power.ndim == 2 else torch.bmm(power, energy[:, :, None])[:, :, 0]
+        # A product with the energy of every tap: summing over a kernel's nine taps first takes three times as long.
+        squares = weight.float().square().flatten(-3)  # (O, I k k) or (B, O, I k k)
+        energy = style.float().square().repeat_interleave(weight.shape[-2] * weight.shape[-1], dim=1)
+        norm = energy @ squares.T if squares.ndim == 2 else torch.bmm(squares, energy[:, :, None])[:, :, 0]
         return (norm + EPS).rsqrt()
 
 
@@ -79,11 +80,22 @@ def sample_by_sample(
     64 px, 3.5 times transposed from 64 to 32 channels at 32 px, 8 samples on one core), and one sample's kernels
     stay in the cache from their making to their use.
     """
-    done = []
-    for sample, kernel, scale in zip(x.split(1), kernels, style.split(1), strict=True):
-        done.append(modulated_conv2d(sample, kernel, scale, up=up))
-    factors = [factor for _, factor in done if factor is not None]
-    return torch.cat([out for out, _ in done]), torch.cat(factors)
+    done = [
+        _alone(sample, kernel, scale, up)
+        for sample, kernel, scale in zip(x.split(1), kernels, style.split(1), strict=True)
+    ]
+    return torch.cat([out for out, _ in done]), torch.cat([factor for _, factor in done])
+
+
+def _alone(x: Tensor, kernel: Tensor, style: Tensor, up: bool) -> tuple[Tensor, Tensor]:
+    """One sample: the style goes to its features or to its kernel, whichever has fewer numbers."""
+    if x.shape[-2] * x.shape[-1] > kernel[:, 0].numel():
+        kernel = kernel * style[0, :, None, None]
+        norm = kernel.float().square().flatten(1).sum(dim=1)
+        return convolve(x, kernel, up), (norm + EPS).rsqrt()[None, :, None, None].to(x.dtype)
+    out, factor = modulated_conv2d(x, kernel, style, up=up)
+    assert factor is not None
+    return out, factor
 
 
 def convolve(x: Tensor, weight: Tensor, up: bool, groups: int = 1) -> Tensor:
