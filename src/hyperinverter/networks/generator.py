@@ -192,6 +192,7 @@ class Synthesis(nn.Module):
         self.checkpointing = (
             False  # keep each layer's input only, and compute the layer again in the backward pass
         )
+        self.low_precision = False  # draw in bfloat16 where no gradient is wanted
         for resolution in self.resolutions:
             self.add_module(f"b{resolution}", Block(config, resolution))
 
@@ -212,6 +213,10 @@ class Synthesis(nn.Module):
             ValueError: For an unknown noise mode, a wrong number of codes, or residuals for tensors that do
                 not exist or have another shape.
         """
+        device = ws.device.type
+        if self.low_precision and not torch.is_grad_enabled() and not torch.is_autocast_enabled(device):
+            with torch.autocast(device, torch.bfloat16):
+                return self(ws, residuals, noise_mode)
         if noise_mode not in ("const", "random", "none"):
             raise ValueError(f"noise_mode must be const, random or none, got {noise_mode!r}")
         if ws.ndim == 2:

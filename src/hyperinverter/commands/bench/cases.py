@@ -64,7 +64,7 @@ SIZES = {
         cases=(
             *("synthesis:8", "synthesis:32", "synthesis_backward:8", "synthesis_backward:32"),
             *("residuals:8", "residuals_backward:8", "phase1:1", "phase1:8", "phase2:1", "phase2:8"),
-            *("step:8", "step:16", "edit:1", "data:64"),
+            *("phase2_half:8", "step:8", "step:16", "edit:1", "data:64"),
         ),
     ),
     "full256": Size(
@@ -132,7 +132,8 @@ def _phase1(model: HyperInverter, batch: int, side: Side) -> Run:
     return functools.partial(_graphless, invert, _photo(model, batch))
 
 
-def _phase2(model: HyperInverter, batch: int, side: Side) -> Run:
+def _phase2(model: HyperInverter, batch: int, side: Side, *, half: bool) -> Run:
+    model.half_precision(half)  # the reference does not know of it
     invert = model.invert if side == "ours" else functools.partial(slow_reference.invert, model)
     return functools.partial(_graphless, invert, _photo(model, batch))
 
@@ -194,7 +195,8 @@ CASES: dict[str, Callable[[HyperInverter, int, Side], Run]] = {
     "residuals": functools.partial(_synthesis, own_kernels=True, backward=False),
     "residuals_backward": functools.partial(_synthesis, own_kernels=True, backward=True),
     "phase1": _phase1,
-    "phase2": _phase2,
+    "phase2": functools.partial(_phase2, half=False),
+    "phase2_half": functools.partial(_phase2, half=True),
     "step": functools.partial(_step, checkpointing=False),
     "step_checkpointing": functools.partial(_step, checkpointing=True),
     "edit": _edit,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import platform
@@ -25,6 +26,7 @@ from hyperinverter.commands.bench.cases import Side, make_model, work
 from hyperinverter.contracts import UserError
 from hyperinverter.ops import modconv
 from hyperinverter.runcard import code_state, peak_ram_bytes
+from hyperinverter.tasks.allocator import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def peak_memory(size: str, case: str, batch: int, side: Side) -> dict[str, float
     return {"peak_mb": peak, "beyond_model_mb": peak - before}
 
 
+@functools.cache  # what was loaded counts, not what the checkout becomes during an hour of measuring
 def machine() -> dict[str, str | int]:
     """Say what ran this, without names of machines or people."""
     model = platform.processor() or platform.machine()
@@ -199,6 +202,7 @@ def _apart(function: str, *arguments: object) -> dict[str, float]:
 
 def _send(sender: Any, function: str, arguments: tuple[Any, ...], threads: int) -> None:
     torch.set_num_threads(threads)
+    keep_freed_memory()  # as in training: for both sides
     sender.send(measure(*arguments) if function == "measure" else peak_memory(*arguments))
 
 
