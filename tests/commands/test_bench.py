@@ -70,6 +70,14 @@ def test_the_table_has_a_line_for_every_case(tmp_path: Path, capsys: pytest.Capt
         )
 
 
+@pytest.mark.slow
+def test_gradients_can_be_measured_more_than_once(tmp_path: Path) -> None:
+    options = ["--size", "smoke", "--rounds", "1", "--out", str(tmp_path)]
+    assert commands.main(["bench", "step:1", "step:2", *options]) == 0
+    with (tmp_path / "table.csv").open(encoding="utf-8") as file:
+        assert [row["batch"] for row in csv.DictReader(file)] == ["1", "2"]
+
+
 @pytest.mark.parametrize("case", sorted(cases.CASES))
 def test_every_case_runs_on_both_sides(case: str) -> None:
     model = cases.make_model("smoke")

@@ -10,7 +10,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -150,10 +150,10 @@ def row(size: str, case: str, batch: int, rounds: int, clock: str) -> dict[str, 
     """Measure one case, every measurement in its own process, and return its line of the table."""
     timed = _apart("measure", size, case, batch, rounds, clock)
     memory = {side: _apart("peak_memory", size, case, batch, side) for side in ("ours", "reference")}
-    counted, slow = count(size, case, batch, "ours"), count(size, case, batch, "reference")
+    counted, slow = (_apart("count", size, case, batch, side) for side in ("ours", "reference"))
     peak, slow_peak = memory["ours"]["peak_mb"], memory["reference"]["peak_mb"]
     beyond, slow_beyond = (memory[side]["beyond_model_mb"] for side in ("ours", "reference"))
-    share = counted.gflop / timed["seconds"] / timed["machine_gflops"]  # of the machine's own peak
+    share = counted["gflop"] / timed["seconds"] / timed["machine_gflops"]  # of the machine's own peak
     return {
         "size": size,
         "case": case,
@@ -167,12 +167,12 @@ def row(size: str, case: str, batch: int, rounds: int, clock: str) -> dict[str, 
         "reference_peak_mb": f"{slow_peak:.0f}",
         "beyond_model_mb": f"{beyond:.0f}",
         "reference_beyond_model_mb": f"{slow_beyond:.0f}",
-        "gflop": f"{counted.gflop:.4g}",
-        "reference_gflop": f"{slow.gflop:.4g}",
+        "gflop": f"{counted['gflop']:.4g}",
+        "reference_gflop": f"{slow['gflop']:.4g}",
         "machine_gflops": f"{timed['machine_gflops']:.4g}",
         "share_of_machine": f"{share:.3g}",
-        "operators": counted.operators,
-        "reference_operators": slow.operators,
+        "operators": int(counted["operators"]),
+        "reference_operators": int(slow["operators"]),
         "rounds": rounds,
         "clock": clock,
         **machine(),
@@ -180,8 +180,8 @@ def row(size: str, case: str, batch: int, rounds: int, clock: str) -> dict[str, 
 
 
 def _apart(function: str, *arguments: object) -> dict[str, float]:
-    """Run ``measure`` or ``peak_memory`` in a process of its own."""
-    # This process computes nothing itself, so a fork of it is a clean start without importing everything again.
+    """Run ``measure``, ``peak_memory`` or ``count`` in a process of its own."""
+    # This process computes nothing itself, not even a gradient (autograd's threads do not survive a fork), so a fork of it is a clean start without importing everything again.
     linux = sys.platform == "linux"
     context = multiprocessing.get_context("fork") if linux else multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -203,7 +203,10 @@ def _apart(function: str, *arguments: object) -> dict[str, float]:
 def _send(sender: Any, function: str, arguments: tuple[Any, ...], threads: int) -> None:
     torch.set_num_threads(threads)
     keep_freed_memory()  # as in training: for both sides
-    sender.send(measure(*arguments) if function == "measure" else peak_memory(*arguments))
+    if function == "count":
+        sender.send(asdict(count(*arguments)))
+    else:
+        sender.send(measure(*arguments) if function == "measure" else peak_memory(*arguments))
 
 
 def profile(size: str, case: str, batch: int) -> str:
