@@ -181,7 +181,8 @@ def row(size: str, case: str, batch: int, rounds: int, clock: str) -> dict[str, 
 
 def _apart(function: str, *arguments: object) -> dict[str, float]:
     """Run ``measure``, ``peak_memory`` or ``count`` in a process of its own."""
-    # This process computes nothing itself, not even a gradient (autograd's threads do not survive a fork), so a fork of it is a clean start without importing everything again.
+    # A fork is a clean start without importing everything again, as long as this process computes nothing itself:
+    # autograd's threads would not survive it.
     linux = sys.platform == "linux"
     context = multiprocessing.get_context("fork") if linux else multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
