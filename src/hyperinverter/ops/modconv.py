@@ -61,6 +61,8 @@ def modulated_conv2d(
     """
     if weight.ndim not in (4, 5):
         raise ValueError(f"weight must be (O, I, k, k) or (B, O, I, k, k), got {tuple(weight.shape)}")
+    if demodulate and len(x) == 1 and weight.ndim == 4 and x.shape[-2] * x.shape[-1] > weight[:, 0].numel():
+        return _styled_kernel(x, weight, style, up)
     factor = demodulation(weight, style)[:, :, None, None].to(x.dtype) if demodulate else None
     x = x * style[:, :, None, None].to(x.dtype)
     if weight.ndim == 4:
@@ -80,22 +82,20 @@ def sample_by_sample(
     64 px, 3.5 times transposed from 64 to 32 channels at 32 px, 8 samples on one core), and one sample's kernels
     stay in the cache from their making to their use.
     """
-    done = [
-        _alone(sample, kernel, scale, up)
-        for sample, kernel, scale in zip(x.split(1), kernels, style.split(1), strict=True)
-    ]
+    done = []
+    for sample, kernel, scale in zip(x.split(1), kernels, style.split(1), strict=True):
+        out, factor = modulated_conv2d(sample, kernel, scale, up=up)
+        assert factor is not None
+        done.append((out, factor))
     return torch.cat([out for out, _ in done]), torch.cat([factor for _, factor in done])
 
 
-def _alone(x: Tensor, kernel: Tensor, style: Tensor, up: bool) -> tuple[Tensor, Tensor]:
-    """One sample: the style goes to its features or to its kernel, whichever has fewer numbers."""
-    if x.shape[-2] * x.shape[-1] > kernel[:, 0].numel():
-        kernel = kernel * style[0, :, None, None]
+def _styled_kernel(x: Tensor, kernel: Tensor, style: Tensor, up: bool) -> tuple[Tensor, Tensor]:
+    """One sample whose features have more numbers than its kernel ``(O, I, k, k)``: the style goes to the kernel."""
+    kernel = kernel * style[0, :, None, None]
+    with torch.autocast(x.device.type, enabled=False):
         norm = kernel.float().square().flatten(1).sum(dim=1)
-        return convolve(x, kernel, up), (norm + EPS).rsqrt()[None, :, None, None].to(x.dtype)
-    out, factor = modulated_conv2d(x, kernel, style, up=up)
-    assert factor is not None
-    return out, factor
+    return convolve(x, kernel, up), (norm + EPS).rsqrt()[None, :, None, None].to(x.dtype)
 
 
 def convolve(x: Tensor, weight: Tensor, up: bool, groups: int = 1) -> Tensor:
