@@ -34,7 +34,10 @@ DOORS = {
     },
     "runs": {"contracts", "config", "assembly", "runcard"},
     "cli": {"contracts", "config", "assembly", "runs", "runcard", "tasks"},
-    "commands": {"contracts", "config", "checkpoints", "networks", "runcard", "tasks"},
+    "commands": {
+        *("contracts", "config", "checkpoints", "networks", "runcard", "tasks"),
+        *("ops", "inversion", "data"),  # the benchmark's
+    },
     "__main__": {"commands"},
     "hyperinverter_launcher": {"contracts", "config", "runs", "runcard", "tasks"},
     "recipes": EVERY,  # commands that made what ships: nothing opens onto them
@@ -50,7 +53,7 @@ LIBRARY_ROOMS = {
     "matplotlib": {"recipes"},  # and the notebooks
     "wandb": {"tasks.loggers"},
     "torchmetrics": {"metrics"},
-    "PIL": {"data", "tasks.callbacks", "runs", "recipes", "demo"},
+    "PIL": {"data", "tasks.callbacks", "runs", "recipes", "demo", "commands.bench.slow_reference"},
     "tqdm": {"data", "recipes"},
     "facenet_pytorch": {"networks.judges", "data.digiface", "recipes"},
 }

@@ -31,6 +31,7 @@ from hyperinverter.config import Config
 from hyperinverter.contracts import UserError
 from hyperinverter.runcard import RunCard, hold, read_card
 from hyperinverter.tasks import callbacks, memory, saved
+from hyperinverter.tasks.allocator import keep_freed_memory
 from hyperinverter.tasks.callbacks import Checkpoints, Interrupted, duration, images_seen
 from hyperinverter.tasks.common import PhaseTask
 from hyperinverter.tasks.loggers import MetricsFile, WandbTracker
@@ -129,6 +130,8 @@ def _train(cfg: Config, folder: Path, card: RunCard, loggers: list[Logger]) -> f
     config.validate(cfg)
     config.check_additions(config.task_overrides())
     _check_devices(cfg)
+    if cfg.trainer.accelerator == "cpu":
+        keep_freed_memory()
     for caution in config.cautions(cfg):
         say(f"warning: {caution}")
     find_phase1(cfg, folder)

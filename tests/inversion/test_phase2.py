@@ -312,3 +312,28 @@ def test_overfits_one_photo(generator: Generator, photos: Tensor) -> None:
         optimizer.step()
     # pure noise is the hardest photo there is: a grey picture leaves its whole power
     assert loss.item() < 0.2 * photos[:1].square().mean().item()
+
+
+def test_half_precision_is_close_and_returns_single_precision(inverter: HyperInverter) -> None:
+    photo = torch.rand(2, 3, 16, 16) * 2 - 1
+    exact = inverter.invert(photo)
+    half = inverter.half_precision().invert(photo)
+    for found, wanted in ((half.w, exact.w), (half.w_image, exact.w_image), (half.image, exact.image)):
+        assert found.dtype == torch.float32
+        error = (found - wanted).abs().mean()
+        assert 0 < error < 0.03 * wanted.std()
+    assert {residual.dtype for residual in half.residuals.values()} == {torch.float32}
+    one = {name: residual[:1] for name, residual in exact.residuals.items()}
+    with torch.no_grad():
+        edited = inverter.prepare(one)(exact.w[:1])
+    assert 0 < (edited - exact.image[:1]).abs().mean() < 0.03 * exact.image.std()
+    assert torch.equal(inverter.half_precision(False).invert(photo).image, exact.image)
+
+
+def test_half_precision_leaves_training_alone(inverter: HyperInverter) -> None:
+    photo = torch.rand(2, 3, 16, 16) * 2 - 1
+    images = [inverter.half_precision(half)(photo).image for half in (False, True)]
+    assert images[1].requires_grad
+    residuals = inverter(photo).residuals
+    assert {residual.dtype for residual in residuals.values()} == {torch.float32}
+    assert_close(*images, rtol=0.05, atol=0.05)

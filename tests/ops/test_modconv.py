@@ -68,6 +68,23 @@ def test_equals_the_formula(side: int, up: bool, demodulate: bool, own_kernels: 
 
 
 @pytest.mark.parametrize("up", [False, True])
+@pytest.mark.parametrize(
+    "size", [(4, 5), (8, 8)]
+)  # fewer pixels than a kernel has taps per input channel, and more
+def test_a_single_sample_equals_the_formula(size: tuple[int, int], up: bool) -> None:
+    inputs = [torch.randn(1, 3, *size), torch.randn(4, 3, 3, 3), torch.randn(1, 3)]
+    ours = [tensor.clone().requires_grad_() for tensor in inputs]
+    theirs = [tensor.double().requires_grad_() for tensor in inputs]
+    image, expected = fast(*ours, up=up), slow(*theirs, demodulate=True, up=up)
+    assert_close(image, expected.float(), rtol=1e-4, atol=1e-4)
+    cotangent = torch.randn(image.shape)
+    gradients = torch.autograd.grad(image, ours, cotangent)
+    wanted = torch.autograd.grad(expected, theirs, cotangent.double())
+    for gradient, want in zip(gradients, wanted, strict=True):
+        assert_close(gradient, want.float(), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("up", [False, True])
 def test_one_grouped_convolution_equals_one_for_each_sample(up: bool) -> None:
     x, weight, style = torch.randn(3, 5, 8, 8), torch.randn(3, 7, 5, 3, 3), torch.randn(3, 5)
     out, factor = sample_by_sample(x, weight, style, up=up)

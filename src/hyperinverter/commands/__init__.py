@@ -3,6 +3,7 @@
 hyperinverter doctor [DOMAIN] [KEY=VALUE ...]     what this machine has, and what a domain still needs
 hyperinverter weights fetch DOMAIN|LABEL ...      download weight files, once and checked
 hyperinverter weights list                        every weight file there is
+hyperinverter bench [NAME:BATCH ...]              speed, memory and arithmetic on this machine
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from hyperinverter.contracts import UserError
 
@@ -29,6 +31,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     weights = commands.add_parser("weights", help="fetch or list weight files")
     weights.add_argument("action", choices=("fetch", "list"))
     weights.add_argument("asked", nargs="*", metavar="DOMAIN|LABEL|KEY=VALUE")
+    bench = commands.add_parser("bench", help="speed, memory and arithmetic against the slow obvious way")
+    bench.add_argument(
+        "asked", nargs="*", metavar="NAME:BATCH", help="such as step:8; default: all of the size"
+    )
+    bench.add_argument(
+        "--size", default="digiface", help="digiface (64 px) or full256 (full width, hidden 128)"
+    )
+    bench.add_argument("--rounds", type=int, default=5, help="the median of so many counts (default 5)")
+    bench.add_argument(
+        "--clock", choices=("wall", "processor"), default="wall", help="processor: for a busy machine"
+    )
+    bench.add_argument("--out", type=Path, default=Path("outputs/bench"), help="folder of table.csv")
+    bench.add_argument("--profile", action="store_true", help="show where the time goes instead")
     typed = parser.parse_args(arguments)
     try:
         if typed.command == "doctor":
@@ -37,6 +52,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )  # brings torch: --help should not wait for it
 
             return examine(typed.asked)
+        if typed.command == "bench":
+            from hyperinverter.commands.bench import run as measure
+
+            return measure(
+                typed.asked,
+                size=typed.size,
+                rounds=typed.rounds,
+                clock=typed.clock,
+                out=typed.out,
+                profiling=typed.profile,
+            )
         from hyperinverter.commands.weights import run as handle
 
         return handle(typed.action, typed.asked)

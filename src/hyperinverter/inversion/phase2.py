@@ -37,6 +37,16 @@ class HyperInverter(nn.Module):
         self.w_inverter = w_inverter.requires_grad_(False).eval()
         self.feature_encoder = feature_encoder
         self.hypernet = hypernet
+        self._half = False
+
+    def half_precision(self, wanted: bool = True) -> HyperInverter:
+        """Trade accuracy for time where nothing is learnt: ``invert`` and every drawing compute in bfloat16.
+
+        Weights, and what is returned, stay in float32. bfloat16 has float32's range, so nothing overflows on any
+        device. Phase-I images of this generator, and generators that ``prepare`` returns from now on, follow.
+        """
+        self._half = self.generator.synthesis.low_precision = wanted
+        return self
 
     def use_checkpointing(self, wanted: bool = True) -> HyperInverter:
         """Trade time for memory in training: activations of synthesis and style blocks are computed twice."""
@@ -91,7 +101,12 @@ class HyperInverter(nn.Module):
     def invert(self, images: Tensor, strength: float | Tensor = 1.0) -> Inversion:
         """``forward`` in eval mode and without gradients; the module's own mode is kept."""
         with evaluating(self):
-            return self(images, strength)
+            if not self._half:
+                return self(images, strength)
+            with torch.autocast(images.device.type, torch.bfloat16):
+                found = self(images, strength)
+        residuals = {name: residual.float() for name, residual in found.residuals.items()}
+        return Inversion(found.w.float(), residuals, found.w_image.float(), found.image.float())
 
     def prepare(self, residuals: Mapping[str, Residual], strength: float = 1.0) -> Synthesis:
         """Return the generator as it is for one photo, to draw that photo's edits.

@@ -162,7 +162,8 @@ class ToRGB(nn.Module):
         weight = (self.weight if delta is None else self.weight + delta).flatten(-3)  # (..., 3, C)
         # A 1x1 kernel for three colours is cheapest as one small matrix product per sample.
         mixing = (weight * style[:, None]).to(x.dtype)
-        image = torch.einsum("bchw,boc->bohw", x, mixing) + self.bias[:, None, None].to(x.dtype)
+        image = torch.bmm(mixing.expand(len(x), -1, -1), x.flatten(2)).unflatten(2, x.shape[2:])
+        image = image + self.bias[:, None, None].to(x.dtype)
         return image if self.clamp is None else image.clamp(-self.clamp, self.clamp)
 
 
@@ -191,6 +192,7 @@ class Synthesis(nn.Module):
         self.checkpointing = (
             False  # keep each layer's input only, and compute the layer again in the backward pass
         )
+        self.low_precision = False  # draw in bfloat16 where no gradient is wanted
         for resolution in self.resolutions:
             self.add_module(f"b{resolution}", Block(config, resolution))
 
@@ -211,6 +213,10 @@ class Synthesis(nn.Module):
             ValueError: For an unknown noise mode, a wrong number of codes, or residuals for tensors that do
                 not exist or have another shape.
         """
+        device = ws.device.type
+        if self.low_precision and not torch.is_grad_enabled() and not torch.is_autocast_enabled(device):
+            with torch.autocast(device, torch.bfloat16):
+                return self(ws, residuals, noise_mode)
         if noise_mode not in ("const", "random", "none"):
             raise ValueError(f"noise_mode must be const, random or none, got {noise_mode!r}")
         if ws.ndim == 2:
@@ -280,8 +286,8 @@ class Synthesis(nn.Module):
                 )
             delta = residual.materialise() if isinstance(residual, FactoredResidual) else residual
             changed[name] = nn.Parameter((weights[name] + delta[0]).detach(), requires_grad=False)
-        shared: list[Tensor] = [t for name, t in weights.items() if name not in changed]
-        other = copy.deepcopy(self, {id(tensor): tensor for tensor in [*shared, *self.buffers()]})
+        tensors = [*weights.values(), *self.buffers()]
+        other = copy.deepcopy(self, {id(tensor): tensor for tensor in tensors})  # modules only
         for name, parameter in changed.items():
             owner, _, kind = name.rpartition(".")
             setattr(other.get_submodule(owner), kind, parameter)

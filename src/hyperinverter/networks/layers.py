@@ -3,7 +3,6 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hyperinverter.ops.activation import leaky_relu
@@ -39,7 +38,9 @@ class EqualLinear(nn.Module):
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Map ``(B, in)`` to ``(B, out)``; ``residual`` ``(B, out, in)`` is added to the stored weight."""
         bias = self.bias * self.bias_gain if self.bias_gain != 1 else self.bias
-        out = F.linear(x, self.weight * self.weight_gain, bias)
+        out = torch.addmm(
+            bias, x, self.weight.T, alpha=self.weight_gain
+        )  # the weight is read once, not scaled first
         if residual is not None:
             out = out + torch.bmm(residual, x[:, :, None])[:, :, 0] * self.weight_gain
         return leaky_relu(out) if self.activate else out

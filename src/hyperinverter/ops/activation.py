@@ -31,5 +31,5 @@ def scale_bias_leaky_relu(x: Tensor, scale: Tensor | None, offset: Tensor, clamp
     """
     offset = offset * GAIN
     out = x * GAIN + offset if scale is None else torch.addcmul(offset, x, scale * GAIN)
-    out = F.leaky_relu(out, SLOPE)
+    out = F.leaky_relu_(out, SLOPE)  # in place: its gradient asks for the sign of the result only
     return out if clamp is None else out.clamp(-clamp, clamp)

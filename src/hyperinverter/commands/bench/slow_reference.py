@@ -1,17 +1,22 @@
-"""The method written the obvious way, with the weights of our modules: what tests and ``recipes.bench`` compare with.
+"""The method written the obvious way, with the weights of our modules: what ``hyperinverter bench`` compares with.
 
-One image after the other is drawn, each with kernels that are made, modulated and demodulated for it alone; the
-image is enlarged by stuffing zeros between pixels and filtering; features of photo and phase-I image are two calls;
-in training, gradients of the frozen parts are recorded and computed like all others.
+One image after the other is drawn, each with kernels that are made, modulated and demodulated for it alone; every
+resampling is one function that stuffs zeros between pixels, pads and filters with the whole 4x4 kernel; noise, bias,
+activation and gain are a pass each; features of photo and phase-I image are two calls; in training, gradients of the
+frozen parts are recorded and computed like all others. So do the authors of StyleGAN2-ADA (without their CUDA kernels)
+and of HyperInverter. Photos are read and decoded anew for every batch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from hyperinverter.inversion.phase2 import HyperInverter
@@ -52,6 +57,16 @@ def step(model: HyperInverter, photo: Tensor) -> Tensor:
     return loss.detach()
 
 
+def load(files: Sequence[Path]) -> Tensor:
+    """Read photos of one size into ``(B, 3, R, R)``, RGB in [-1, 1]."""
+    photos = []
+    for file in files:
+        with Image.open(file) as image:
+            pixels = np.array(image.convert("RGB"))
+        photos.append(torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1)
+    return torch.stack(photos)
+
+
 def _draw_one(synthesis: Synthesis, w: Tensor, residuals: Mapping[str, Tensor]) -> Tensor:
     image: Tensor | None = None
     x = torch.empty(0)
@@ -65,7 +80,7 @@ def _draw_one(synthesis: Synthesis, w: Tensor, residuals: Mapping[str, Tensor]) 
             x = _styled(block.conv0, x, w, f"{name}.conv0", residuals)
         x = _styled(block.conv1, x, w, f"{name}.conv1", residuals)
         colours = _colours(block.torgb, x, w, f"{name}.torgb", residuals)
-        image = colours if image is None else _enlarged(image, block.conv0.fir) + colours
+        image = colours if image is None else _resampled(image, block.conv0.fir, 2, 2, 1) + colours
     assert image is not None
     return image
 
@@ -85,7 +100,7 @@ def _styled(layer: StyledConv, x: Tensor, w: Tensor, name: str, residuals: Mappi
     kernel = kernel * (kernel.square().sum(dim=(1, 2, 3), keepdim=True) + 1e-8).rsqrt()
     if layer.up:
         x = F.conv_transpose2d(x, kernel.transpose(0, 1), stride=2)
-        x = _filtered(F.pad(x, (1, 1, 1, 1)), layer.fir)
+        x = _resampled(x, layer.fir, 1, 1, 1)
     else:
         x = F.conv2d(x, kernel, padding=1)
     x = x + layer.noise_const * layer.noise_strength
@@ -100,14 +115,9 @@ def _colours(layer: ToRGB, x: Tensor, w: Tensor, name: str, residuals: Mapping[s
     return x if layer.clamp is None else x.clamp(-layer.clamp, layer.clamp)
 
 
-def _enlarged(image: Tensor, fir: Tensor) -> Tensor:
-    batch, channels, height, width = image.shape
-    stuffed = image.new_zeros(batch, channels, height, 2, width, 2)
-    stuffed[:, :, :, 0, :, 0] = image
-    stuffed = stuffed.view(batch, channels, 2 * height, 2 * width)
-    return _filtered(F.pad(stuffed, (2, 1, 2, 1)), fir)
-
-
-def _filtered(x: Tensor, fir: Tensor) -> Tensor:
-    channels = x.shape[1]
-    return F.conv2d(x, fir.expand(channels, 1, 4, 4), groups=channels)
+def _resampled(x: Tensor, fir: Tensor, up: int, before: int, after: int) -> Tensor:
+    """Zeros between pixels, zeros around them, the filter."""
+    batch, channels, height, width = x.shape
+    x = F.pad(x.reshape(batch, channels, height, 1, width, 1), (0, up - 1, 0, 0, 0, up - 1))
+    x = F.pad(x.reshape(batch, channels, height * up, width * up), (before, after, before, after))
+    return F.conv2d(x, fir.repeat(channels, 1, 1, 1), groups=channels)

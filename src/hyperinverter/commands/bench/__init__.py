@@ -1,0 +1,93 @@
+"""``hyperinverter bench``: speed, memory and arithmetic on this machine, against the slow obvious way.
+
+Ours and the reference (``slow_reference``) take turns in one process with the same weights, and medians are
+compared. Peak memory is that of a process that does nothing else. FLOPs and operators are counted by PyTorch on
+tensors without content. Weights are random; the loss of ``step`` is the pixel loss, without optimizer.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hyperinverter.commands.bench.cases import SIZES, parse_case
+from hyperinverter.commands.bench.measuring import profile, row
+from hyperinverter.contracts import UserError
+
+# Heading -> column of the CSV file, in which there are more.
+SHOWN = {
+    "seconds": "seconds",
+    "reference": "reference_seconds",
+    "ratio": "ratio",
+    "images/s": "images_per_second",
+    "MB": "peak_mb",
+    "ref. MB": "reference_peak_mb",
+    "GFLOP": "gflop",
+    "of peak": "share_of_machine",
+    "operators": "operators",
+    "ref. op.": "reference_operators",
+}
+
+
+def run(asked: Sequence[str], *, size: str, rounds: int, clock: str, out: Path, profiling: bool) -> int:
+    """Measure the cases ``NAME:BATCH`` (those of the size if none are named), print and keep a line for each.
+
+    Args:
+        asked: Cases.
+        size: One of ``cases.SIZES``.
+        rounds: Each side is run so often after one to warm up; a single round has no warm-up.
+        clock: "wall" or "processor".
+        out: Folder of ``table.csv``, to which lines are added.
+        profiling: Show where the time of ours goes instead.
+
+    Raises:
+        UserError: For a case or size there is not, or fewer than one round.
+    """
+    if size not in SIZES:
+        raise UserError(f"bench knows the sizes {', '.join(SIZES)}; got {size!r}")
+    if rounds < 1:
+        raise UserError(f"--rounds={rounds}: at least 1 is needed")
+    cases = [parse_case(text) for text in asked or SIZES[size].cases]
+    if profiling:
+        for case, batch in cases:
+            print(f"{size} {case}:{batch}\n{profile(size, case, batch)}", flush=True)
+        return 0
+    print(_line(f"{size}, {clock} clock", [*SHOWN]), flush=True)
+    for case, batch in cases:
+        measured = row(size, case, batch, rounds, clock)
+        print(_line(f"{case}:{batch}", [str(measured[column]) for column in SHOWN.values()]), flush=True)
+        add(measured, out / "table.csv")
+    print(f"all columns: {out / 'table.csv'}")
+    return 0
+
+
+def _line(first: str, cells: list[str]) -> str:
+    return f"{first:<24}" + "".join(f"{cell:>11}" for cell in cells)
+
+
+def add(line: dict[str, Any], path: Path) -> None:
+    """Append a line to a CSV file, with a header if the file is new.
+
+    Raises:
+        UserError: If the file has other columns or cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = not path.exists()
+        with path.open("a+", newline="", encoding="utf-8") as file:
+            if not new:
+                file.seek(0)
+                if next(csv.reader(file), []) != list(line):
+                    raise UserError(
+                        f"{path} has other columns than this version writes; choose another --out"
+                    )
+            writer = csv.DictWriter(file, list(line), lineterminator="\n")
+            if new:
+                writer.writeheader()
+            writer.writerow(line)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}); choose another folder with --out"
+        ) from error

@@ -1,0 +1,226 @@
+"""Time, memory, arithmetic and operators of a case, ours against the slow obvious way."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from hyperinverter.commands.bench.cases import Side, make_model, work
+from hyperinverter.contracts import UserError
+from hyperinverter.ops import modconv
+from hyperinverter.runcard import code_state, peak_ram_bytes
+from hyperinverter.tasks.allocator import keep_freed_memory
+
+
+@dataclass(frozen=True)
+class Count:
+    """What PyTorch counts in one call."""
+
+    gflop: float  # a multiplication and an addition are two
+    operators: int  # dispatched, forward and backward
+
+
+class _Operators(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.total += 1
+        return func(*args, **(kwargs or {}))
+
+
+def count(size: str, case: str, batch: int, side: Side) -> Count:
+    """Count FLOPs and operators of a case on tensors without content: no time, no memory.
+
+    Operators are counted as on a GPU, with one grouped convolution for a batch of kernels. Loading photos has neither.
+    """
+    if case == "data":
+        return Count(0.0, 0)
+    with FakeTensorMode():
+        run = work(case, batch, side, make_model(size))
+        # One sample at a time: PyTorch counts the gradient of a grouped convolution's kernels once per pair of groups.
+        with (
+            mock.patch.object(modconv, "SAMPLE_BY_SAMPLE", ("cpu",)),
+            FlopCounterMode(display=False) as flops,
+        ):
+            run()
+        with mock.patch.object(modconv, "SAMPLE_BY_SAMPLE", ()), _Operators() as operators:
+            run()
+    return Count(flops.get_total_flops() / 1e9, operators.total)
+
+
+def machine_peak(now: Callable[[], float], seconds: float = 0.3) -> float:
+    """Return GFLOP per second of the faster of a large matrix product and a wide 3x3 convolution."""
+    x, weight = torch.randn(1, 512, 32, 32), torch.randn(512, 512, 3, 3)
+    a = torch.randn(1024, 1024)
+    candidates: list[tuple[float, Callable[[], Tensor]]] = [
+        (2 * 1024**3, lambda: a @ a),
+        (2 * 512 * 512 * 9 * 1024, lambda: F.conv2d(x, weight, padding=1)),
+    ]
+    best = 0.0
+    with torch.no_grad():
+        for operations, function in candidates:
+            function()
+            taken: list[float] = []
+            while sum(taken) < seconds:
+                taken.append(_time(function, now))
+            best = max(best, operations / statistics.median(taken) / 1e9)
+    return best
+
+
+def _time(function: Callable[[], object], now: Callable[[], float]) -> float:
+    start = now()
+    function()
+    return now() - start
+
+
+def measure(size: str, case: str, batch: int, rounds: int, clock: str) -> dict[str, float]:
+    """Time ours and the reference in turns; one round to warm up unless there is only one."""
+    now = time.process_time if clock == "processor" else time.perf_counter
+    torch.manual_seed(0)
+    model = make_model(size)
+    sides: tuple[Side, Side] = ("ours", "reference")
+    runs = {side: work(case, batch, side, model) for side in sides}
+    taken: dict[str, list[float]] = {side: [] for side in sides}
+    if rounds > 1:
+        for run in runs.values():
+            run()
+    for _ in range(rounds):
+        for side in sides:
+            taken[side].append(_time(runs[side], now))
+    ours, reference = (statistics.median(taken[side]) for side in sides)
+    pairs = [slow / fast for fast, slow in zip(taken["ours"], taken["reference"], strict=True)]
+    return {
+        "seconds": ours,
+        "reference_seconds": reference,
+        "ratio": reference / ours,
+        "ratio_low": min(pairs),
+        "ratio_high": max(pairs),
+        "machine_gflops": machine_peak(now),
+    }
+
+
+def peak_memory(size: str, case: str, batch: int, side: Side) -> dict[str, float]:
+    """Run a case once; return this process's peak and what of it came after the model was built, in MB."""
+    torch.manual_seed(0)
+    run = work(case, batch, side, make_model(size))
+    before = peak_ram_bytes() / 1e6
+    run()
+    peak = peak_ram_bytes() / 1e6
+    return {"peak_mb": peak, "beyond_model_mb": peak - before}
+
+
+@functools.cache  # what was loaded counts, not what the checkout becomes during an hour of measuring
+def machine() -> dict[str, str | int]:
+    """Say what ran this, without names of machines or people."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        lines = info.read_text(encoding="utf-8").splitlines()
+        model = next(
+            (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model
+        )
+    code = code_state()
+    commit = str(code["commit"] or "")[:7]
+    return {
+        "cpu": model,
+        "cores": os.cpu_count() or 0,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "commit": commit + ("" if code["clean"] else "+changes") if commit else "",
+    }
+
+
+def row(size: str, case: str, batch: int, rounds: int, clock: str) -> dict[str, Any]:
+    """Measure one case, every measurement in its own process, and return its line of the table."""
+    timed = _apart("measure", size, case, batch, rounds, clock)
+    memory = {side: _apart("peak_memory", size, case, batch, side) for side in ("ours", "reference")}
+    counted, slow = (_apart("count", size, case, batch, side) for side in ("ours", "reference"))
+    peak, slow_peak = memory["ours"]["peak_mb"], memory["reference"]["peak_mb"]
+    beyond, slow_beyond = (memory[side]["beyond_model_mb"] for side in ("ours", "reference"))
+    share = counted["gflop"] / timed["seconds"] / timed["machine_gflops"]  # of the machine's own peak
+    return {
+        "size": size,
+        "case": case,
+        "batch": batch,
+        "seconds": f"{timed['seconds']:.4g}",
+        "reference_seconds": f"{timed['reference_seconds']:.4g}",
+        "ratio": f"{timed['ratio']:.3g}",
+        "ratio_range": f"{timed['ratio_low']:.3g} to {timed['ratio_high']:.3g}",
+        "images_per_second": f"{batch / timed['seconds']:.4g}",
+        "peak_mb": f"{peak:.0f}",
+        "reference_peak_mb": f"{slow_peak:.0f}",
+        "beyond_model_mb": f"{beyond:.0f}",
+        "reference_beyond_model_mb": f"{slow_beyond:.0f}",
+        "gflop": f"{counted['gflop']:.4g}",
+        "reference_gflop": f"{slow['gflop']:.4g}",
+        "machine_gflops": f"{timed['machine_gflops']:.4g}",
+        "share_of_machine": f"{share:.3g}",
+        "operators": int(counted["operators"]),
+        "reference_operators": int(slow["operators"]),
+        "rounds": rounds,
+        "clock": clock,
+        **machine(),
+    }
+
+
+def _apart(function: str, *arguments: object) -> dict[str, float]:
+    """Run ``measure``, ``peak_memory`` or ``count`` in a process of its own."""
+    # A fork is a clean start without importing everything again, as long as this process computes nothing itself:
+    # autograd's threads would not survive it.
+    linux = sys.platform == "linux"
+    context = multiprocessing.get_context("fork") if linux else multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_send, args=(sender, function, arguments, torch.get_num_threads()))
+    child.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        child.join()
+        raise UserError(
+            f"the process measuring {arguments} ended with {child.exitcode}: with -9 it ran out of memory, "
+            "take a smaller batch"
+        ) from None
+    finally:
+        child.join()
+
+
+def _send(sender: Any, function: str, arguments: tuple[Any, ...], threads: int) -> None:
+    torch.set_num_threads(threads)
+    keep_freed_memory()  # as in training: for both sides
+    if function == "count":
+        sender.send(asdict(count(*arguments)))
+    else:
+        sender.send(measure(*arguments) if function == "measure" else peak_memory(*arguments))
+
+
+def profile(size: str, case: str, batch: int) -> str:
+    """Return PyTorch's table of where the time of one run of ours goes, after one to warm up."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiler
+
+    run = work(case, batch, "ours", make_model(size))
+    run()
+    with profiler(activities=[ProfilerActivity.CPU]) as recorded:
+        run()
+    return str(recorded.key_averages().table(sort_by="self_cpu_time_total", row_limit=20))
