@@ -157,7 +157,7 @@ def test_whole_run_assembles(phase: str, v0_file: Path, phase1_file: Path, tmp_p
     weights = ["loss.l2=1", "loss.lpips=0.1", "loss.id=0.1", "loss.adv=0.005", "loss.adv_from_kimg=0.1"]
     cfg = config.compose([*typed, *weights, f"paths.cache={tmp_path}"])
     assembled = assembly.build(cfg)
-    expected = {"inverter", "images_seen"} | ({"critic"} if phase == "2" else set())
+    expected = {"inverter", "images_seen"} | ({"critic", "critic_r1"} if phase == "2" else set())
     assert {name.split(".")[0] for name in assembled.task.state_dict()} == expected
     assert set(assembled.loaded) == ({"generator", "phase1"} if phase == "2" else {"generator"})
     assert all(len(entry["sha256"]) == 64 for entry in assembled.loaded.values())

@@ -2,6 +2,7 @@
 
     python -m hyperinverter.recipes.costs parts                        of the default, the paper's design and lite
     python -m hyperinverter.recipes.costs parts experiment=lite fusion=add    of these overrides
+    python -m hyperinverter.recipes.costs training experiment=paper_faces data.root=PHOTOS    of a training step
     python -m hyperinverter.recipes.costs axes --out FOLDER            measure costs.csv and draw costs.png
     python -m hyperinverter.recipes.costs axes --out FOLDER --draw     draw costs.png again from costs.csv
 
@@ -150,6 +151,23 @@ def parts_of(overrides: Sequence[str], batch: int = 1, resolution: int | None = 
     return {part: flops / 1e9 for part, flops in counted.items()}
 
 
+def training_of(overrides: Sequence[str], batch: int = 1) -> float:
+    """GFLOP of one training step of phase II, forward and backward, without judges and critic.
+
+    Args:
+        overrides: As typed after ``python train.py``.
+        batch: B.
+    """
+    cfg = composed(overrides)
+    shape = shapes(cfg)
+    with FakeTensorMode():
+        model = untrained(cfg, shape).train()
+        photo = torch.zeros(batch, 3, shape.img_resolution, shape.img_resolution)
+        with FlopCounterMode(display=False) as counter:
+            model(photo).image.square().mean().backward()
+    return counter.get_total_flops() / 1e9
+
+
 def seconds_of(
     overrides: Sequence[str], batch: int = 1, resolution: int | None = None, rounds: int = 5
 ) -> float:
@@ -283,6 +301,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parts = commands.add_parser("parts", help="GFLOP of one inversion by part")
     parts.add_argument("overrides", nargs="*", help="as after `python train.py phase=2`; none: a comparison")
     parts.add_argument("--out", type=Path, help="folder that gets parts.csv")
+    training = commands.add_parser("training", help="GFLOP of one photo's training step")
+    training.add_argument("overrides", nargs="*", help="as after `python train.py phase=2`")
     axes = commands.add_parser("axes", help="cost against batch, resolution, hidden dimension and coverage")
     axes.add_argument("--out", type=Path, required=True, help="folder of costs.csv and costs.png")
     axes.add_argument("--rounds", type=int, default=5)
@@ -297,6 +317,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print("\n".join(f"{key:24}{value}" for key, value in row.items()), end="\n\n")
             if args.out:
                 write(rows, args.out / "parts.csv")
+            return 0
+        if args.command == "training":
+            print(f"{training_of(args.overrides):.4g} GFLOP a photo")
             return 0
         if not args.draw:
             write(measure_axes(max(args.rounds, 1)), args.out / "costs.csv")
