@@ -52,13 +52,13 @@ DESIGNS: dict[str, dict[str, tuple[str, ...]]] = {  # domain -> design -> overri
         "paper": ("hypernet=paper", "encoder.features_backbone=null"),
         "paper, widths for 64 px": ("experiment=paper_digiface",),
         "default": (),
-        "default, lite's feature encoder": _ENCODER,
+        "default, shared heads, initial image at half size": _ENCODER,
         "lite": ("experiment=lite",),
     },
     "churches": {
         "paper": _CHURCHES,
-        "paper, lite's feature encoder": (*_CHURCHES, *_ENCODER),
-        "paper, lite's feature encoder and coverage": (*_CHURCHES, *_ENCODER, "coverage=convs"),
+        "paper, shared heads, initial image at half size": (*_CHURCHES, *_ENCODER),
+        "the same without toRGB": (*_CHURCHES, *_ENCODER, "coverage=convs"),
     },
 }
 AXES: dict[str, tuple[int | str, ...]] = {
