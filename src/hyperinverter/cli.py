@@ -652,6 +652,7 @@ def _quieten() -> None:
         ".*Checkpoint directory.*",
         ".*module.s. in eval mode at the start of training.*",  # the frozen ones: meant so
         ".*GPU available but not used.*",
+        ".*`srun` command is available on your system but is not used.*",  # a job of a sweep, or a laptop with Slurm
         ".*LeafSpec.*",
     ):
         warnings.filterwarnings("ignore", message=message)
