@@ -185,10 +185,11 @@ def row(size: str, case: str, batch: int, rounds: int, clock: str) -> dict[str, 
 
 def _apart(function: str, *arguments: object) -> dict[str, float]:
     """Run ``measure``, ``peak_memory`` or ``count`` in a process of its own."""
-    # A fork is a clean start without importing everything again, as long as this process computes nothing itself:
-    # autograd's threads would not survive it.
-    linux = sys.platform == "linux"
-    context = multiprocessing.get_context("fork") if linux else multiprocessing.get_context("spawn")
+    # Forks of a process that has imported everything and computed nothing: the threads of PyTorch in this one would
+    # not survive a fork, and its child would wait for them for ever.
+    context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+    if sys.platform == "linux":
+        context.set_forkserver_preload([__name__])
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_send, args=(sender, function, arguments, torch.get_num_threads()))
     child.start()
