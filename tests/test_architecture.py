@@ -23,7 +23,7 @@ DOORS = {
     "losses": {"contracts", "networks"},
     "metrics": {"contracts", "networks"},
     "inversion": {"contracts", "ops", "networks"},
-    "tasks": {"contracts", "networks", "inversion", "losses", "metrics", "runcard"},
+    "tasks": {"contracts", "ops", "networks", "inversion", "losses", "metrics", "runcard"},
     "data": {"contracts"},
     "config": {"contracts", "runcard"},
     "checkpoints": {"contracts", "ops", "networks", "inversion"},

@@ -78,7 +78,7 @@ def test_resnet34_is_torchvisions_but_for_prelu_and_max_pool() -> None:
     c2 = theirs.layer3(c1)
     c3 = theirs.layer4(c2)
     for tap, expected in zip(ours(x), (c1, c2, c3), strict=True):
-        assert_close(tap, expected)
+        assert_close(tap, expected, rtol=0, atol=1e-4 * float(expected.detach().std()))  # rounded 33 times
 
 
 def test_irse_unit_subsamples_its_shortcut_like_a_one_pixel_max_pool() -> None:

@@ -243,7 +243,8 @@ def test_resnet34_begins_with_the_imagenet_classifier(tmp_path: Path) -> None:
     with torch.no_grad():
         stem = F.relu(theirs.eval().bn1(theirs.conv1(x)))
         expected = theirs.layer4(theirs.layer3(theirs.layer2(theirs.layer1(stem))))
-        assert_close(backbone.eval()(x)[2], expected, rtol=1e-4, atol=1e-4)
+        # the sums reach thousands, and what is left of some of them is small
+        assert_close(backbone.eval()(x)[2], expected, rtol=0, atol=1e-4 * float(expected.std()))
 
 
 def test_other_backbones_and_files_are_refused(arcface: tuple[Path, State]) -> None:

@@ -21,12 +21,20 @@ def slow(x: Tensor, scale: Tensor | float, offset: Tensor, clamp: float | None) 
 
 @pytest.mark.parametrize("clamp", [None, 0.5])
 @pytest.mark.parametrize("scaled", [True, False])
-def test_equals_the_formula(scaled: bool, clamp: float | None) -> None:
-    x = torch.randn(2, 3, 4, 4, dtype=torch.double)
+@pytest.mark.parametrize("noise_shape", [None, (4, 5), (2, 4, 5)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_equals_the_formula(
+    scaled: bool, clamp: float | None, noise_shape: tuple[int, ...] | None, layout: torch.memory_format
+) -> None:
+    x = torch.randn(2, 3, 4, 5, dtype=torch.double).contiguous(memory_format=layout)
     scale = torch.randn(2, 3, 1, 1, dtype=torch.double) if scaled else None  # negative factors too
-    offset = torch.randn(3, 1, 1, dtype=torch.double) + torch.randn(4, 4, dtype=torch.double)
+    bias = torch.randn(3, dtype=torch.double)
+    noise = None if noise_shape is None else torch.randn(noise_shape, dtype=torch.double)
+    offset = bias[:, None, None]
+    if noise is not None:
+        offset = offset + (noise if noise.ndim == 2 else noise[:, None])
     expected = slow(x, 1.0 if scale is None else scale, offset, clamp)
-    assert_close(scale_bias_leaky_relu(x, scale, offset, clamp), expected)
+    assert_close(scale_bias_leaky_relu(x, scale, bias, noise, clamp), expected)
     if clamp is not None:
         assert expected.abs().max() == clamp, "the clamp was not reached: the test tests nothing"
 
@@ -38,6 +46,6 @@ def test_unit_variance_stays() -> None:
 
 def test_gradients() -> None:
     x, scale = torch.randn(2, 2, 3, 3, dtype=torch.double), torch.randn(2, 2, 1, 1, dtype=torch.double)
-    offset = torch.randn(2, 1, 1, dtype=torch.double)
-    inputs = [tensor.requires_grad_() for tensor in (x, scale, offset)]
-    assert gradcheck(lambda a, b, c: scale_bias_leaky_relu(a, b, c, clamp=2.0), inputs)
+    bias, noise = torch.randn(2, dtype=torch.double), torch.randn(3, 3, dtype=torch.double)
+    inputs = [tensor.requires_grad_() for tensor in (x, scale, bias, noise)]
+    assert gradcheck(lambda a, b, c, d: scale_bias_leaky_relu(a, b, c, d, clamp=2.0), inputs)

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
+from hyperinverter.ops import winograd
 from hyperinverter.ops.factored import FactoredResidual, residual_conv2d
 from hyperinverter.ops.modconv import modulated_conv2d
 
@@ -160,7 +161,10 @@ def test_mixing_makes_no_kernel_of_a_sample() -> None:
 
 def operations(batch: int, channels: int, hidden: int, side: int, strategy: str) -> int:
     """Multiplications that really happen beyond the convolution with theta."""
-    with FakeTensorMode():  # shapes without numbers
+    with (
+        FakeTensorMode(),
+        winograd.only_direct(),
+    ):  # shapes without numbers, direct convolutions
         (x, theta, style, *factors), shape = draw((channels, channels, 3, 3), batch, hidden)
         x = torch.empty(batch, channels, side, side)
         residual = FactoredResidual(*factors, shape, strategy)  # type: ignore[arg-type]

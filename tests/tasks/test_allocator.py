@@ -14,7 +14,7 @@ from hyperinverter.tasks.allocator import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 def work():
-    blocks = [b"x" * 20_000_000 for _ in range(4)]
+    blocks = [b"x" * 60_000_000 for _ in range(4)]
 work(), work()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 work(), work()

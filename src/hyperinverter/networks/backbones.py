@@ -7,8 +7,11 @@ of their published weight files.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from hyperinverter.ops.winograd import Conv3x3
 
 Taps = tuple[Tensor, Tensor, Tensor]
 
@@ -40,6 +43,8 @@ class Backbone(nn.Module):
 
 def _through(body: nn.ModuleList, x: Tensor, taps: tuple[int, int, int]) -> Taps:
     """Run ``x`` through ``body`` and keep what comes out of the three units in ``taps``."""
+    if x.device.type == "cpu":
+        x = x.contiguous(memory_format=torch.channels_last)  # 2 to 5 % of a training step
     kept = []
     for index, unit in enumerate(body):
         x = unit(x)
@@ -77,9 +82,9 @@ class _IRSEUnit(nn.Module):
         )
         self.res_layer = nn.Sequential(
             nn.BatchNorm2d(in_channels),
-            nn.Conv2d(in_channels, channels, 3, 1, 1, bias=False),
+            Conv3x3(in_channels, channels, 3, 1, 1, bias=False),
             nn.PReLU(channels),
-            nn.Conv2d(channels, channels, 3, stride, 1, bias=False),
+            Conv3x3(channels, channels, 3, stride, 1, bias=False),
             nn.BatchNorm2d(channels),
             _SqueezeExcite(channels),
         )
@@ -105,7 +110,7 @@ class IRSE50(Backbone):
     def __init__(self) -> None:
         super().__init__()
         self.input_layer = nn.Sequential(
-            nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.PReLU(64)
+            Conv3x3(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.PReLU(64)
         )
         units, width = [], 64
         for channels, count in ((64, 3), (128, 4), (256, 14), (512, 3)):
@@ -123,9 +128,9 @@ class _BasicUnit(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
+        self.conv1 = Conv3x3(in_channels, channels, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.conv2 = Conv3x3(channels, channels, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.downsample = (
             None
@@ -174,9 +179,9 @@ class _TinyUnit(nn.Module):
         super().__init__()
         self.stride = stride
         self.norm1 = nn.GroupNorm(8, in_channels)
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
+        self.conv1 = Conv3x3(in_channels, channels, 3, stride, 1, bias=False)
         self.norm2 = nn.GroupNorm(8, channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1)
+        self.conv2 = Conv3x3(channels, channels, 3, 1, 1)
         self.skip = None if in_channels == channels else nn.Conv2d(in_channels, channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:

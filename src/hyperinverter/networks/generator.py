@@ -137,13 +137,12 @@ class StyledConv(nn.Module):
             x, factor = modulated_conv2d(x, self.weight, style, up=self.up)
         if self.up:
             x = fir_filter(x, self.fir, padding=1)
-        offset = self.bias[:, None, None]
+        noise: Tensor | None = None
         if noise_mode == "const":
-            offset = offset + self.noise_const * self.noise_strength
+            noise = self.noise_const * self.noise_strength
         elif noise_mode == "random":
-            noise = torch.randn(len(x), 1, *x.shape[2:], device=x.device)
-            offset = offset + noise * self.noise_strength
-        return scale_bias_leaky_relu(x, factor, offset.to(x.dtype), self.clamp)
+            noise = torch.randn(len(x), *x.shape[2:], device=x.device) * self.noise_strength
+        return scale_bias_leaky_relu(x, factor, self.bias, noise, self.clamp)
 
 
 class ToRGB(nn.Module):

@@ -15,21 +15,32 @@ def leaky_relu(x: Tensor, gain: float = GAIN) -> Tensor:
     return F.leaky_relu(x, SLOPE) * gain
 
 
-def scale_bias_leaky_relu(x: Tensor, scale: Tensor | None, offset: Tensor, clamp: float | None) -> Tensor:
-    """Return ``clamp(sqrt(2) * leaky_relu(scale * x + offset))``.
+def scale_bias_leaky_relu(
+    x: Tensor, scale: Tensor | None, bias: Tensor, noise: Tensor | None = None, clamp: float | None = None
+) -> Tensor:
+    """Return ``clamp(sqrt(2) * leaky_relu(scale * x + bias + noise))``.
 
     The gain is positive and therefore moves inside the leaky ReLU, onto the small tensors.
 
     Args:
         x: Features, ``(B, C, H, W)``.
-        scale: Factor per sample and channel, broadcastable to ``x``; None for 1.
-        offset: Bias and noise, broadcastable to ``x``.
+        scale: Factor per sample and channel, ``(B, C, 1, 1)``; None for 1.
+        bias: ``(C,)``.
+        noise: ``(H, W)``, or ``(B, H, W)`` for one per sample; None for 0.
         clamp: Largest absolute value, None for no limit.
 
     Returns:
         Features, ``(B, C, H, W)``.
     """
-    offset = offset * GAIN
+    bias = bias * GAIN
+    if noise is None:
+        offset = bias[:, None, None]
+    elif x.is_contiguous(memory_format=torch.channels_last):
+        # Made in the layout of x: several layouts in one pass over memory take several times as long.
+        offset = ((noise * GAIN)[..., None] + bias).movedim(-1, -3)
+    else:
+        offset = bias[:, None, None] + (noise * GAIN).unsqueeze(-3)
+    offset = offset.to(x.dtype)
     out = x * GAIN + offset if scale is None else torch.addcmul(offset, x, scale * GAIN)
     out = F.leaky_relu_(out, SLOPE)  # in place: its gradient asks for the sign of the result only
     return out if clamp is None else out.clamp(-clamp, clamp)

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hyperinverter.ops import winograd
+
 # Where samples with their own kernels are convolved one after the other; elsewhere one grouped launch counts more.
 SAMPLE_BY_SAMPLE = ("cpu",)
 
@@ -82,6 +84,10 @@ def sample_by_sample(
     64 px, 3.5 times transposed from 64 to 32 channels at 32 px, 8 samples on one core), and one sample's kernels
     stay in the cache from their making to their use.
     """
+    if len(x) == 1:  # nothing to put together, which would be one more copy
+        out, factor = modulated_conv2d(x, next(iter(kernels)), style, up=up)
+        assert factor is not None
+        return out, factor
     done = []
     for sample, kernel, scale in zip(x.split(1), kernels, style.split(1), strict=True):
         out, factor = modulated_conv2d(sample, kernel, scale, up=up)
@@ -101,6 +107,8 @@ def _styled_kernel(x: Tensor, kernel: Tensor, style: Tensor, up: bool) -> tuple[
 def convolve(x: Tensor, weight: Tensor, up: bool, groups: int = 1) -> Tensor:
     """Convolve ``(B, I, H, W)`` with kernels ``(O, I, k, k)``, or transposed with stride 2 with ``up``."""
     weight = weight.to(x.dtype)
+    if not up and groups == 1 and winograd.pays(x, weight):
+        return winograd.conv3x3(x, weight)
     if not up:
         return F.conv2d(x, weight, padding=weight.shape[-1] // 2, groups=groups)
     if x.device.type == "cpu" and groups == 1:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import ctypes
 
 # Of mallopt(3), in glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _KEEP = 2**31 - 1  # bytes free at the end of the heap before any go back; the most an int says
-_LARGEST = (2**30, 2**25)  # bytes of a block that the heap serves; older versions allow 32 MB at most
 
 
 def keep_freed_memory() -> bool:
@@ -27,5 +26,5 @@ def keep_freed_memory() -> bool:
         mallopt = library.mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    served = any(mallopt(_M_MMAP_THRESHOLD, size) for size in _LARGEST)
-    return bool(mallopt(_M_TRIM_THRESHOLD, _KEEP)) and served
+    # No block from the system directly, however large: the threshold for that cannot be set beyond 32 MB.
+    return bool(mallopt(_M_TRIM_THRESHOLD, _KEEP)) and bool(mallopt(_M_MMAP_MAX, 0))

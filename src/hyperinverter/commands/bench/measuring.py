@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hyperinverter.commands.bench.cases import Side, make_model, work
 from hyperinverter.contracts import UserError
-from hyperinverter.ops import modconv
+from hyperinverter.ops import modconv, winograd
 from hyperinverter.runcard import code_state, peak_ram_bytes
 from hyperinverter.tasks.allocator import keep_freed_memory
 
@@ -62,7 +62,11 @@ def count(size: str, case: str, batch: int, side: Side) -> Count:
             FlopCounterMode(display=False) as flops,
         ):
             run()
-        with mock.patch.object(modconv, "SAMPLE_BY_SAMPLE", ()), _Operators() as operators:
+        with (
+            mock.patch.object(modconv, "SAMPLE_BY_SAMPLE", ()),
+            winograd.only_direct(),
+            _Operators() as operators,
+        ):
             run()
     return Count(flops.get_total_flops() / 1e9, operators.total)
 

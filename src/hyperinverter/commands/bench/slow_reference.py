@@ -3,8 +3,8 @@
 One image after the other is drawn, each with kernels that are made, modulated and demodulated for it alone; every
 resampling is one function that stuffs zeros between pixels, pads and filters with the whole 4x4 kernel; noise, bias,
 activation and gain are a pass each; features of photo and phase-I image are two calls; in training, gradients of the
-frozen parts are recorded and computed like all others. So do the authors of StyleGAN2-ADA (without their CUDA kernels)
-and of HyperInverter. Photos are read and decoded anew for every batch.
+frozen parts are recorded and computed like all others; every convolution is a direct one. So do the authors of
+StyleGAN2-ADA (without their CUDA kernels) and of HyperInverter. Photos are read and decoded anew for every batch.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from hyperinverter.inversion.phase2 import HyperInverter
 from hyperinverter.networks.generator import Block, StyledConv, Synthesis, ToRGB
+from hyperinverter.ops import winograd
 
 
 def draw(synthesis: Synthesis, w: Tensor, residuals: Mapping[str, Tensor]) -> Tensor:
@@ -33,6 +34,7 @@ def draw(synthesis: Synthesis, w: Tensor, residuals: Mapping[str, Tensor]) -> Te
     )
 
 
+@winograd.only_direct()
 def invert(model: HyperInverter, photo: Tensor) -> Tensor:
     """Photos -> phase II images, ``(B, 3, R, R)``."""
     w = model.w_inverter.encode(photo)
@@ -43,11 +45,13 @@ def invert(model: HyperInverter, photo: Tensor) -> Tensor:
     return draw(model.generator.synthesis, w, residuals)
 
 
+@winograd.only_direct()
 def phase1(model: HyperInverter, photo: Tensor) -> Tensor:
     """Photos -> phase I images, ``(B, 3, R, R)``."""
     return draw(model.generator.synthesis, model.w_inverter.encode(photo), {})
 
 
+@winograd.only_direct()
 def step(model: HyperInverter, photo: Tensor) -> Tensor:
     """Forward and backward pass of a training step with the pixel loss; returns the loss."""
     model.w_inverter.requires_grad_(True)

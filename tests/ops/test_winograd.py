@@ -1,0 +1,109 @@
+"""The convolution with fewer multiplications is the direct one: values, gradients, and where it is taken."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+
+from hyperinverter.ops import winograd
+from hyperinverter.ops.modconv import modulated_conv2d
+from hyperinverter.ops.winograd import Conv3x3, conv3x3, pays
+
+
+def error(found: Tensor, expected: Tensor) -> float:
+    """The largest difference in units of the expected values' spread."""
+    return float(((found - expected).abs().max() / expected.std()).detach())
+
+
+@pytest.mark.parametrize(
+    ("shape", "out_channels"),
+    [
+        ((1, 5, 8, 8), 7),
+        ((3, 16, 9, 13), 8),  # no multiples of a tile
+        ((2, 32, 33, 20), 32),
+        ((40, 4, 6, 6), 4),  # many samples in a piece, and a rest
+        ((1, 3, 4, 700), 2),  # a row of tiles is more than a piece
+        ((2, 3, 1, 1), 2),
+        ((1, 128, 64, 64), 128),
+    ],
+)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_equals_the_direct_convolution(
+    shape: tuple[int, ...], out_channels: int, layout: torch.memory_format
+) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(shape).contiguous(memory_format=layout).requires_grad_()
+    weight = torch.randn(out_channels, shape[1], 3, 3, requires_grad=True)
+    expected = F.conv2d(x.double(), weight.double(), padding=1)
+    found = conv3x3(x, weight)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert error(found, expected) < 3e-5
+    upstream = torch.randn_like(expected)
+    gradients = torch.autograd.grad(found, (x, weight), upstream.float())
+    for gradient, exact in zip(gradients, torch.autograd.grad(expected, (x, weight), upstream), strict=True):
+        assert gradient.shape == exact.shape
+        assert error(gradient, exact) < 3e-5
+
+
+def test_only_the_gradients_that_are_asked_for() -> None:
+    x, weight = torch.randn(1, 2, 5, 5), torch.randn(3, 2, 3, 3, requires_grad=True)
+    conv3x3(x, weight).sum().backward()
+    assert x.grad is None
+    assert weight.grad is not None
+
+
+def test_gradients_of_gradients() -> None:
+    x = torch.randn(1, 2, 5, 6, dtype=torch.double, requires_grad=True)
+    weight = torch.randn(3, 2, 3, 3, dtype=torch.double, requires_grad=True)
+    assert gradcheck(conv3x3, (x, weight))
+    assert gradgradcheck(conv3x3, (x, weight))
+
+
+def test_taken_where_it_is_faster() -> None:
+    wide, narrow = torch.empty(256, 256, 3, 3), torch.empty(32, 32, 3, 3)
+    assert pays(torch.empty(1, 256, 64, 64), wide)
+    assert not pays(torch.empty(1, 32, 64, 64), narrow)
+    assert not pays(torch.empty(1, 256, 4, 4), wide), "kernels cost more than a few pixels save"
+    assert pays(torch.empty(64, 256, 4, 4), wide), "but not if a batch shares them"
+    assert not pays(torch.empty(1, 256, 64, 64, device="meta"), wide), "there a library chooses"
+    assert not pays(torch.empty(1, 256, 64, 64, dtype=torch.bfloat16), wide)
+    assert not pays(torch.empty(1, 256, 64, 64), torch.empty(256, 256, 1, 1))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not pays(torch.empty(1, 256, 64, 64), wide)
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
+    """Kernels that were convolved this way."""
+    shapes: list[torch.Size] = []
+
+    def watched(x: Tensor, weight: Tensor) -> Tensor:
+        shapes.append(weight.shape)
+        return conv3x3(x, weight)
+
+    monkeypatch.setattr(winograd, "conv3x3", watched)
+    return shapes
+
+
+def test_a_layer_with_bias_and_one_with_a_stride(taken: list[torch.Size]) -> None:
+    x = torch.randn(1, 128, 48, 48)
+    for stride, ways in ((1, 1), (2, 0)):
+        taken.clear()
+        layer = Conv3x3(128, 160, 3, stride, 1)
+        expected = F.conv2d(x, layer.weight, layer.bias, stride, 1)
+        assert error(layer(x), expected) < 1e-4
+        assert len(taken) == ways
+
+
+def test_modulated_convolutions_take_it(taken: list[torch.Size]) -> None:
+    x, style, weight = torch.randn(2, 128, 32, 32), torch.randn(2, 128), torch.randn(128, 128, 3, 3)
+    found, factor = modulated_conv2d(x, weight, style)
+    assert taken == [weight.shape]
+    with winograd.only_direct():
+        expected, same = modulated_conv2d(x, weight, style)
+    assert len(taken) == 1
+    assert error(found, expected) < 1e-4
+    assert torch.equal(factor, same)
