@@ -314,6 +314,20 @@ def test_overfits_one_photo(generator: Generator, photos: Tensor) -> None:
     assert loss.item() < 0.2 * photos[:1].square().mean().item()
 
 
+def test_a_compiler_can_follow_a_training_step(inverter: HyperInverter, photos: Tensor) -> None:
+    compiled = torch.compile(
+        lambda photo: inverter(photo, keep_factors=True).image, backend="eager", fullgraph=True
+    )
+    gradients = []
+    for draw in (compiled, lambda photo: inverter(photo, keep_factors=True).image):
+        image = draw(photos)
+        inverter.zero_grad()
+        image.square().mean().backward()
+        gradients.append([parameter.grad for parameter in inverter.trainable_parameters()])
+    assert_close(gradients[0], gradients[1])
+    assert any(gradient is not None and gradient.abs().max() > 0 for gradient in gradients[1])
+
+
 def test_half_precision_is_close_and_returns_single_precision(inverter: HyperInverter) -> None:
     photo = torch.rand(2, 3, 16, 16) * 2 - 1
     exact = inverter.invert(photo)

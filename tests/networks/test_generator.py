@@ -171,6 +171,37 @@ def test_factored_residuals_draw_the_same_image(generator: Generator, strategy: 
         generator.synthesis(w, factored | {"b4.conv1.weight": wrong})
 
 
+def test_large_images_are_drawn_in_pieces(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    synthesis, w = generator.synthesis, torch.randn(5, generator.w_dim)
+    residuals: dict[str, Tensor | FactoredResidual] = {
+        spec.name: 0.1 * torch.randn(5, *spec.shape) for spec in generator.kernels()[:3]
+    }
+    name = "b8.conv1.weight"
+    shape = tuple(synthesis.get_parameter(name).shape)
+    residuals[name] = FactoredResidual(
+        torch.randn(5, shape[1], 2), 0.1 * torch.randn(2, shape[0] * 9), torch.zeros(shape[0] * 9), shape
+    )
+    sizes: list[int] = []
+    synthesis.b4.conv1.register_forward_hook(lambda _, given, __: sizes.append(len(given[0])))
+    with torch.no_grad():
+        whole = synthesis(w, residuals)
+        monkeypatch.setattr("hyperinverter.networks.generator._LARGEST_MAP", 2 * synthesis.largest_map + 1)
+        assert_close(synthesis(w, residuals), whole)
+        with pytest.raises(ValueError, match="residual for"):  # not taken apart, then, and not cut off
+            synthesis(w, {name: torch.zeros(6, *shape)})
+    assert sizes[:4] == [5, 2, 2, 1]
+    sizes.clear()
+    synthesis(w, residuals)  # gradients may be asked for: all at once
+    assert sizes == [5]
+
+
+def test_a_compiler_can_follow(generator: Generator) -> None:
+    w = torch.randn(2, generator.w_dim)
+    compiled = torch.compile(generator.synthesis, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        assert_close(compiled(w), generator.synthesis(w))
+
+
 def test_unknown_or_misshapen_residuals_are_refused(generator: Generator) -> None:
     w = torch.randn(2, 16)
     with pytest.raises(ValueError, match=r"does not have: \['b16.conv9.weight', 'b32.conv0.weight'\]"):

@@ -119,8 +119,9 @@ def test_this_machine_has_memory() -> None:
 
 
 MEASURE = """
-import json, resource, sys, torch
+import json, sys, torch
 from hyperinverter import assembly, config
+from hyperinverter.runcard import peak_ram_bytes
 from hyperinverter.tasks import memory
 cfg = config.compose(sys.argv[1:])
 task = assembly.build(cfg).task
@@ -135,7 +136,7 @@ for _ in range(3):
     total.backward()
     optimizer.step()
     del total
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+peak = peak_ram_bytes()  # of this process, whatever the one that started it holds
 print(json.dumps({"grown": peak - base, "peak": peak, "parts": need.parts()}))
 """
 

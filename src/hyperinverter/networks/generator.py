@@ -26,6 +26,9 @@ from hyperinverter.ops.resample import fir_filter, fir_kernel, upsample_image
 
 Residuals = Mapping[str, Residual]
 
+# On a CPU a batch is no faster than its parts once a feature map has so many numbers, and takes more memory.
+_LARGEST_MAP = 2**24
+
 
 @dataclass(frozen=True)
 class GeneratorConfig:
@@ -188,6 +191,7 @@ class Synthesis(nn.Module):
         super().__init__()
         self.resolutions = config.resolutions
         self.num_ws = config.num_ws
+        self.largest_map = max(config.channels(side) * side**2 for side in self.resolutions)  # of one sample
         self.checkpointing = (
             False  # keep each layer's input only, and compute the layer again in the backward pass
         )
@@ -224,6 +228,10 @@ class Synthesis(nn.Module):
             raise ValueError(f"expected {self.num_ws} codes per sample, got {ws.shape[1]}")
         codes = ws.unbind(dim=1)
         delta = dict(residuals or {})
+        piece = max(1, _LARGEST_MAP // self.largest_map)
+        apart = device == "cpu" and len(ws) > piece and not torch.is_grad_enabled()
+        if apart and all(residual.shape[0] == len(ws) for residual in delta.values()):
+            return self._in_pieces(piece, ws, delta, noise_mode)
 
         def take(name: str) -> Residual | None:
             residual = delta.pop(name, None)
@@ -263,6 +271,15 @@ class Synthesis(nn.Module):
             raise ValueError(f"residuals for tensors the generator does not have: {sorted(delta)}")
         assert image is not None
         return image
+
+    def _in_pieces(self, piece: int, ws: Tensor, residuals: Residuals, noise_mode: str) -> Tensor:
+        """``forward``, some samples at a time."""
+        return torch.cat(
+            [
+                self(ws[part], {name: residual[part] for name, residual in residuals.items()}, noise_mode)
+                for part in (slice(first, first + piece) for first in range(0, len(ws), piece))
+            ]
+        )
 
     def with_residuals(self, residuals: Residuals) -> Synthesis:
         """Return a synthesis network whose weights are theta + delta; what has no residual is shared, not copied.

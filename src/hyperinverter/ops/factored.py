@@ -50,6 +50,10 @@ class FactoredResidual:
         """``(B, O, I, k, k)``, as if it were a tensor."""
         return (len(self.u), *self.kernel_shape)
 
+    def __getitem__(self, samples: slice) -> FactoredResidual:
+        """Those of some samples."""
+        return replace(self, u=self.u[samples])
+
     @property
     def groups(self) -> int | None:
         """g, the parts that x is cut into; None where I is no multiple of O, so that rows straddle kernels."""
@@ -216,7 +220,8 @@ def _demodulation(shared: Tensor, parts: Tensor, v: Tensor, style: Tensor) -> Te
 @contextmanager
 def _made_again(tensor: Tensor, make: Callable[[], Tensor]) -> Iterator[None]:
     """Within, autograd notes how to make ``tensor`` and views of it again, instead of keeping them."""
-    if not (torch.is_grad_enabled() and tensor.requires_grad):
+    # A compiler decides by itself what to keep, and cannot follow the hooks.
+    if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and tensor.requires_grad):
         yield
         return
     storage = tensor.untyped_storage()._cdata
