@@ -113,7 +113,7 @@ def test_one_pass_over_both_images_equals_two() -> None:
     encoder = FeatureEncoder(small_backbone(), num_styles=8, channels=16).train()
     photo, initial = torch.randn(2, 2, 3, 64, 64)
     calls = []
-    encoder.register_forward_hook(lambda *_: calls.append(1))
+    encoder.backbone.register_forward_hook(lambda *_: calls.append(1))
     photo_features, initial_features = encoder.pair(photo, initial)
     assert len(calls) == 1
     assert_close(photo_features, encoder(photo), rtol=1e-4, atol=1e-5)
@@ -137,11 +137,13 @@ def test_batch_norm_in_training_sees_photo_and_initial_image_apart() -> None:
     assert_close(photo_features, twin(photo))
     assert_close(initial_features, twin(initial))
     assert_close(encoder.state_dict(), twin.state_dict())
-    encoder.eval()
-    calls = []
-    encoder.register_forward_hook(lambda *_: calls.append(1))
-    encoder.pair(photo, initial)
-    assert len(calls) == 1
+    backbones, blocks = [], []
+    encoder.backbone.register_forward_hook(lambda *_: backbones.append(1))
+    encoder.styles["0"].register_forward_hook(lambda *_: blocks.append(1))
+    for training, calls in ((True, 2), (False, 1)):
+        encoder.train(training).pair(photo, initial)
+        assert (len(backbones), len(blocks)) == (calls, 1)
+        backbones.clear(), blocks.clear()
 
 
 @pytest.mark.parametrize("head", ["pool", "flatten"])

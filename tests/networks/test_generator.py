@@ -185,7 +185,7 @@ def test_large_images_are_drawn_in_pieces(generator: Generator, monkeypatch: pyt
     synthesis.b4.conv1.register_forward_hook(lambda _, given, __: sizes.append(len(given[0])))
     with torch.no_grad():
         whole = synthesis(w, residuals)
-        monkeypatch.setattr("hyperinverter.networks.generator._LARGEST_MAP", 2 * synthesis.largest_map + 1)
+        monkeypatch.setattr("hyperinverter.networks.generator.LARGEST_MAP", 2 * synthesis.largest_map + 1)
         assert_close(synthesis(w, residuals), whole)
         with pytest.raises(ValueError, match="residual for"):  # not taken apart, then, and not cut off
             synthesis(w, {name: torch.zeros(6, *shape)})

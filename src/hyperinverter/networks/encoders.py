@@ -9,9 +9,10 @@ from typing import Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from hyperinverter.networks.backbones import Backbone
+from hyperinverter.networks.backbones import Backbone, Taps
 from hyperinverter.networks.layers import EqualLinear
 
 FEATURE_SIZE = 8  # side of every feature map the hypernetwork reads
@@ -156,7 +157,10 @@ class FeatureEncoder(nn.Module):
         return self._encode(resize(image, size))
 
     def _encode(self, image: Tensor) -> Tensor:
-        c1, c2, c3 = self.backbone(image)
+        return self._maps(self.backbone(image))
+
+    def _maps(self, taps: Taps) -> Tensor:
+        c1, c2, c3 = taps
         levels = {2: c3 if self.toplayer is None else self.toplayer(c3)}
         if self.latlayer1 is not None:
             levels[1] = _upsample_add(levels[2], self.latlayer1(c2))
@@ -180,15 +184,18 @@ class FeatureEncoder(nn.Module):
     def pair(self, photo: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:
         """Encode the photo ``(B, 3, H, W)`` and the phase-I image ``(B, 3, R, R)``, in one pass where that is the same.
 
-        A BatchNorm in train mode takes its statistics from the images of one call: it gets two calls, as in
-        the paper. So do images of two sizes.
+        A BatchNorm in train mode takes its statistics from the images of one call: such a backbone is called
+        twice, as in the paper, and what follows it once. Images of two sizes take two calls of everything.
         """
-        if self.initial != "full" or any(
-            isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training for part in self.modules()
-        ):
+        if self.initial != "full":
             return self(photo), self.encode_initial(initial)
         both = [resize(image, self.backbone.input_size) for image in (photo, initial)]
-        photo_features, initial_features = self(torch.cat(both)).chunk(2)
+        if any(isinstance(part, _BatchNorm) and part.training for part in self.backbone.modules()):
+            c1, c2, c3 = (torch.cat(maps) for maps in zip(*map(self.backbone, both), strict=True))
+            features = self._maps((c1, c2, c3))
+        else:
+            features = self._encode(torch.cat(both))
+        photo_features, initial_features = features.chunk(2)
         return photo_features, initial_features
 
 

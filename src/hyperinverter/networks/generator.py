@@ -27,7 +27,7 @@ from hyperinverter.ops.resample import fir_filter, fir_kernel, upsample_image
 Residuals = Mapping[str, Residual]
 
 # On a CPU a batch is no faster than its parts once a feature map has so many numbers, and takes more memory.
-_LARGEST_MAP = 2**24
+LARGEST_MAP = 2**24
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class ToRGB(nn.Module):
         # A 1x1 kernel for three colours is cheapest as one small matrix product per sample.
         mixing = (weight * style[:, None]).to(x.dtype)
         image = torch.bmm(mixing.expand(len(x), -1, -1), x.flatten(2)).unflatten(2, x.shape[2:])
-        image = image + self.bias[:, None, None].to(x.dtype)
+        image = image + self.bias.view(-1, 1, 1).to(x.dtype)
         return image if self.clamp is None else image.clamp(-self.clamp, self.clamp)
 
 
@@ -228,7 +228,7 @@ class Synthesis(nn.Module):
             raise ValueError(f"expected {self.num_ws} codes per sample, got {ws.shape[1]}")
         codes = ws.unbind(dim=1)
         delta = dict(residuals or {})
-        piece = max(1, _LARGEST_MAP // self.largest_map)
+        piece = max(1, LARGEST_MAP // self.largest_map)
         apart = device == "cpu" and len(ws) > piece and not torch.is_grad_enabled()
         if apart and all(residual.shape[0] == len(ws) for residual in delta.values()):
             return self._in_pieces(piece, ws, delta, noise_mode)

@@ -200,6 +200,8 @@ class HyperNetwork(nn.Module):
         self, initial: Tensor, photo: Tensor
     ) -> Iterator[tuple[KernelSpec, KernelRegressor, Tensor, Tensor]]:
         """Every kernel with its regressor and its own two feature maps."""
+        # Taken apart once: the gradient is then put together once, not summed up from one tensor per kernel.
+        initial_maps, photo_maps = initial.unbind(1), photo.unbind(1)
         for spec, regressor in zip(self.kernels, self.weight_regressors.values(), strict=True):
             assert isinstance(regressor, KernelRegressor)
-            yield spec, regressor, initial[:, spec.style_index], photo[:, spec.style_index]
+            yield spec, regressor, initial_maps[spec.style_index], photo_maps[spec.style_index]

@@ -34,12 +34,12 @@ def scale_bias_leaky_relu(
     """
     bias = bias * GAIN
     if noise is None:
-        offset = bias[:, None, None]
+        offset = bias.view(-1, 1, 1)
     elif x.is_contiguous(memory_format=torch.channels_last):
         # Made in the layout of x: several layouts in one pass over memory take several times as long.
         offset = ((noise * GAIN)[..., None] + bias).movedim(-1, -3)
     else:
-        offset = bias[:, None, None] + (noise * GAIN).unsqueeze(-3)
+        offset = bias.view(-1, 1, 1) + (noise * GAIN).unsqueeze(-3)
     offset = offset.to(x.dtype)
     out = x * GAIN + offset if scale is None else torch.addcmul(offset, x, scale * GAIN)
     out = F.leaky_relu_(out, SLOPE)  # in place: its gradient asks for the sign of the result only

@@ -181,7 +181,7 @@ def _mixed(
     parts = residual.w2.view(hidden, out_channels, *side)
     v = residual.u.view(batch, out_channels, groups, hidden)
 
-    x = x * style[:, :, None, None].to(x.dtype)
+    x = x * style.view(len(x), -1, 1, 1).to(x.dtype)
     if groups == 1:  # one convolution for theta and W2
         both = convolve(x, torch.cat([shared, parts]), up)
         base, maps = both[:, :out_channels], both[:, out_channels:]
@@ -194,7 +194,7 @@ def _mixed(
         v.flatten(2).to(base.dtype),
         maps.reshape(batch, groups * hidden, -1),
     )
-    factor = _demodulation(shared, parts, v, style)[:, :, None, None]
+    factor = _demodulation(shared, parts, v, style).view(batch, -1, 1, 1)
     return mixed.view(batch, out_channels, *size), factor.to(x.dtype)
 
 

@@ -65,8 +65,8 @@ def modulated_conv2d(
         raise ValueError(f"weight must be (O, I, k, k) or (B, O, I, k, k), got {tuple(weight.shape)}")
     if demodulate and len(x) == 1 and weight.ndim == 4 and x.shape[-2] * x.shape[-1] > weight[:, 0].numel():
         return _styled_kernel(x, weight, style, up)
-    factor = demodulation(weight, style)[:, :, None, None].to(x.dtype) if demodulate else None
-    x = x * style[:, :, None, None].to(x.dtype)
+    factor = demodulation(weight, style).view(len(x), -1, 1, 1).to(x.dtype) if demodulate else None
+    x = x * style.view(len(x), -1, 1, 1).to(x.dtype)
     if weight.ndim == 4:
         return convolve(x, weight, up), factor
     batch = len(x)
