@@ -16,6 +16,7 @@ quarter of the multiplications again. On a GPU, cuDNN chooses such algorithms it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,7 +30,7 @@ DEVICES: tuple[str, ...] = ("cpu",)  # where a library does not do it by itself
 _TILE = 4  # outputs per side of a tile
 _WINDOW = _TILE + 2  # inputs per side
 _POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)  # and infinity
-_TILES_AT_ONCE = 128  # what is between the matrix products then stays in the cache
+_TILES_AT_ONCE = 256  # per thread; what is between the matrix products then stays in the cache
 
 _A = [[point**row for point in _POINTS] + [float(row == _TILE - 1)] for row in range(_TILE)]  # (4, 6)
 _OTHERS = [[other for other in _POINTS if other != point] for point in _POINTS]
@@ -54,14 +55,14 @@ def only_direct() -> Iterator[None]:
 def pays(x: Tensor, weight: Tensor) -> bool:
     """Whether ``conv3x3(x, weight)`` is faster than the direct convolution; the rule, with what it is made of.
 
-    In multiplications, for P pixels of a batch, with what moving data costs in their stead (measured on one core
-    with 512-bit vectors):
+    In multiplications, for P pixels of a batch, with what moving data costs in their stead (measured with 512-bit
+    vectors on one thread and on two, which share the way to memory):
 
         direct    9 I O P
-        here      2.25 I O P + 150 (I + O) P + 3000 I O            products, tiles, kernels
+        here      2.25 I O P + m (150 (I + O) P + 3000 I O)        products; tiles and kernels, m = sqrt(threads)
 
-    It must save a tenth. From 64 channels on it does, unless pixels are few: 512 channels need more than 2 images of
-    16x16. It saves a fifth at 64 channels and more than half from 256 on, backward too.
+    It must save a tenth. From 64 channels on it does (from 128 with two threads), unless pixels are few: 512 channels
+    need more than 2 images of 16x16. It saves a fifth at 64 channels and more than half from 256 on, backward too.
     """
     if weight.shape[2:] != (3, 3) or x.device.type not in DEVICES:
         return False
@@ -70,7 +71,8 @@ def pays(x: Tensor, weight: Tensor) -> bool:
     out_channels, in_channels = weight.shape[:2]
     pixels = len(x) * _tiles_along(x.shape[2]) * _tiles_along(x.shape[3]) * _TILE**2
     pair = in_channels * out_channels
-    here = pixels * (2.25 * pair + 150 * (in_channels + out_channels)) + 3000 * pair
+    moving = math.sqrt(torch.get_num_threads()) * (150 * (in_channels + out_channels) * pixels + 3000 * pair)
+    here = 2.25 * pair * pixels + moving
     return here < 0.9 * 9 * pair * len(x) * x.shape[2] * x.shape[3]
 
 
@@ -162,7 +164,8 @@ def _kernels(weight: Tensor) -> Tensor:
     g = weight.new_tensor(_G)
     out_channels, in_channels = weight.shape[:2]
     taps = weight.reshape(out_channels * in_channels, -1)
-    return (torch.kron(g, g) @ taps.T).view(-1, out_channels, in_channels).transpose(1, 2)
+    rows = torch.kron(g, g).view(_WINDOW, _WINDOW, -1)  # a batch, as in _both_ways
+    return torch.bmm(rows, taps.T.expand(_WINDOW, -1, -1)).view(-1, out_channels, in_channels).transpose(1, 2)
 
 
 def _windows(x: Tensor) -> Tensor:
@@ -175,16 +178,20 @@ def _windows(x: Tensor) -> Tensor:
 
 
 def _both_ways(matrix: Tensor, blocks: Tensor) -> Tensor:
-    """``M d M^T`` of every block d: ``(n, n, ..., C)`` -> ``(m^2, tiles, C)`` for M ``(m, n)``."""
+    """``M d M^T`` of every block d: ``(n, n, ..., C)`` -> ``(m^2, tiles, C)`` for M ``(m, n)``.
+
+    As batches of products, which a library shares out among threads; one product of so few rows stays on one.
+    """
     m, n = matrix.shape
     channels = blocks.shape[-1]
-    first = (matrix @ blocks.reshape(n, -1)).view(m, n, -1)
-    return torch.matmul(matrix, first).view(m * m, -1, channels)
+    first = torch.bmm(matrix.repeat(n, 1, 1), blocks.reshape(n, n, -1).transpose(0, 1))
+    return torch.bmm(matrix.repeat(m, 1, 1), first.transpose(0, 1)).view(m * m, -1, channels)
 
 
 def _pieces(batch: int, down: int, along: int) -> Iterator[tuple[slice, slice]]:
-    """Samples, or rows of tiles of one sample, of about ``_TILES_AT_ONCE`` tiles."""
-    samples, rows = _TILES_AT_ONCE // (down * along), max(1, _TILES_AT_ONCE // along)
+    """Samples, or rows of tiles of one sample, of about ``_TILES_AT_ONCE`` tiles per thread."""
+    tiles = _TILES_AT_ONCE * torch.get_num_threads()
+    samples, rows = tiles // (down * along), max(1, tiles // along)
     if samples:
         for first in range(0, batch, samples):
             yield slice(first, first + samples), slice(None)
