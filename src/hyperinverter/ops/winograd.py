@@ -68,6 +68,8 @@ def pays(x: Tensor, weight: Tensor) -> bool:
         return False
     if x.dtype != torch.float32 or torch.is_autocast_enabled(x.device.type):
         return False
+    if torch.compiler.is_compiling():  # its loops, unrolled, would take minutes to compile
+        return False
     out_channels, in_channels = weight.shape[:2]
     pixels = len(x) * _tiles_along(x.shape[2]) * _tiles_along(x.shape[3]) * _TILE**2
     pair = in_channels * out_channels
