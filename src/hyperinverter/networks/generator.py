@@ -164,7 +164,7 @@ class ToRGB(nn.Module):
         weight = (self.weight if delta is None else self.weight + delta).flatten(-3)  # (..., 3, C)
         # A 1x1 kernel for three colours is cheapest as one small matrix product per sample.
         mixing = (weight * style[:, None]).to(x.dtype)
-        image = torch.bmm(mixing.expand(len(x), -1, -1), x.flatten(2)).unflatten(2, x.shape[2:])
+        image = torch.bmm(mixing, x.flatten(2)).unflatten(2, x.shape[2:])
         image = image + self.bias.view(-1, 1, 1).to(x.dtype)
         return image if self.clamp is None else image.clamp(-self.clamp, self.clamp)
 

@@ -39,7 +39,8 @@ def scale_bias_leaky_relu(
         # Made in the layout of x: several layouts in one pass over memory take several times as long.
         offset = ((noise * GAIN)[..., None] + bias).movedim(-1, -3)
     else:
-        offset = bias.view(-1, 1, 1) + (noise * GAIN).unsqueeze(-3)
+        noise = noise * GAIN
+        offset = bias.view(-1, 1, 1) + (noise if noise.ndim == 2 else noise.unsqueeze(-3))
     offset = offset.to(x.dtype)
     out = x * GAIN + offset if scale is None else torch.addcmul(offset, x, scale * GAIN)
     out = F.leaky_relu_(out, SLOPE)  # in place: its gradient asks for the sign of the result only
