@@ -200,6 +200,8 @@ def test_a_compiler_can_follow(generator: Generator) -> None:
     compiled = torch.compile(generator.synthesis, backend="eager", fullgraph=True)
     with torch.no_grad():
         assert_close(compiled(w), generator.synthesis(w))
+        exported = torch.export.export(generator.synthesis, (w,)).module()
+        assert_close(exported(w), generator.synthesis(w))
 
 
 def test_unknown_or_misshapen_residuals_are_refused(generator: Generator) -> None:
