@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,3 +61,13 @@ def test_training_never_downloads(label: str, tmp_path: Path, monkeypatch: pytes
     cfg = config.compose([f"paths.cache={tmp_path}"])
     with pytest.raises(UserError, match=rf"python -m hyperinverter weights fetch {label}"):
         assembly.judge(label, cfg)
+
+
+def test_a_reader_may_leave_early() -> None:
+    command = [sys.executable, "-m", "hyperinverter", "weights", "list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()  # before anything is written
+        assert process.stderr.read() == b""
+    assert process.returncode == 141

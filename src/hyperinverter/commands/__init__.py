@@ -9,6 +9,7 @@ hyperinverter bench [NAME:BATCH ...]              speed, memory and arithmetic o
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,29 +47,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bench.add_argument("--profile", action="store_true", help="show where the time goes instead")
     typed = parser.parse_args(arguments)
     try:
-        if typed.command == "doctor":
-            from hyperinverter.commands.doctor import (
-                run as examine,
-            )  # brings torch: --help should not wait for it
-
-            return examine(typed.asked)
-        if typed.command == "bench":
-            from hyperinverter.commands.bench import run as measure
-
-            return measure(
-                typed.asked,
-                size=typed.size,
-                rounds=typed.rounds,
-                clock=typed.clock,
-                out=typed.out,
-                profiling=typed.profile,
-            )
-        from hyperinverter.commands.weights import run as handle
-
-        return handle(typed.action, typed.asked)
+        status = _run(typed)
+        sys.stdout.flush()  # here, where a reader that has gone is expected
+        return status
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left has nowhere to go
+        return 141  # as of a process that the signal for it ended
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted\n")
         return 130
+
+
+def _run(typed: argparse.Namespace) -> int:
+    # Imported when needed: most bring torch, and --help should not wait for it.
+    if typed.command == "doctor":
+        from hyperinverter.commands.doctor import run as examine
+
+        return examine(typed.asked)
+    if typed.command == "bench":
+        from hyperinverter.commands.bench import run as measure
+
+        return measure(
+            typed.asked,
+            size=typed.size,
+            rounds=typed.rounds,
+            clock=typed.clock,
+            out=typed.out,
+            profiling=typed.profile,
+        )
+    from hyperinverter.commands.weights import run as handle
+
+    return handle(typed.action, typed.asked)
