@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -62,7 +64,17 @@ def test_gradients_of_gradients() -> None:
     assert gradgradcheck(conv3x3, (x, weight))
 
 
-def test_taken_where_it_is_faster() -> None:
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """The rule knows how many there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_taken_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     wide, narrow = torch.empty(256, 256, 3, 3), torch.empty(32, 32, 3, 3)
     assert pays(torch.empty(1, 256, 64, 64), wide)
     assert not pays(torch.empty(1, 32, 64, 64), narrow)
@@ -73,10 +85,14 @@ def test_taken_where_it_is_faster() -> None:
     assert not pays(torch.empty(1, 256, 64, 64), torch.empty(256, 256, 1, 1))
     with torch.autocast("cpu", torch.bfloat16):
         assert not pays(torch.empty(1, 256, 64, 64), wide)
+    some = torch.empty(8, 64, 32, 32), torch.empty(64, 64, 3, 3)
+    assert pays(*some)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert not pays(*some), "threads share the way to memory"
 
 
 @pytest.fixture
-def taken(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
+def taken(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
     """Kernels that were convolved this way."""
     shapes: list[torch.Size] = []
 

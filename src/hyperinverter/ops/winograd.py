@@ -62,7 +62,7 @@ def pays(x: Tensor, weight: Tensor) -> bool:
         here      2.25 I O P + m (150 (I + O) P + 3000 I O)        products; tiles and kernels, m = sqrt(threads)
 
     It must save a tenth. From 64 channels on it does (from 128 with two threads), unless pixels are few: 512 channels
-    need more than 2 images of 16x16. It saves a fifth at 64 channels and more than half from 256 on, backward too.
+    need more than 2 images of 16x16. It saves up to a fifth at 64 channels and about half from 256 on, backward too.
     """
     if weight.shape[2:] != (3, 3) or x.device.type not in DEVICES:
         return False
