@@ -88,7 +88,11 @@ def compared(whole: Path, folder: Path) -> dict[str, bool]:
     told = {"metrics": timeless[0] == timeless[1] and bool(timeless[0]), "rows": rows(whole) == rows(folder)}
     told["weights"] = True
     for file in (saved.BEST, saved.LAST):
-        states = [saved.read_checkpoint(run / "checkpoints" / file)["state_dict"] for run in (whole, folder)]
+        contents = [saved.read_checkpoint(run / "checkpoints" / file) for run in (whole, folder)]
+        # the weights, and beside an average what is trained
+        states = [
+            c["state_dict"] | {f"learning.{n}": t for n, t in c.get("learning", {}).items()} for c in contents
+        ]
         told["weights"] &= all(bool((states[0][name] == states[1][name]).all()) for name in states[0])
     return told
 

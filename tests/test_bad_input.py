@@ -67,7 +67,7 @@ def test_batch_far_too_large_for_the_memory(door: Door, tmp_path: Path) -> None:
     said = door.refuses("phase.batch_size=100000", "phase.kimg=100", "phase.epoch_kimg=100")
     assert "training needs about" in said
     assert "activations" in said
-    assert "halve phase.batch_size=100000" in said
+    assert "double phase.accumulate=1, halve phase.batch_size=100000" in said
     (run,) = (tmp_path / "outputs" / "runs").iterdir()
     assert '"status": "failed"' in (run / "run.json").read_text()
     assert not (run / "checkpoints").exists()

@@ -26,6 +26,8 @@ SHORT = [
     *("hypernet.hidden_dim=4", "hypernet.channels=16", "hypernet.extractor_channels=8"),
 ]
 
+AVERAGED = ["phase.ema_kimg=0.002", "phase.accumulate=2"]
+
 
 @pytest.fixture
 def overrides(photo_folder: Path, phase1_file: Path, v0_file: Path, tmp_path: Path) -> list[str]:
@@ -69,7 +71,7 @@ def assert_same(first: Any, second: Any, where: str = "") -> None:
     ("what", "stop_after"),
     [
         (["phase=1"], 4),
-        (["phase=2", "loss.adv=0.01", "loss.adv_from_kimg=0.004", "loss.r1_every=3"], 4),
+        (["phase=2", "loss.adv=0.01", "loss.adv_from_kimg=0.004", "loss.r1_every=3", *AVERAGED], 4),
         pytest.param(["phase=1"], 1, marks=pytest.mark.slow),
         pytest.param(["phase=1"], 3, marks=pytest.mark.slow),  # at the end of an epoch
         pytest.param(["phase=2", "fusion=gated", "coverage=all"], 2, marks=pytest.mark.slow),
@@ -103,7 +105,8 @@ def test_stop_and_resume_equals_never_stopped(
     assert rows(tmp_path / "halves") == rows(tmp_path / "whole")
     for name in ("last.ckpt", "best.ckpt"):
         whole, halves = saved(tmp_path / "whole", name), saved(tmp_path / "halves", name)
-        for part in ("state_dict", "optimizer_states", "model"):
+        assert ("learning" in whole) == ("phase.ema_kimg=0.002" in what)
+        for part in {"state_dict", "learning", "optimizer_states", "model"} & set(whole):
             assert_same(whole[part], halves[part], f"{name}/{part}")
 
 
@@ -145,7 +148,7 @@ def test_resumed_twice_equals_never_stopped(
 def test_stop_in_a_validation_and_resume_equals_never_stopped(
     which: int, overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    typed = ["phase=1", *overrides]
+    typed = ["phase=1", *AVERAGED, *overrides]
     cli.train(config.compose(typed), tmp_path / "whole")
     begun: list[int] = []
     start = PhaseTask.on_validation_epoch_start
@@ -167,7 +170,7 @@ def test_stop_in_a_validation_and_resume_equals_never_stopped(
     assert rows(tmp_path / "halves") == rows(tmp_path / "whole")
     for name in ("last.ckpt", "best.ckpt"):
         whole, halves = saved(tmp_path / "whole", name), saved(tmp_path / "halves", name)
-        for part in ("state_dict", "optimizer_states", "random"):
+        for part in ("state_dict", "learning", "optimizer_states", "random"):
             assert_same(whole[part], halves[part], f"{name}/{part}")
 
 
@@ -189,7 +192,9 @@ def killed_at_random(
     [
         (["phase=1"], 3, 1),
         pytest.param(["phase=1"], 12, 2, marks=pytest.mark.slow),
-        pytest.param(["phase=2", "loss.adv=0.01", "loss.adv_from_kimg=0.02"], 12, 3, marks=pytest.mark.slow),
+        pytest.param(
+            ["phase=2", "loss.adv=0.01", "loss.adv_from_kimg=0.02", *AVERAGED], 12, 3, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_killed_at_any_moment_it_goes_on_and_lands_in_the_same_place(

@@ -80,6 +80,7 @@ def build(cfg: Config) -> Assembled:
         "metrics": suite,
         "optimizer": functools.partial(_optimizer, cfg),
         "schedule": schedule(cfg),
+        "accumulate": cfg.phase.get("accumulate", 1),  # runs of before have none
     }
     task: PhaseTask
     if cfg.phase.number == 1:

@@ -32,6 +32,7 @@ from hyperinverter.contracts import UserError
 from hyperinverter.runcard import RunCard, hold, read_card
 from hyperinverter.tasks import callbacks, memory, saved
 from hyperinverter.tasks.allocator import keep_freed_memory
+from hyperinverter.tasks.average import Average
 from hyperinverter.tasks.callbacks import Checkpoints, Interrupted, duration, images_seen
 from hyperinverter.tasks.common import PhaseTask
 from hyperinverter.tasks.loggers import MetricsFile, WandbTracker
@@ -170,6 +171,7 @@ def _train(cfg: Config, folder: Path, card: RunCard, loggers: list[Logger]) -> f
             callbacks.StopOnSignal(checkpoints, say),
             callbacks.Progress(total, folder, per_step=cfg.phase.batch_size),
             callbacks.ImagePanels(folder, cfg.panels.num_photos, cfg.panels.num_saved),
+            Average(_half_life(cfg)),  # the last one
         ],
     )
     card.update(device=_device(trainer), world_size=trainer.world_size)
@@ -258,6 +260,11 @@ def make_trainer(cfg: Config, loggers: list[Logger], extra: list[Callback]) -> T
     )
 
 
+def _half_life(cfg: Config) -> int | None:
+    """Of the average of the weights, in photos; None for none."""
+    return None if cfg.phase.ema_kimg is None else max(round(cfg.phase.ema_kimg * 1000), 1)
+
+
 def _save_configuration(cfg: Config, folder: Path) -> None:
     if _is_first():
         callbacks.free_of_disk_trouble(lambda: config.save(cfg, folder / "config.yaml"), folder)
@@ -276,14 +283,22 @@ def _tell_need(cfg: Config, task: PhaseTask, card: RunCard) -> None:
     together = processes * cfg.trainer.num_nodes
     share = max(cfg.phase.batch_size // together, 1)
     need = memory.memory_need(
-        task, share, device=device, precision=str(cfg.trainer.precision), processes=together
+        task,
+        share,
+        device=device,
+        precision=str(cfg.trainer.precision),
+        processes=together,
+        average=_half_life(cfg) is not None,
     )
     available = memory.available_bytes(device)
     where = "on the GPU" if device == "cuda" else "in this machine"
     say(f"{_millions(card.facts['parameters'])}; memory {need}, {available / memory.GB:.1f} GB {where}")
     card.update(memory_need_mb={name: round(size / 2**20) for name, size in need.parts().items()})
     if cfg.check_memory:
-        advice = f"halve phase.batch_size={cfg.phase.batch_size}, lower hypernet.hidden_dim, choose a smaller coverage"
+        advice = (
+            f"double phase.accumulate={cfg.phase.accumulate}, halve phase.batch_size={cfg.phase.batch_size}, lower "
+            "hypernet.hidden_dim, choose a smaller coverage"
+        )
         # processes of one machine share its memory, those of one GPU each have their own
         memory.check_memory(need, available // (processes if device == "cpu" else 1), advice)
 
@@ -537,8 +552,8 @@ def _guarded(action: Callable[[], Any], cfg: Config) -> Any:
         raise
     except torch.cuda.OutOfMemoryError as error:
         raise UserError(
-            f"the GPU has not enough memory for phase.batch_size={cfg.phase.batch_size}: halve it, lower "
-            "hypernet.hidden_dim, or choose a smaller coverage"
+            f"the GPU has not enough memory for phase.batch_size={cfg.phase.batch_size}: set phase.accumulate="
+            f"{2 * cfg.phase.accumulate}, or lower hypernet.hidden_dim, or choose a smaller coverage"
         ) from error
 
 

@@ -436,11 +436,12 @@ def _first_sentence(error: BaseException) -> str:
 
 # Checking ------------------------------------------------------------------------------------------------
 
-_POSITIVE = ("phase.kimg", "phase.epoch_kimg", "phase.optimizer.lr", "loss.r1_gamma")
+_POSITIVE = ("phase.kimg", "phase.epoch_kimg", "phase.ema_kimg", "phase.optimizer.lr", "loss.r1_gamma")
 _NOT_NEGATIVE = ("phase.warmup_kimg", "loss.l2", "loss.lpips", "loss.id", "loss.adv", "loss.adv_from_kimg")
 _WHOLE = {  # key -> least value
     "phase.batch_size": 1,
     "phase.lr_batch": 1,
+    "phase.accumulate": 1,
     "seed": 0,
     "domain.resolution": 4,
     "hypernet.hidden_dim": 1,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.strategies import ParallelStrategy
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
@@ -19,6 +22,7 @@ from hyperinverter.networks.frozen import Held
 from hyperinverter.networks.generator import Generator
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+LossOf = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]  # image, photo -> total, named parts
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Schedule:
         return rise * max(0.5 * (1 + math.cos(math.pi * done)), 1e-3)
 
 
-class PhaseTask(LightningModule):
+class PhaseTask(LightningModule, ABC):
     """Base of both LightningModules.
 
     The state dict holds what is trained (in phase II also the phase I encoder) and ``images_seen``; the
@@ -57,6 +61,9 @@ class PhaseTask(LightningModule):
         metrics: Measures images against photos, one value per photo.
         optimizer: Makes the optimizer from parameters.
         schedule: Photos seen -> factor of the learning rate.
+        accumulate: Parts that a batch is computed in, one after the other, their gradients added: the step of the whole
+            batch with the activations of a part. Only what looks at a batch as a whole sees the part: BatchNorm in
+            training, and the critic's standard deviation over a group.
     """
 
     images_seen: Tensor
@@ -68,9 +75,13 @@ class PhaseTask(LightningModule):
         metrics: MetricSuite,
         optimizer: MakeOptimizer,
         schedule: Schedule,
+        *,
+        accumulate: int = 1,
     ) -> None:
         super().__init__()
         self.inverter = inverter
+        self.accumulate = accumulate
+        self.automatic_optimization = accumulate == 1
         self.schedule = schedule
         self._loss = Held(loss)
         self._metrics = Held(metrics)
@@ -119,6 +130,48 @@ class PhaseTask(LightningModule):
         for optimizer in self.trainer.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * factor
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        photo = batch["image"]
+        if self.automatic_optimization:
+            total, parts = self.loss(self.draw(photo), photo)
+        else:
+            total, parts, _ = self.descend(cast(Optimizer, self.optimizers()), photo, self.loss)
+        self.log_training(total, parts, batch)
+        self.count(batch)
+        return total
+
+    @abstractmethod
+    def draw(self, photo: Tensor) -> Tensor:
+        """What is trained to look like the photo: ``(B, 3, R, R)``."""
+
+    def descend(
+        self, optimizer: Optimizer, photo: Tensor, loss: LossOf
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Make one step by hand, on the gradients of ``accumulate`` parts of the batch.
+
+        Processes exchange gradients once, with the last part's.
+
+        Returns:
+            Total and named parts of the loss of the whole batch, and the images; without gradients.
+        """
+        optimizer.zero_grad()
+        totals, named, images = [], [], []
+        for last, share, (part,) in in_parts(self.accumulate, photo):
+            with nullcontext() if last else self._without_exchange():
+                image = self.draw(part)
+                total, values = loss(image, part)
+                self.manual_backward(total * share)
+            totals.append(total.detach() * share)
+            named.append({name: value.detach() * share for name, value in values.items()})
+            images.append(image.detach())
+        optimizer.step()
+        return sum_of(totals), {name: sum_of(v[name] for v in named) for name in named[0]}, torch.cat(images)
+
+    def _without_exchange(self) -> AbstractContextManager[None]:
+        """Keep DDP from averaging gradients that more will be added to."""
+        strategy = self.trainer.strategy
+        return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
 
     def count(self, batch: Batch) -> None:
         """Note that this batch, on every process, has been trained on."""
@@ -194,6 +247,23 @@ class PhaseTask(LightningModule):
         checkpoint["model"] = describe(self.inverter)  # plain values: enough to build the model again
         generator = cast(Generator, self.inverter.generator)  # told by name and hash, not stored
         checkpoint["generator_path"], checkpoint["generator_sha256"] = generator.source, generator.sha256
+
+
+def in_parts(count: int, *images: Tensor) -> Iterator[tuple[bool, float, tuple[Tensor, ...]]]:
+    """Cut images ``(B, ...)`` alike into at most ``count`` parts as even as they can be, in order.
+
+    Yields:
+        Whether it is the last part, its share of the batch (shares add up to 1), and the part of each.
+    """
+    whole = len(images[0])
+    parts = list(zip(*(image.tensor_split(min(count, whole)) for image in images), strict=True))
+    for index, part in enumerate(parts):
+        yield index == len(parts) - 1, len(part[0]) / whole, part
+
+
+def sum_of(values: Iterable[Tensor]) -> Tensor:
+    """Sum of tensors of one shape, of at least one."""
+    return torch.stack(list(values)).sum(0)
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:

@@ -8,6 +8,7 @@ coverage, backbone, loss and batch size without a formula for each, in seconds a
 from __future__ import annotations
 
 import copy
+import math
 import os
 import resource
 import sys
@@ -43,7 +44,7 @@ class MemoryNeed:
 
     weights: int  # all networks, frozen ones and judges too
     gradients: int
-    optimizer: int
+    optimizer: int  # and the average of the trained weights, if one is kept
     activations: int  # what the step holds at its fullest moment beyond the gradients
     process: int  # the program and its libraries
 
@@ -62,7 +63,13 @@ class MemoryNeed:
 
 
 def memory_need(
-    task: PhaseTask, batch_size: int, *, device: str = "cpu", precision: str = "32-true", processes: int = 1
+    task: PhaseTask,
+    batch_size: int,
+    *,
+    device: str = "cpu",
+    precision: str = "32-true",
+    processes: int = 1,
+    average: bool = False,
 ) -> MemoryNeed:
     """Estimate the memory that training takes in one process.
 
@@ -72,6 +79,7 @@ def memory_need(
         device: "cpu" or "cuda", which differ in what they hold besides tensors.
         precision: Lightning's name; with "-mixed" the step is played in half precision.
         processes: How many train together; several keep their gradients twice, once for exchanging them.
+        average: Whether an average of the trained weights is kept beside them.
 
     Returns:
         The need in the steady state, from the second step on.
@@ -80,6 +88,8 @@ def memory_need(
     weights = sum(map(_size, _tensors(task)))
     gradients = sum(map(_size, trained))
     optimizer = round(gradients * _state_per_weight(task))
+    if average:
+        optimizer += sum(_size(p) for p in task.inverter.parameters() if p.requires_grad)
     step = _step_peak(task, batch_size, half=precision.endswith("-mixed"))
     # Adam's own temporaries: of all weights at once on a GPU (foreach), one tensor after another on a CPU.
     temporary = gradients if device == "cuda" else 2 * max(map(_size, trained))
@@ -191,26 +201,33 @@ def _step_peak(task: PhaseTask, batch_size: int, *, half: bool) -> int:
                     parameter.grad = torch.empty_like(parameter)
             photo = torch.empty(batch_size, 3, resolution, resolution)
             twin.train()
-            _play_step(twin, photo)
+            _play_step(twin, _largest_part(twin, photo))
             if isinstance(twin, PhaseIIHyper) and twin.critic is not None:
-                _play_step_with_critic(twin, photo[: twin.adv_batch_size])
+                _play_step_with_critic(twin, _largest_part(twin, photo[: twin.adv_batch_size]))
     return ledger.peak
 
 
+def _largest_part(task: PhaseTask, photo: Tensor) -> Tensor:
+    """What of a batch is computed at once."""
+    return photo[: math.ceil(len(photo) / task.accumulate)]
+
+
 def _play_step(task: PhaseTask, photo: Tensor) -> None:
-    total, _ = task.loss(task.inverter(photo).image, photo)
-    _drop_gradients(task.inverter)
+    total, _ = task.loss(task.draw(photo), photo)
+    if task.accumulate == 1:  # else those of the parts before are there
+        _drop_gradients(task.inverter)
     total.backward()
 
 
 def _play_step_with_critic(task: PhaseIIHyper, photo: Tensor) -> None:
     """The fullest kind of step: the inverter's, the critic's, and the R1 penalty."""
     assert task.critic is not None
-    image = task.inverter(photo).image
+    image = task.draw(photo)
     total, _ = task.loss(image, photo)
     task.critic.requires_grad_(False)
     total = total + task.adv * generator_loss(task.critic(image))
-    _drop_gradients(task.inverter)
+    if task.accumulate == 1:
+        _drop_gradients(task.inverter)
     total.backward()
     task.critic.requires_grad_(True)
     image = image.detach()

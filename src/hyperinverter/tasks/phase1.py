@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor
 
-from hyperinverter.contracts import Batch
 from hyperinverter.tasks.common import PhaseTask
 
 
@@ -14,9 +15,6 @@ class PhaseIEncoder(PhaseTask):
     Dinh et al. 2022, section 3.2: the loss compares the photo with G(w).
     """
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        photo = batch["image"]
-        total, parts = self.loss(self.inverter(photo).image, photo)
-        self.log_training(total, parts, batch)
-        self.count(batch)
-        return total
+    def draw(self, photo: Tensor) -> Tensor:
+        """The initial image, G(w)."""
+        return cast(Tensor, self.inverter(photo).image)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 import torch
@@ -13,7 +13,7 @@ from hyperinverter.contracts import Batch
 from hyperinverter.inversion.phase2 import HyperInverter
 from hyperinverter.losses.adversarial import critic_loss, generator_loss, r1_penalty
 from hyperinverter.metrics import MetricSuite
-from hyperinverter.tasks.common import MakeOptimizer, PhaseTask, Schedule, average_gradients
+from hyperinverter.tasks.common import MakeOptimizer, PhaseTask, Schedule, average_gradients, in_parts, sum_of
 
 
 class PhaseIIHyper(PhaseTask):
@@ -35,6 +35,7 @@ class PhaseIIHyper(PhaseTask):
             regularisation, Karras et al. 2020).
         adv_batch_size: Photos per step and process once the critic has joined; a larger batch becomes several steps.
             None: as they come.
+        accumulate: See ``PhaseTask``; the critic's batches are cut into as many parts.
     """
 
     critic_r1: Tensor
@@ -53,62 +54,74 @@ class PhaseIIHyper(PhaseTask):
         r1_gamma: float = 10.0,
         r1_every: int = 16,
         adv_batch_size: int | None = None,
+        accumulate: int = 1,
     ) -> None:
-        super().__init__(inverter, loss, metrics, optimizer, schedule)
+        super().__init__(inverter, loss, metrics, optimizer, schedule, accumulate=accumulate)
         self.critic = critic
         self.adv, self.adv_from = adv, adv_from
         self.r1_gamma, self.r1_every = r1_gamma, r1_every
         self.adv_batch_size = adv_batch_size
-        self.automatic_optimization = critic is None
-        if critic is not None:  # a resumed run shows it as well, until it is computed again
+        if critic is not None:
+            self.automatic_optimization = False
+            # a resumed run shows it as well, until it is computed again
             self.register_buffer("critic_r1", torch.tensor(-1.0))  # below what a penalty can be: none yet
+
+    def draw(self, photo: Tensor) -> Tensor:
+        """The final image, G(w; theta + residuals)."""
+        return cast(Tensor, self.inverter(photo, keep_factors=True).image)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if self.critic is None:
-            total, parts = self.loss(self.inverter(batch["image"], keep_factors=True).image, batch["image"])
-            self.log_training(total, parts, batch)
-            self.count(batch)
-            return total
+            return super().training_step(batch, batch_idx)
         joined = int(self.images_seen) >= self.adv_from
         for part in in_steps(batch, self.adv_batch_size) if joined else [batch]:
-            total = self._step_by_hand(part, joined)
+            total = self._step_with_critic(part, joined)
         return total
 
-    def _step_by_hand(self, batch: Batch, joined: bool) -> Tensor:
+    def _step_with_critic(self, batch: Batch, joined: bool) -> Tensor:
         """One step of the inverter and, once it has ``joined``, of the critic."""
         assert self.critic is not None
         photo = batch["image"]
-        image = self.inverter(photo, keep_factors=True).image
-        total, parts = self.loss(image, photo)
+        optimizer, critic_optimizer = cast(list[Optimizer], self.optimizers())
         if joined:
             self.critic.requires_grad_(False)
-            parts["adv"] = generator_loss(self.critic(image))
-            total = total + self.adv * parts["adv"]
-        optimizer, critic_optimizer = cast(list[Optimizer], self.optimizers())
-        optimizer.zero_grad()
-        self.manual_backward(total)
-        optimizer.step()
-        if joined:
+            total, parts, image = self.descend(optimizer, photo, self._loss_with_critic)
             self.critic.requires_grad_(True)
-            parts.update(self._teach_critic(critic_optimizer, photo, image.detach()))
+            parts.update(self._teach_critic(critic_optimizer, photo, image))
+        else:
+            total, parts, _ = self.descend(optimizer, photo, self.loss)
         self.log_training(total, parts, batch)
         self.count(batch)
-        return total.detach()
+        return total
+
+    def _loss_with_critic(self, image: Tensor, photo: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        assert self.critic is not None
+        total, parts = self.loss(image, photo)
+        parts["adv"] = generator_loss(self.critic(image))
+        return total + self.adv * parts["adv"], parts
 
     def _teach_critic(self, optimizer: Optimizer, photo: Tensor, image: Tensor) -> dict[str, Tensor]:
         assert self.critic is not None
-        loss = critic_loss(self.critic(photo), self.critic(image))
-        self._step_critic(optimizer, loss)
-        parts = {"critic": loss}
+        critic = self.critic
+        parts = {
+            "critic": self._step_critic(
+                optimizer, lambda real, drawn: critic_loss(critic(real), critic(drawn)), photo, image
+            )
+        }
         steps = (int(self.images_seen) - self.adv_from) // max(len(photo) * self.trainer.world_size, 1)
         if steps % self.r1_every == 0:
-            real = photo.detach().requires_grad_(True)
-            penalty = r1_penalty(self.critic(real), real)
-            self._step_critic(optimizer, penalty * (self.r1_gamma / 2 * self.r1_every))
-            self._keep_r1(penalty.detach())
+            penalty = self._step_critic(
+                optimizer, self._penalty, photo, weight=self.r1_gamma / 2 * self.r1_every
+            )
+            self._keep_r1(penalty)
         if float(self.critic_r1) != -1:
             parts["r1"] = self.critic_r1.clone()
         return parts
+
+    def _penalty(self, photo: Tensor) -> Tensor:
+        assert self.critic is not None
+        real = photo.detach().requires_grad_(True)
+        return r1_penalty(self.critic(real), real)
 
     def _keep_r1(self, penalty: Tensor) -> None:
         if self.trainer.world_size > 1:  # the checkpoint is the first process's, the number everyone's
@@ -116,17 +129,25 @@ class PhaseIIHyper(PhaseTask):
             penalty = penalty / self.trainer.world_size
         self.critic_r1.copy_(penalty)
 
-    def _step_critic(self, optimizer: Optimizer, loss: Tensor) -> None:
-        """One step of the critic, on the mean gradient over all processes."""
+    def _step_critic(
+        self, optimizer: Optimizer, loss: Callable[..., Tensor], *images: Tensor, weight: float = 1.0
+    ) -> Tensor:
+        """One step of the critic, on the mean gradient over all processes; returns the loss of the whole batch."""
         optimizer.zero_grad()
+        values = []
+        for _, share, pieces in in_parts(self.accumulate, *images):
+            value = loss(*pieces)
+            values.append(value.detach() * share)
+            if self.trainer.world_size > 1:
+                # Not through DDP: it would wait for gradients of everything it watches over at each of several
+                # backward passes, or search the graph for unused parameters at every step of both networks.
+                (value * (share * weight)).backward()
+            else:
+                self.manual_backward(value * (share * weight))
         if self.trainer.world_size > 1:
-            # Not through DDP: it would wait for gradients of everything it watches over at each of several
-            # backward passes, or search the graph for unused parameters at every step of both networks.
-            loss.backward()
             average_gradients(self.critic.parameters())  # type: ignore[union-attr]
-        else:
-            self.manual_backward(loss)
         optimizer.step()
+        return sum_of(values)
 
     def unsynchronised(self) -> list[str]:
         """As in both phases, and the critic, whose gradients are averaged here."""
