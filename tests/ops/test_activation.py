@@ -30,11 +30,14 @@ def test_equals_the_formula(
     scale = torch.randn(2, 3, 1, 1, dtype=torch.double) if scaled else None  # negative factors too
     bias = torch.randn(3, dtype=torch.double)
     noise = None if noise_shape is None else torch.randn(noise_shape, dtype=torch.double)
+    strength = torch.tensor(-0.7, dtype=torch.double)
     offset = bias[:, None, None]
     if noise is not None:
-        offset = offset + (noise if noise.ndim == 2 else noise[:, None])
+        offset = offset + strength * (noise if noise.ndim == 2 else noise[:, None])
     expected = slow(x, 1.0 if scale is None else scale, offset, clamp)
-    assert_close(scale_bias_leaky_relu(x, scale, bias, noise, clamp), expected)
+    gain = math.sqrt(2)  # comes with the factor, or where there is none with the features
+    given = (x * gain, None) if scale is None else (x, scale * gain)
+    assert_close(scale_bias_leaky_relu(*given, bias, noise, strength, clamp), expected)
     if clamp is not None:
         assert expected.abs().max() == clamp, "the clamp was not reached: the test tests nothing"
 
@@ -44,8 +47,13 @@ def test_unit_variance_stays() -> None:
     assert 0.95 < out.square().mean() < 1.1  # sqrt(2) is exact for slope 0, nearly so for 0.2
 
 
-def test_gradients() -> None:
-    x, scale = torch.randn(2, 2, 3, 3, dtype=torch.double), torch.randn(2, 2, 1, 1, dtype=torch.double)
-    bias, noise = torch.randn(2, dtype=torch.double), torch.randn(3, 3, dtype=torch.double)
-    inputs = [tensor.requires_grad_() for tensor in (x, scale, bias, noise)]
-    assert gradcheck(lambda a, b, c, d: scale_bias_leaky_relu(a, b, c, d, clamp=2.0), inputs)
+@pytest.mark.parametrize("scaled", [True, False])
+def test_gradients(scaled: bool) -> None:
+    shapes = [(2, 2, 3, 3), (2, 2, 1, 1), (2,), (3, 3), ()]
+    inputs = [torch.randn(shape, dtype=torch.double, requires_grad=True) for shape in shapes]
+
+    def formula(x: Tensor, scale: Tensor, *rest: Tensor) -> Tensor:
+        # without a factor the features are written over, which those of a leaf must not be
+        return scale_bias_leaky_relu(x * 1, scale if scaled else None, *rest, clamp=2.0)
+
+    assert gradcheck(formula, inputs)

@@ -131,7 +131,7 @@ optimizer = task.configure_optimizers()
 photo = torch.rand(cfg.phase.batch_size, 3, 64, 64) * 2 - 1
 task.train()
 for _ in range(3):
-    total, _ = task.loss(task.inverter(photo).image, photo)
+    total, _ = task.loss(task.draw(photo), photo)
     optimizer.zero_grad()
     total.backward()
     optimizer.step()

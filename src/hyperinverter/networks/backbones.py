@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hyperinverter.networks.frozen import fast_layout
 from hyperinverter.ops.winograd import Conv3x3
 
 Taps = tuple[Tensor, Tensor, Tensor]
@@ -43,8 +44,7 @@ class Backbone(nn.Module):
 
 def _through(body: nn.ModuleList, x: Tensor, taps: tuple[int, int, int]) -> Taps:
     """Run ``x`` through ``body`` and keep what comes out of the three units in ``taps``."""
-    if x.device.type == "cpu":
-        x = x.contiguous(memory_format=torch.channels_last)  # 2 to 5 % of a training step
+    x = fast_layout(x)  # 2 to 5 % of a training step
     kept = []
     for index, unit in enumerate(body):
         x = unit(x)

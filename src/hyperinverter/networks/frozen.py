@@ -88,7 +88,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def fast_layout(x: Tensor) -> Tensor:
-    """Return images ``(B, C, H, W)`` in the memory layout that frozen convolutions run fastest in.
+    """Return images ``(B, C, H, W)`` in the memory layout that convolutions run fastest in.
 
     On CPUs that is channels last (measured: 1.1 to 2 times faster, most where convolutions are depthwise or
     at high resolution); elsewhere the layout is left as it is. Values do not change.

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hyperinverter.contracts import KernelSpec
 from hyperinverter.networks.layers import EqualLinear
-from hyperinverter.ops.activation import scale_bias_leaky_relu
+from hyperinverter.ops.activation import GAIN, scale_bias_leaky_relu
 from hyperinverter.ops.factored import FactoredResidual, Residual, delta_conv2d, residual_conv2d
 from hyperinverter.ops.modconv import modulated_conv2d
 from hyperinverter.ops.resample import fir_filter, fir_kernel, upsample_image
@@ -133,19 +133,19 @@ class StyledConv(nn.Module):
         style = self.affine(w, affine_delta)
         factor: Tensor | None
         if isinstance(delta, FactoredResidual):
-            x, factor = residual_conv2d(x, self.weight, delta, style, up=self.up)
+            x, factor = residual_conv2d(x, self.weight, delta, style, up=self.up, gain=GAIN)
         elif delta is not None:
-            x, factor = delta_conv2d(x, self.weight, delta, style, up=self.up)
+            x, factor = delta_conv2d(x, self.weight, delta, style, up=self.up, gain=GAIN)
         else:
-            x, factor = modulated_conv2d(x, self.weight, style, up=self.up)
+            x, factor = modulated_conv2d(x, self.weight, style, up=self.up, gain=GAIN)
         if self.up:
             x = fir_filter(x, self.fir, padding=1)
         noise: Tensor | None = None
         if noise_mode == "const":
-            noise = self.noise_const * self.noise_strength
+            noise = self.noise_const
         elif noise_mode == "random":
-            noise = torch.randn(len(x), *x.shape[2:], device=x.device) * self.noise_strength
-        return scale_bias_leaky_relu(x, factor, self.bias, noise, self.clamp)
+            noise = torch.randn(len(x), *x.shape[2:], device=x.device)
+        return scale_bias_leaky_relu(x, factor, self.bias, noise, self.noise_strength, self.clamp)
 
 
 class ToRGB(nn.Module):
@@ -154,18 +154,16 @@ class ToRGB(nn.Module):
     def __init__(self, config: GeneratorConfig, in_channels: int) -> None:
         super().__init__()
         self.clamp = config.conv_clamp
-        self.affine = EqualLinear(config.w_dim, in_channels, bias_init=1.0)
+        self.affine = EqualLinear(config.w_dim, in_channels, bias_init=1.0, gain=1 / math.sqrt(in_channels))
         self.weight = nn.Parameter(torch.randn(config.img_channels, in_channels, 1, 1))
         self.bias = nn.Parameter(torch.zeros(config.img_channels))
-        self.gain = 1 / math.sqrt(in_channels)
 
     def forward(self, x: Tensor, w: Tensor, delta: Tensor | None, affine_delta: Tensor | None) -> Tensor:
-        style = self.affine(w, affine_delta) * self.gain
+        style = self.affine(w, affine_delta)
         weight = (self.weight if delta is None else self.weight + delta).flatten(-3)  # (..., 3, C)
         # A 1x1 kernel for three colours is cheapest as one small matrix product per sample.
         mixing = (weight * style[:, None]).to(x.dtype)
-        image = torch.bmm(mixing, x.flatten(2)).unflatten(2, x.shape[2:])
-        image = image + self.bias.view(-1, 1, 1).to(x.dtype)
+        image = torch.baddbmm(self.bias[:, None].to(x.dtype), mixing, x.flatten(2)).unflatten(2, x.shape[2:])
         return image if self.clamp is None else image.clamp(-self.clamp, self.clamp)
 
 

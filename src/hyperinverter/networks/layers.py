@@ -17,6 +17,7 @@ class EqualLinear(nn.Module):
         activate: Finish with leaky ReLU (0.2) times sqrt(2).
         lr_multiplier: Scales the learning speed of weight and bias.
         bias_init: Starting value of the effective bias.
+        gain: Times the output, before an activation.
     """
 
     def __init__(
@@ -27,20 +28,19 @@ class EqualLinear(nn.Module):
         activate: bool = False,
         lr_multiplier: float = 1.0,
         bias_init: float = 0.0,
+        gain: float = 1.0,
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
         self.bias = nn.Parameter(torch.full((out_features,), bias_init / lr_multiplier))
         self.activate = activate
-        self.weight_gain = lr_multiplier / math.sqrt(in_features)
-        self.bias_gain = lr_multiplier
+        self.weight_gain = gain * lr_multiplier / math.sqrt(in_features)
+        self.bias_gain = gain * lr_multiplier
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Map ``(B, in)`` to ``(B, out)``; ``residual`` ``(B, out, in)`` is added to the stored weight."""
-        bias = self.bias * self.bias_gain if self.bias_gain != 1 else self.bias
-        out = torch.addmm(
-            bias, x, self.weight.T, alpha=self.weight_gain
-        )  # the weight is read once, not scaled first
+        # weight and bias are read once, not scaled first
+        out = torch.addmm(self.bias, x, self.weight.T, beta=self.bias_gain, alpha=self.weight_gain)
         if residual is not None:
             out = out + torch.bmm(residual, x[:, :, None])[:, :, 0] * self.weight_gain
         return leaky_relu(out) if self.activate else out

@@ -16,17 +16,24 @@ def leaky_relu(x: Tensor, gain: float = GAIN) -> Tensor:
 
 
 def scale_bias_leaky_relu(
-    x: Tensor, scale: Tensor | None, bias: Tensor, noise: Tensor | None = None, clamp: float | None = None
+    x: Tensor,
+    scale: Tensor | None,
+    bias: Tensor,
+    noise: Tensor | None,
+    strength: Tensor,
+    clamp: float | None = None,
 ) -> Tensor:
-    """Return ``clamp(sqrt(2) * leaky_relu(scale * x + bias + noise))``.
+    """Return ``clamp(leaky_relu(scale * x + sqrt(2) * (bias + strength * noise)))``.
 
-    The gain is positive and therefore moves inside the leaky ReLU, onto the small tensors.
+    The gain sqrt(2) of a layer is positive and therefore moves inside the leaky ReLU, onto the small tensors: it has
+    to be in ``scale`` or ``x`` already (``ops.modconv``).
 
     Args:
-        x: Features, ``(B, C, H, W)``.
+        x: Features, ``(B, C, H, W)``. Without ``scale`` the result takes their place in memory.
         scale: Factor per sample and channel, ``(B, C, 1, 1)``; None for 1.
         bias: ``(C,)``.
         noise: ``(H, W)``, or ``(B, H, W)`` for one per sample; None for 0.
+        strength: Of the noise, ``()``.
         clamp: Largest absolute value, None for no limit.
 
     Returns:
@@ -37,11 +44,11 @@ def scale_bias_leaky_relu(
         offset = bias.view(-1, 1, 1)
     elif x.is_contiguous(memory_format=torch.channels_last):
         # Made in the layout of x: several layouts in one pass over memory take several times as long.
-        offset = ((noise * GAIN)[..., None] + bias).movedim(-1, -3)
+        offset = torch.addcmul(bias, noise[..., None], strength, value=GAIN).movedim(-1, -3)
     else:
-        noise = noise * GAIN
-        offset = bias.view(-1, 1, 1) + (noise if noise.ndim == 2 else noise.unsqueeze(-3))
+        noise = noise if noise.ndim == 2 else noise.unsqueeze(-3)
+        offset = torch.addcmul(bias.view(-1, 1, 1), noise, strength, value=GAIN)
     offset = offset.to(x.dtype)
-    out = x * GAIN + offset if scale is None else torch.addcmul(offset, x, scale * GAIN)
+    out = x.add_(offset) if scale is None else torch.addcmul(offset, x, scale)
     out = F.leaky_relu_(out, SLOPE)  # in place: its gradient asks for the sign of the result only
     return out if clamp is None else out.clamp(-clamp, clamp)

@@ -102,9 +102,15 @@ Residual = Tensor | FactoredResidual
 
 
 def residual_conv2d(
-    x: Tensor, weight: Tensor, residual: FactoredResidual, style: Tensor, *, up: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Return ``modulated_conv2d(x, weight + residual.materialise(), style, up=up)``, the cheapest way.
+    x: Tensor,
+    weight: Tensor,
+    residual: FactoredResidual,
+    style: Tensor,
+    *,
+    up: bool = False,
+    gain: float = 1.0,
+) -> tuple[Tensor, Tensor | None]:
+    """Return ``modulated_conv2d(x, weight + residual.materialise(), style, up=up, gain=gain)``, the cheapest way.
 
     Where kernels are made, they are made again in the backward pass instead of being kept for it: what autograd
     keeps per sample is u, ``I D`` numbers instead of ``O I k k``. On a CPU only one sample's exist at a time.
@@ -115,9 +121,10 @@ def residual_conv2d(
         residual: Of that kernel.
         style: Scale of each input channel, ``(B, I)``.
         up: As in ``modulated_conv2d``.
+        gain: As in ``modulated_conv2d``.
 
     Returns:
-        Features and the factor ``(B, O, 1, 1)`` they are still to be multiplied by.
+        Features and the factor ``(B, O, 1, 1)`` they are still to be multiplied by, or None.
 
     Raises:
         ValueError: If mixing is asked for, but the kernel has a layout that does not allow it.
@@ -129,33 +136,29 @@ def residual_conv2d(
         residual.strategy == "cheapest" and residual.mixing_pays(pixels, pixels * (4 if up else 1))
     )
     if mixing:
-        return _mixed(x, weight, residual, style, up)
+        return _mixed(x, weight, residual, style, up, gain)
 
     if x.device.type in modconv.SAMPLE_BY_SAMPLE:
         rows = weight.reshape(residual.u.shape[1], -1) + residual.b2  # theta, cut like M into I rows
         with ExitStack() as stack:
             kernels = (_kernel(rows, u, residual.w2, weight.shape, stack) for u in residual.u)
-            return sample_by_sample(x, kernels, style, up=up)
+            return sample_by_sample(x, kernels, style, up=up, gain=gain)
 
     def make() -> Tensor:
         return weight + residual.materialise()
 
     kernel = make()
     with _made_again(kernel, make):
-        out, factor = modulated_conv2d(x, kernel, style, up=up)
-    assert factor is not None
-    return out, factor
+        return modulated_conv2d(x, kernel, style, up=up, gain=gain)
 
 
 def delta_conv2d(
-    x: Tensor, weight: Tensor, delta: Tensor, style: Tensor, *, up: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Return ``modulated_conv2d(x, weight + delta, style, up=up)`` for residuals ``(B, O, I, k, k)``."""
+    x: Tensor, weight: Tensor, delta: Tensor, style: Tensor, *, up: bool = False, gain: float = 1.0
+) -> tuple[Tensor, Tensor | None]:
+    """Return ``modulated_conv2d(x, weight + delta, style, up=up, gain=gain)`` for residuals ``(B, O, I, k, k)``."""
     if x.device.type in modconv.SAMPLE_BY_SAMPLE:
-        return sample_by_sample(x, (weight + one for one in delta), style, up=up)
-    out, factor = modulated_conv2d(x, weight + delta, style, up=up)
-    assert factor is not None
-    return out, factor
+        return sample_by_sample(x, (weight + one for one in delta), style, up=up, gain=gain)
+    return modulated_conv2d(x, weight + delta, style, up=up, gain=gain)
 
 
 def _kernel(rows: Tensor, u: Tensor, w2: Tensor, shape: torch.Size, stack: ExitStack) -> Tensor:
@@ -171,7 +174,7 @@ def _kernel(rows: Tensor, u: Tensor, w2: Tensor, shape: torch.Size, stack: ExitS
 
 
 def _mixed(
-    x: Tensor, weight: Tensor, residual: FactoredResidual, style: Tensor, up: bool
+    x: Tensor, weight: Tensor, residual: FactoredResidual, style: Tensor, up: bool, gain: float
 ) -> tuple[Tensor, Tensor]:
     out_channels, _, *side = weight.shape
     groups = residual.groups
@@ -194,7 +197,7 @@ def _mixed(
         v.flatten(2).to(base.dtype),
         maps.reshape(batch, groups * hidden, -1),
     )
-    factor = _demodulation(shared, parts, v, style).view(batch, -1, 1, 1)
+    factor = (_demodulation(shared, parts, v, style) * gain).view(batch, -1, 1, 1)
     return mixed.view(batch, out_channels, *size), factor.to(x.dtype)
 
 

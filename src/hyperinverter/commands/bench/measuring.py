@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hyperinverter.commands.bench.cases import Side, make_model, work
 from hyperinverter.contracts import UserError
-from hyperinverter.networks import generator
+from hyperinverter.networks import backbones, generator
 from hyperinverter.ops import modconv, winograd
 from hyperinverter.runcard import code_state, peak_ram_bytes
 from hyperinverter.tasks.allocator import keep_freed_memory
@@ -51,8 +51,8 @@ class _Operators(TorchDispatchMode):
 def count(size: str, case: str, batch: int, side: Side) -> Count:
     """Count FLOPs and operators of a case on tensors without content: no time, no memory.
 
-    Operators are counted as on a GPU: one grouped convolution for a batch of kernels, a batch drawn at once. Loading
-    photos has neither.
+    Operators are counted as on a GPU: one grouped convolution for a batch of kernels, a batch drawn at once, features
+    in the layout they come in. Loading photos has neither.
     """
     if case == "data":
         return Count(0.0, 0)
@@ -67,6 +67,7 @@ def count(size: str, case: str, batch: int, side: Side) -> Count:
         with (
             mock.patch.object(modconv, "SAMPLE_BY_SAMPLE", ()),
             mock.patch.object(generator, "LARGEST_MAP", 2**60),
+            mock.patch.object(backbones, "fast_layout", lambda x: x),
             winograd.only_direct(),
             _Operators() as operators,
         ):

@@ -95,7 +95,7 @@ def _weight(stored: Tensor, name: str, residuals: Mapping[str, Tensor]) -> Tenso
 
 def _style(layer: StyledConv | ToRGB, w: Tensor, name: str, residuals: Mapping[str, Tensor]) -> Tensor:
     weight = _weight(layer.affine.weight, f"{name}.affine.weight", residuals)
-    return F.linear(w, weight * layer.affine.weight_gain, layer.affine.bias * layer.affine.bias_gain)
+    return F.linear(w, weight * (1 / math.sqrt(weight.shape[1])), layer.affine.bias)
 
 
 def _styled(layer: StyledConv, x: Tensor, w: Tensor, name: str, residuals: Mapping[str, Tensor]) -> Tensor:
@@ -113,7 +113,7 @@ def _styled(layer: StyledConv, x: Tensor, w: Tensor, name: str, residuals: Mappi
 
 
 def _colours(layer: ToRGB, x: Tensor, w: Tensor, name: str, residuals: Mapping[str, Tensor]) -> Tensor:
-    style = _style(layer, w, name, residuals) * layer.gain
+    style = _style(layer, w, name, residuals) * (1 / math.sqrt(x.shape[1]))
     kernel = _weight(layer.weight, f"{name}.weight", residuals) * style[0, None, :, None, None]
     x = F.conv2d(x, kernel) + layer.bias[None, :, None, None]
     return x if layer.clamp is None else x.clamp(-layer.clamp, layer.clamp)
