@@ -19,12 +19,14 @@ SHAPES = [(6, 6, 3, 3), (4, 8, 3, 3), (3, 9, 3, 3), (5, 5, 1, 1)]
 STRAY = (6, 8, 3, 3)  # rows of M straddle output channels: kernels can only be made
 
 
-def draw(shape: tuple[int, ...], batch: int = 3, hidden: int = 4) -> tuple[list[Tensor], tuple[int, ...]]:
+def draw(
+    shape: tuple[int, ...], batch: int = 3, hidden: int = 4, size: tuple[int, int] = (5, 4)
+) -> tuple[list[Tensor], tuple[int, ...]]:
     """x, theta, style, u, w2, b2."""
     out_channels, in_channels, *side = shape
     columns = out_channels * side[0] * side[1]
     sizes = [
-        (batch, in_channels, 5, 4),
+        (batch, in_channels, *size),
         shape,
         (batch, in_channels),
         (batch, in_channels, hidden),
@@ -65,11 +67,14 @@ CASES = [(shape, s) for shape in SHAPES for s in ("mixing", "kernels", "cheapest
 @pytest.mark.usefixtures("_both_devices")
 @pytest.mark.parametrize("last", [False, True], ids=["first", "channels_last"])
 @pytest.mark.parametrize("up", [False, True])
+@pytest.mark.parametrize(
+    "size", [(5, 4), (10, 9)]
+)  # fewer numbers than a kernel has, and for most shapes more
 @pytest.mark.parametrize(("shape", "strategy"), CASES)
 def test_values_and_gradients_equal_those_of_made_kernels(
-    shape: tuple[int, ...], strategy: str, up: bool, last: bool
+    shape: tuple[int, ...], strategy: str, size: tuple[int, int], up: bool, last: bool
 ) -> None:
-    inputs, _ = draw(shape)
+    inputs, _ = draw(shape, size=size)
     expected_inputs = [t.double().requires_grad_() for t in inputs]
     if last:
         inputs[0] = inputs[0].contiguous(memory_format=torch.channels_last)
@@ -84,9 +89,33 @@ def test_values_and_gradients_equal_those_of_made_kernels(
         assert_close(gradient, want.float(), rtol=1e-4, atol=1e-4 * max(1.0, want.abs().max().item()))
 
 
+@pytest.mark.parametrize("size", [(5, 4), (10, 9)])
+def test_shorter_convolutions_take_part(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they pay, forward and backward; here everywhere."""
+    shape = (4, 8, 3, 3)
+    inputs, _ = draw(shape, size=size)
+    expected_inputs = [t.double().requires_grad_() for t in inputs]
+    inputs = [t.requires_grad_() for t in inputs]
+    expected = reference(expected_inputs, shape, False)
+    taken: list[str] = []
+    for name in ("_convolve", "_kernel_gradient"):
+        real = getattr(winograd, name)
+        monkeypatch.setattr(winograd, name, lambda *a, f=real, n=name: (taken.append(n), f(*a))[1])
+    monkeypatch.setattr(winograd, "pays", lambda x, weight: True)
+    image = ours(inputs, shape, False, "kernels")
+    assert_close(image, expected.float(), rtol=1e-4, atol=1e-4)
+    cotangent = torch.randn(image.shape)
+    gradients = torch.autograd.grad(image, inputs, cotangent)
+    assert sorted(taken) == ["_convolve"] * 6 + ["_kernel_gradient"] * 3, "three samples, there and back"
+    wanted = torch.autograd.grad(expected, expected_inputs, cotangent.double())
+    for gradient, want in zip(gradients, wanted, strict=True):
+        assert_close(gradient, want.float(), rtol=1e-4, atol=1e-4 * max(1.0, want.abs().max().item()))
+
+
+@pytest.mark.parametrize("size", [(5, 4), (10, 9)])
 @pytest.mark.parametrize("strategy", ["mixing", "kernels"])
-def test_second_derivatives(strategy: str) -> None:
-    inputs, shape = draw((4, 8, 3, 3), batch=2, hidden=2)
+def test_second_derivatives(strategy: str, size: tuple[int, int]) -> None:
+    inputs, shape = draw((4, 8, 3, 3), batch=2, hidden=2, size=size)
     results = []
     for function in (lambda t: ours(t, shape, False, strategy), lambda t: reference(t, shape, False)):
         leaves = [t.double().requires_grad_() for t in inputs]
@@ -106,8 +135,8 @@ def test_strength_multiplies_the_residual(strategy: str, strength: float | Tenso
     assert_close(residual.materialise(), delta, rtol=1e-4, atol=1e-4)
     out, factor = residual_conv2d(x, theta, residual, style)
     want, want_factor = modulated_conv2d(x, theta + delta, style)
-    assert_close(out, want, rtol=1e-4, atol=1e-4)
-    assert_close(factor, want_factor, rtol=1e-4, atol=1e-4)
+    assert want_factor is not None
+    assert_close(out if factor is None else out * factor, want * want_factor, rtol=1e-4, atol=1e-4)
 
 
 def kept(strategy: str) -> tuple[int, int]:
@@ -137,7 +166,7 @@ def kept(strategy: str) -> tuple[int, int]:
 def test_no_kernel_of_a_sample_is_kept_for_the_backward_pass() -> None:
     stored, kernels = kept("stored")
     assert stored > kernels
-    assert kept("kernels")[0] < stored - 0.9 * kernels
+    assert kept("kernels")[0] < stored - 0.85 * kernels
     assert kept("mixing")[0] < kernels
 
 

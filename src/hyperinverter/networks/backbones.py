@@ -7,7 +7,6 @@ of their published weight files.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 

@@ -65,7 +65,10 @@ class _StyleBlock(nn.Module):
         layers: list[nn.Module] = []
         for _ in range(max(halvings, 1)):
             # in place: its gradient asks for the sign of the result only
-            layers += [nn.Conv2d(in_channels, channels, 3, 2 if halvings else 1, 1), nn.LeakyReLU(0.01, inplace=True)]
+            layers += [
+                nn.Conv2d(in_channels, channels, 3, 2 if halvings else 1, 1),
+                nn.LeakyReLU(0.01, inplace=True),
+            ]
             in_channels = channels
         self.convs = nn.Sequential(*layers)
 

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from hyperinverter.ops import modconv
 from hyperinverter.ops.modconv import EPS, convolve, modulated_conv2d, sample_by_sample
+from hyperinverter.ops.own_kernels import own_kernels
 
 Strategy = Literal["cheapest", "mixing", "kernels"]
 
@@ -139,10 +140,16 @@ def residual_conv2d(
         return _mixed(x, weight, residual, style, up, gain)
 
     if x.device.type in modconv.SAMPLE_BY_SAMPLE:
-        rows = weight.reshape(residual.u.shape[1], -1) + residual.b2  # theta, cut like M into I rows
-        with ExitStack() as stack:
-            kernels = (_kernel(rows, u, residual.w2, weight.shape, stack) for u in residual.u)
-            return sample_by_sample(x, kernels, style, up=up, gain=gain)
+        factors = (residual.u, residual.w2, residual.b2)
+        mixed = x.dtype != residual.u.dtype or torch.is_autocast_enabled(x.device.type)
+        if mixed or torch.compiler.is_compiling():
+            return _one_by_one(x, weight, *factors, style, up=up, gain=gain)
+
+        def plain(*inputs: Tensor) -> Tensor:
+            out, factor = _one_by_one(*inputs, up=up, gain=gain)
+            return out if factor is None else out * factor
+
+        return own_kernels(x, weight, *factors, style, plain, up=up, gain=gain), None
 
     def make() -> Tensor:
         return weight + residual.materialise()
@@ -159,6 +166,16 @@ def delta_conv2d(
     if x.device.type in modconv.SAMPLE_BY_SAMPLE:
         return sample_by_sample(x, (weight + one for one in delta), style, up=up, gain=gain)
     return modulated_conv2d(x, weight + delta, style, up=up, gain=gain)
+
+
+def _one_by_one(
+    x: Tensor, weight: Tensor, u: Tensor, w2: Tensor, b2: Tensor, style: Tensor, *, up: bool, gain: float
+) -> tuple[Tensor, Tensor | None]:
+    """One sample's kernel after the other; autograd makes them again."""
+    rows = weight.reshape(u.shape[1], -1) + b2  # theta, cut like M into I rows
+    with ExitStack() as stack:
+        kernels = (_kernel(rows, factors, w2, weight.shape, stack) for factors in u)
+        return sample_by_sample(x, kernels, style, up=up, gain=gain)
 
 
 def _kernel(rows: Tensor, u: Tensor, w2: Tensor, shape: torch.Size, stack: ExitStack) -> Tensor:

@@ -65,7 +65,7 @@ def modulated_conv2d(
     """
     if weight.ndim not in (4, 5):
         raise ValueError(f"weight must be (O, I, k, k) or (B, O, I, k, k), got {tuple(weight.shape)}")
-    if demodulate and len(x) == 1 and weight.ndim == 4 and x.shape[-2] * x.shape[-1] > weight[:, 0].numel():
+    if demodulate and len(x) == 1 and weight.ndim == 4 and on_kernel(x, weight):
         return convolve(x, _modulated(weight, style[0], gain), up), None
     factor: Tensor | None = None
     if demodulate:
@@ -79,6 +79,11 @@ def modulated_conv2d(
     wide = x.reshape(1, -1, *x.shape[2:])  # samples become groups of one wide image
     out = convolve(wide, weight.flatten(0, 1), up, groups=batch)
     return out.view(batch, -1, *out.shape[2:]), factor
+
+
+def on_kernel(x: Tensor, weight: Tensor) -> bool:
+    """Whether a sample of ``(B, I, H, W)`` has more numbers than its kernel ``(O, I, k, k)``, which is then scaled."""
+    return x.shape[-2] * x.shape[-1] > weight[:, 0].numel()
 
 
 def sample_by_sample(
@@ -118,7 +123,9 @@ def convolve(x: Tensor, weight: Tensor, up: bool, groups: int = 1) -> Tensor:
         return F.conv2d(x, weight, padding=weight.shape[-1] // 2, groups=groups)
     if groups == 1:
         if x.device.type == "cpu":
-            x = x.contiguous(memory_format=torch.channels_last)  # up to 3.6 times faster than the other layout
+            x = x.contiguous(
+                memory_format=torch.channels_last
+            )  # up to 3.6 times faster than the other layout
         return F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)  # it wants (I, O, k, k)
     blocks = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
     return F.conv_transpose2d(x, blocks, stride=2, groups=groups)

@@ -119,11 +119,19 @@ class _Conv3x3(torch.autograd.Function):
                 grad, x, weight, None, one, one, one, False, [0, 0], 1, wanted
             )
             return found[0], found[1]
-        turned = weight.flip(2, 3).transpose(0, 1)
         return (
-            _convolve(grad, turned) if by_x else None,
+            _convolve(grad, _turned(weight)) if by_x else None,
             _kernel_gradient(x, grad) if by_weight else None,
         )
+
+
+def gradients(x: Tensor, weight: Tensor, grad: Tensor, by_x: bool) -> tuple[Tensor | None, Tensor]:
+    """Gradients of ``conv3x3(x, weight)`` by features, if asked for, and by kernel; without a graph."""
+    return (_convolve(grad, _turned(weight)) if by_x else None), _kernel_gradient(x, grad)
+
+
+def _turned(weight: Tensor) -> Tensor:
+    return weight.flip(2, 3).transpose(0, 1)
 
 
 def _convolve(x: Tensor, weight: Tensor) -> Tensor:
