@@ -39,16 +39,21 @@ def scale_bias_leaky_relu(
     Returns:
         Features, ``(B, C, H, W)``.
     """
-    bias = bias * GAIN
-    if noise is None:
-        offset = bias.view(-1, 1, 1)
-    elif x.is_contiguous(memory_format=torch.channels_last):
-        # Made in the layout of x: several layouts in one pass over memory take several times as long.
-        offset = torch.addcmul(bias, noise[..., None], strength, value=GAIN).movedim(-1, -3)
+    if noise is not None and noise.ndim > 2:
+        noise = noise.unsqueeze(-3)
+    if scale is None:  # two passes in place: both additions are small, their sum is as large as the features
+        out = x if noise is None else x.add_((noise * strength).to(x.dtype), alpha=GAIN)
+        out = out.add_(bias.view(-1, 1, 1).to(x.dtype), alpha=GAIN)
     else:
-        noise = noise if noise.ndim == 2 else noise.unsqueeze(-3)
-        offset = torch.addcmul(bias.view(-1, 1, 1), noise, strength, value=GAIN)
-    offset = offset.to(x.dtype)
-    out = x.add_(offset) if scale is None else torch.addcmul(offset, x, scale)
+        bias = bias * GAIN
+        if noise is None:
+            offset = bias.view(-1, 1, 1)
+        elif x.is_contiguous(memory_format=torch.channels_last):
+            # Made in the layout of x: several layouts in one pass over memory take several times as long.
+            noise = noise[..., None] if noise.ndim == 2 else noise.movedim(-3, -1)
+            offset = torch.addcmul(bias, noise, strength, value=GAIN).movedim(-1, -3)
+        else:
+            offset = torch.addcmul(bias.view(-1, 1, 1), noise, strength, value=GAIN)
+        out = torch.addcmul(offset.to(x.dtype), x, scale)
     out = F.leaky_relu_(out, SLOPE)  # in place: its gradient asks for the sign of the result only
     return out if clamp is None else out.clamp(-clamp, clamp)
