@@ -38,6 +38,9 @@ def test_equals_the_formula(
     gain = math.sqrt(2)  # comes with the factor, or where there is none with the features
     given = (x * gain, None) if scale is None else (x, scale * gain)
     assert_close(scale_bias_leaky_relu(*given, bias, noise, strength, clamp), expected)
+    given = (x * gain, None) if scale is None else (x, scale * gain)
+    with torch.no_grad():  # in place
+        assert_close(scale_bias_leaky_relu(*given, bias, noise, strength, clamp), expected)
     if clamp is not None:
         assert expected.abs().max() == clamp, "the clamp was not reached: the test tests nothing"
 

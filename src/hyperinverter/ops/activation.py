@@ -29,7 +29,8 @@ def scale_bias_leaky_relu(
     to be in ``scale`` or ``x`` already (``ops.modconv``).
 
     Args:
-        x: Features, ``(B, C, H, W)``. Without ``scale`` the result takes their place in memory.
+        x: Features, ``(B, C, H, W)``. Without ``scale``, or where no gradient is wanted, the result takes their place
+            in memory.
         scale: Factor per sample and channel, ``(B, C, 1, 1)``; None for 1.
         bias: ``(C,)``.
         noise: ``(H, W)``, or ``(B, H, W)`` for one per sample; None for 0.
@@ -54,6 +55,7 @@ def scale_bias_leaky_relu(
             offset = torch.addcmul(bias, noise, strength, value=GAIN).movedim(-1, -3)
         else:
             offset = torch.addcmul(bias.view(-1, 1, 1), noise, strength, value=GAIN)
-        out = torch.addcmul(offset.to(x.dtype), x, scale)
+        place = None if torch.is_grad_enabled() or torch.compiler.is_compiling() else x
+        out = torch.addcmul(offset.to(x.dtype), x, scale, out=place)
     out = F.leaky_relu_(out, SLOPE)  # in place: its gradient asks for the sign of the result only
     return out if clamp is None else out.clamp(-clamp, clamp)

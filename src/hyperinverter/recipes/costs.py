@@ -52,6 +52,18 @@ DESIGNS: dict[str, dict[str, tuple[str, ...]]] = {  # domain -> design -> overri
         "paper": ("hypernet=paper", "encoder.features_backbone=null"),
         "paper, widths for 64 px": ("experiment=paper_digiface",),
         "default": (),
+        **{  # each way of conf/sweep/savings.yaml alone
+            f"default, {override}": (override,)
+            for override in (
+                *(
+                    "encoder.heads=resolution",
+                    "encoder.heads=level",
+                    "encoder.initial=half",
+                    "encoder.initial=quarter",
+                ),
+                *("coverage=convs", "hypernet.hidden_dim=32"),
+            )
+        },
         "default, shared heads, initial image at half size": _ENCODER,
         "lite": ("experiment=lite",),
     },
