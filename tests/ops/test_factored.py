@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hyperinverter.ops import winograd
 from hyperinverter.ops.factored import FactoredResidual, residual_conv2d
 from hyperinverter.ops.modconv import modulated_conv2d
+from hyperinverter.ops.policy import policy
 
 SHAPES = [(6, 6, 3, 3), (4, 8, 3, 3), (3, 9, 3, 3), (5, 5, 1, 1)]
 STRAY = (6, 8, 3, 3)  # rows of M straddle output channels: kernels can only be made
@@ -47,18 +48,18 @@ def reference(inputs: list[Tensor], shape: tuple[int, ...], up: bool) -> Tensor:
     return out if factor is None else out * factor
 
 
-def ours(inputs: list[Tensor], shape: tuple[int, ...], up: bool, strategy: str) -> Tensor:
+def ours(inputs: list[Tensor], shape: tuple[int, ...], up: bool, way: str) -> Tensor:
     x, theta, style, *factors = inputs
-    residual = FactoredResidual(*factors, shape, strategy)  # type: ignore[arg-type]
-    out, factor = residual_conv2d(x, theta, residual, style, up=up)
+    with policy(factored=way):
+        out, factor = residual_conv2d(x, theta, FactoredResidual(*factors, shape), style, up=up)
     return out if factor is None else out * factor
 
 
 @pytest.fixture(params=["loop", "grouped"])
-def _both_devices(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def _both_devices(request: pytest.FixtureRequest) -> Iterator[None]:
     """As on a CPU, and as on a GPU."""
-    if request.param == "grouped":
-        monkeypatch.setattr("hyperinverter.ops.modconv.SAMPLE_BY_SAMPLE", ())
+    with policy(per_sample=request.param):
+        yield
 
 
 CASES = [(shape, s) for shape in SHAPES for s in ("mixing", "kernels", "cheapest")] + [(STRAY, "kernels")]
@@ -70,16 +71,16 @@ CASES = [(shape, s) for shape in SHAPES for s in ("mixing", "kernels", "cheapest
 @pytest.mark.parametrize(
     "size", [(5, 4), (10, 9)]
 )  # fewer numbers than a kernel has, and for most shapes more
-@pytest.mark.parametrize(("shape", "strategy"), CASES)
+@pytest.mark.parametrize(("shape", "way"), CASES)
 def test_values_and_gradients_equal_those_of_made_kernels(
-    shape: tuple[int, ...], strategy: str, size: tuple[int, int], up: bool, last: bool
+    shape: tuple[int, ...], way: str, size: tuple[int, int], up: bool, last: bool
 ) -> None:
     inputs, _ = draw(shape, size=size)
     expected_inputs = [t.double().requires_grad_() for t in inputs]
     if last:
         inputs[0] = inputs[0].contiguous(memory_format=torch.channels_last)
     inputs = [t.requires_grad_() for t in inputs]
-    image = ours(inputs, shape, up, strategy)
+    image = ours(inputs, shape, up, way)
     expected = reference(expected_inputs, shape, up)
     assert_close(image, expected.float(), rtol=1e-4, atol=1e-4)
     cotangent = torch.randn(image.shape)
@@ -101,11 +102,11 @@ def test_shorter_convolutions_take_part(size: tuple[int, int], monkeypatch: pyte
     for name in ("_convolve", "_kernel_gradient"):
         real = getattr(winograd, name)
         monkeypatch.setattr(winograd, name, lambda *a, f=real, n=name: (taken.append(n), f(*a))[1])
-    monkeypatch.setattr(winograd, "pays", lambda x, weight: True)
-    image = ours(inputs, shape, False, "kernels")
-    assert_close(image, expected.float(), rtol=1e-4, atol=1e-4)
-    cotangent = torch.randn(image.shape)
-    gradients = torch.autograd.grad(image, inputs, cotangent)
+    with policy(winograd="always"):
+        image = ours(inputs, shape, False, "kernels")
+        assert_close(image, expected.float(), rtol=1e-4, atol=1e-4)
+        cotangent = torch.randn(image.shape)
+        gradients = torch.autograd.grad(image, inputs, cotangent)
     assert sorted(taken) == ["_convolve"] * 6 + ["_kernel_gradient"] * 3, "three samples, there and back"
     wanted = torch.autograd.grad(expected, expected_inputs, cotangent.double())
     for gradient, want in zip(gradients, wanted, strict=True):
@@ -113,11 +114,11 @@ def test_shorter_convolutions_take_part(size: tuple[int, int], monkeypatch: pyte
 
 
 @pytest.mark.parametrize("size", [(5, 4), (10, 9)])
-@pytest.mark.parametrize("strategy", ["mixing", "kernels"])
-def test_second_derivatives(strategy: str, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("way", ["mixing", "kernels"])
+def test_second_derivatives(way: str, size: tuple[int, int]) -> None:
     inputs, shape = draw((4, 8, 3, 3), batch=2, hidden=2, size=size)
     results = []
-    for function in (lambda t: ours(t, shape, False, strategy), lambda t: reference(t, shape, False)):
+    for function in (lambda t: ours(t, shape, False, way), lambda t: reference(t, shape, False)):
         leaves = [t.double().requires_grad_() for t in inputs]
         first = torch.autograd.grad(function(leaves).square().sum(), leaves[0], create_graph=True)[0]
         results.append(torch.autograd.grad(first.square().sum(), leaves))
@@ -126,25 +127,26 @@ def test_second_derivatives(strategy: str, size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5, torch.tensor(2.0), torch.tensor([0.0, 0.5, -1.0])])
-@pytest.mark.parametrize("strategy", ["mixing", "kernels"])
-def test_strength_multiplies_the_residual(strategy: str, strength: float | Tensor) -> None:
+@pytest.mark.parametrize("way", ["mixing", "kernels"])
+def test_strength_multiplies_the_residual(way: str, strength: float | Tensor) -> None:
     (x, theta, style, *factors), shape = draw((4, 8, 3, 3))
-    residual = FactoredResidual(*factors, shape, strategy).scaled(strength)  # type: ignore[arg-type]
+    residual = FactoredResidual(*factors, shape).scaled(strength)
     per_sample = torch.as_tensor(strength).expand(3).view(3, 1, 1, 1, 1)
     delta = kernels_by_hand(*factors, shape) * per_sample
     assert_close(residual.materialise(), delta, rtol=1e-4, atol=1e-4)
-    out, factor = residual_conv2d(x, theta, residual, style)
+    with policy(factored=way):
+        out, factor = residual_conv2d(x, theta, residual, style)
     want, want_factor = modulated_conv2d(x, theta + delta, style)
     assert want_factor is not None
     assert_close(out if factor is None else out * factor, want * want_factor, rtol=1e-4, atol=1e-4)
 
 
-def kept(strategy: str) -> tuple[int, int]:
+def kept(way: str) -> tuple[int, int]:
     """Numbers that autograd keeps for the backward pass; and how many a sample's kernels have, times the batch."""
     inputs, shape = draw((32, 32, 3, 3), batch=8, hidden=4)
     inputs[3] = inputs[3].requires_grad_()
     x, theta, style, *factors = inputs
-    residual = FactoredResidual(*factors, shape, strategy)  # type: ignore[arg-type]
+    residual = FactoredResidual(*factors, shape)
     seen: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -154,11 +156,11 @@ def kept(strategy: str) -> tuple[int, int]:
 
     alive: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        if strategy == "stored":
-            kernels = theta + dataclasses.replace(residual, strategy="kernels").materialise()
-            modulated_conv2d(x, kernels, style)
+        if way == "stored":
+            modulated_conv2d(x, theta + residual.materialise(), style)
         else:
-            residual_conv2d(x, theta, residual, style)
+            with policy(factored=way):
+                residual_conv2d(x, theta, residual, style)
     return sum(seen.values()), 8 * 32 * 32 * 9
 
 
@@ -187,15 +189,15 @@ def test_mixing_makes_no_kernel_of_a_sample() -> None:
     assert biggest < 64 * 32 * 32 * 9 / 2
 
 
-def operations(batch: int, channels: int, hidden: int, side: int, strategy: str) -> int:
+def operations(batch: int, channels: int, hidden: int, side: int, way: str) -> int:
     """Multiplications that really happen beyond the convolution with theta."""
     with (
         FakeTensorMode(),
-        winograd.only_direct(),
+        policy(winograd="never", factored=way),
     ):  # shapes without numbers, direct convolutions
         (x, theta, style, *factors), shape = draw((channels, channels, 3, 3), batch, hidden)
         x = torch.empty(batch, channels, side, side)
-        residual = FactoredResidual(*factors, shape, strategy)  # type: ignore[arg-type]
+        residual = FactoredResidual(*factors, shape)
         with FlopCounterMode(display=False) as counter:
             residual_conv2d(x, theta, residual, style)
     return counter.get_total_flops() // 2 - batch * channels * channels * 9 * side * side

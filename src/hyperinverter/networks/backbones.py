@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperinverter.networks.frozen import fast_layout
+from hyperinverter.ops.policy import fast_layout
 from hyperinverter.ops.winograd import Conv3x3
 
 Taps = tuple[Tensor, Tensor, Tensor]

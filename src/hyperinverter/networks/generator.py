@@ -3,6 +3,9 @@
 Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN". Tensor names and the order of
 operations are those of the StyleGAN2-ADA files, so their weights load without renaming; the constant FIR
 filters are not stored.
+
+Letters in shapes: B samples, L style layers (``num_ws``), D width of w, Z of z, C channels (I into a layer, O out
+of it), H and W sides of a feature map, R side of the image.
 """
 
 from __future__ import annotations
@@ -20,14 +23,18 @@ from torch.utils.checkpoint import checkpoint
 from hyperinverter.contracts import KernelSpec
 from hyperinverter.networks.layers import EqualLinear
 from hyperinverter.ops.activation import GAIN, scale_bias_leaky_relu
-from hyperinverter.ops.factored import FactoredResidual, Residual, delta_conv2d, residual_conv2d
+from hyperinverter.ops.factored import (
+    FactoredResidual,
+    Residual,
+    delta_conv2d,
+    materialised,
+    residual_conv2d,
+)
 from hyperinverter.ops.modconv import modulated_conv2d
+from hyperinverter.ops.policy import policy_of
 from hyperinverter.ops.resample import fir_filter, fir_kernel, upsample_image
 
 Residuals = Mapping[str, Residual]
-
-# On a CPU a batch is no faster than its parts once a feature map has so many numbers, and takes more memory.
-LARGEST_MAP = 2**24
 
 
 @dataclass(frozen=True)
@@ -198,7 +205,7 @@ class Synthesis(nn.Module):
         self.num_ws = config.num_ws
         self.largest_map = max(config.channels(side) * side**2 for side in self.resolutions)  # of one sample
         self.checkpointing = (
-            False  # keep each layer's input only, and compute the layer again in the backward pass
+            False  # keep each layer's input only; compute the layer again in the backward pass
         )
         self.low_precision = False  # draw in bfloat16 where no gradient is wanted
         for resolution in self.resolutions:
@@ -221,70 +228,71 @@ class Synthesis(nn.Module):
             ValueError: For an unknown noise mode, a wrong number of codes, or residuals for tensors that do
                 not exist or have another shape.
         """
-        device = ws.device.type
-        if self.low_precision and not torch.is_grad_enabled() and not torch.is_autocast_enabled(device):
-            with torch.autocast(device, torch.bfloat16):
-                return self(ws, residuals, noise_mode)
+        residuals = residuals or {}
+        ws = self._checked(ws, residuals, noise_mode)
+        if self._in_bfloat16(ws.device.type):
+            with torch.autocast(ws.device.type, torch.bfloat16):
+                return self._draw_in_parts(ws, residuals, noise_mode)
+        return self._draw_in_parts(ws, residuals, noise_mode)
+
+    def _checked(self, ws: Tensor, residuals: Residuals, noise_mode: str) -> Tensor:
+        """Check what ``forward`` is given; return a code for every style layer, ``(B, L, D)``."""
         if noise_mode not in ("const", "random", "none"):
             raise ValueError(f"noise_mode must be const, random or none, got {noise_mode!r}")
         if ws.ndim == 2:
-            ws = ws[:, None].expand(-1, self.num_ws, -1)
+            ws = ws[:, None].expand(-1, self.num_ws, -1)  # (B, D) -> (B, L, D)
         if ws.shape[1] != self.num_ws:
             raise ValueError(f"expected {self.num_ws} codes per sample, got {ws.shape[1]}")
-        codes = ws.unbind(dim=1)
-        delta = dict(residuals or {})
-        piece = max(1, LARGEST_MAP // self.largest_map)
-        apart = device == "cpu" and len(ws) > piece and not torch.is_grad_enabled()
-        if apart and all(residual.shape[0] == len(ws) for residual in delta.values()):
-            return self._in_pieces(piece, ws, delta, noise_mode)
+        if residuals:
+            weights = {name: weight for name, weight in self.named_parameters() if name.endswith(".weight")}
+            _check_residuals(residuals, weights, len(ws))
+        return ws
 
-        def take(name: str) -> Residual | None:
-            residual = delta.pop(name, None)
-            expected = (len(ws), *self.get_parameter(name).shape)
-            if residual is not None and residual.shape != expected:  # broadcasting would hide it
-                raise ValueError(f"residual for {name} must be {expected}, got {tuple(residual.shape)}")
-            return residual
+    def _in_bfloat16(self, device: str) -> bool:
+        """Whether to draw in bfloat16; a precision that the caller chose is kept."""
+        return self.low_precision and not torch.is_grad_enabled() and not torch.is_autocast_enabled(device)
 
-        def whole(name: str) -> Tensor | None:
-            residual = take(name)
-            return residual.materialise() if isinstance(residual, FactoredResidual) else residual
+    def _draw_in_parts(self, ws: Tensor, residuals: Residuals, noise_mode: str) -> Tensor:
+        """Draw a batch at once, or some samples at a time where maps are large and no gradient is wanted."""
+        limit = policy_of(ws).largest_map
+        if limit is None or torch.is_grad_enabled() or len(ws) * self.largest_map <= limit or len(ws) < 2:
+            return self._draw(ws, residuals, noise_mode)
+        size = max(1, limit // self.largest_map)
+        parts = [slice(first, first + size) for first in range(0, len(ws), size)]
+        each = [{name: residual[part] for name, residual in residuals.items()} for part in parts]
+        return torch.cat(
+            [self._draw(ws[part], own, noise_mode) for part, own in zip(parts, each, strict=True)]
+        )
 
-        def pop(layer: str) -> tuple[Residual | None, Tensor | None]:
-            return take(f"{layer}.weight"), whole(f"{layer}.affine.weight")
-
-        def run(layer: StyledConv, *given: Any) -> Tensor:
-            if self.checkpointing and torch.is_grad_enabled():
-                return checkpoint(layer, *given, use_reentrant=False)
-            return layer(*given)
-
-        x, image = None, None
-        for k, resolution in enumerate(self.resolutions):
-            name, block = f"b{resolution}", self.get_submodule(f"b{resolution}")
-            assert isinstance(block, Block)
-            if block.first:
-                x = block.const.expand(len(ws), -1, -1, -1)
-                code = 0
-            else:
-                code = 2 * k - 1  # a block's torgb shares its code with the next block's conv0
-                x = run(block.conv0, x, codes[code], *pop(f"{name}.conv0"), noise_mode)
-                code += 1
-            x = run(block.conv1, x, codes[code], *pop(f"{name}.conv1"), noise_mode)
-            deltas = whole(f"{name}.torgb.weight"), whole(f"{name}.torgb.affine.weight")
-            colours = block.torgb(x, codes[code + 1], *deltas).float()
+    def _draw(self, ws: Tensor, residuals: Residuals, noise_mode: str) -> Tensor:
+        """``(B, L, D)`` -> ``(B, 3, R, R)``: every block doubles the features' side and adds its colours."""
+        codes = ws.unbind(dim=1)  # L times (B, D)
+        x = self.get_parameter("b4.const").expand(len(ws), -1, -1, -1)  # (B, C, 4, 4)
+        image: Tensor | None = None
+        for k, side in enumerate(self.resolutions):
+            code = 2 * k  # of conv1; a block's torgb shares its code with the next block's conv0
+            if k > 0:
+                x = self._convolve(
+                    f"b{side}.conv0", x, codes[code - 1], residuals, noise_mode
+                )  # twice the side
+            x = self._convolve(f"b{side}.conv1", x, codes[code], residuals, noise_mode)  # (B, C, side, side)
+            colours = self._colours(f"b{side}.torgb", x, codes[code + 1], residuals)  # (B, 3, side, side)
             image = colours if image is None else upsample_image(image) + colours
-        if delta:
-            raise ValueError(f"residuals for tensors the generator does not have: {sorted(delta)}")
         assert image is not None
         return image
 
-    def _in_pieces(self, piece: int, ws: Tensor, residuals: Residuals, noise_mode: str) -> Tensor:
-        """``forward``, some samples at a time."""
-        return torch.cat(
-            [
-                self(ws[part], {name: residual[part] for name, residual in residuals.items()}, noise_mode)
-                for part in (slice(first, first + piece) for first in range(0, len(ws), piece))
-            ]
-        )
+    def _convolve(self, name: str, x: Tensor, w: Tensor, residuals: Residuals, noise_mode: str) -> Tensor:
+        """Run the convolution of this name on ``(B, I, H, W)``, with ``w`` ``(B, D)`` and its residuals."""
+        layer = self.get_submodule(name)
+        given = (x, w, residuals.get(f"{name}.weight"), _made(residuals, f"{name}.affine.weight"), noise_mode)
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(layer, *given, use_reentrant=False)
+        return layer(*given)
+
+    def _colours(self, name: str, x: Tensor, w: Tensor, residuals: Residuals) -> Tensor:
+        """What the torgb layer of this name adds to the image, ``(B, 3, H, W)`` in float32."""
+        deltas = _made(residuals, f"{name}.weight"), _made(residuals, f"{name}.affine.weight")
+        return self.get_submodule(name)(x, w, *deltas).float()
 
     def with_residuals(self, residuals: Residuals) -> Synthesis:
         """Return a synthesis network whose weights are theta + delta; what has no residual is shared, not copied.
@@ -296,23 +304,36 @@ class Synthesis(nn.Module):
             ValueError: For residuals of several photos, or for tensors that do not exist or have another shape.
         """
         weights = dict(self.named_parameters())
-        changed: dict[str, nn.Parameter] = {}
-        for name, residual in residuals.items():
-            if name not in weights:
-                raise ValueError(f"residuals for tensors the generator does not have: {name}")
-            expected = (1, *weights[name].shape)
-            if residual.shape != expected:
-                raise ValueError(
-                    f"one photo's residual for {name} must be {expected}, got {tuple(residual.shape)}"
-                )
-            delta = residual.materialise() if isinstance(residual, FactoredResidual) else residual
-            changed[name] = nn.Parameter((weights[name] + delta[0]).detach(), requires_grad=False)
+        _check_residuals(residuals, weights, 1, "one photo's residual")
+        changed = {
+            name: nn.Parameter((weights[name] + materialised(residual)[0]).detach(), requires_grad=False)
+            for name, residual in residuals.items()
+        }
         tensors = [*weights.values(), *self.buffers()]
         other = copy.deepcopy(self, {id(tensor): tensor for tensor in tensors})  # modules only
         for name, parameter in changed.items():
             owner, _, kind = name.rpartition(".")
             setattr(other.get_submodule(owner), kind, parameter)
         return other
+
+
+def _made(residuals: Residuals, name: str) -> Tensor | None:
+    """The residual of a weight as a tensor, if there is one."""
+    residual = residuals.get(name)
+    return None if residual is None else materialised(residual)
+
+
+def _check_residuals(
+    residuals: Residuals, weights: Mapping[str, Tensor], batch: int, what: str = "residual"
+) -> None:
+    """Raise ``ValueError`` unless every residual has its weight, and the shape ``(batch, *weight.shape)``."""
+    unknown = sorted(residuals.keys() - weights.keys())
+    if unknown:
+        raise ValueError(f"residuals for tensors the generator does not have: {', '.join(unknown)}")
+    for name, residual in residuals.items():
+        expected = (batch, *weights[name].shape)
+        if residual.shape != expected:  # broadcasting would hide it
+            raise ValueError(f"{what} for {name} must be {expected}, got {tuple(residual.shape)}")
 
 
 class Generator(nn.Module):

@@ -24,16 +24,14 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from hyperinverter.ops import modconv
 from hyperinverter.ops.modconv import EPS, convolve, modulated_conv2d, sample_by_sample
-from hyperinverter.ops.own_kernels import own_kernels
-
-Strategy = Literal["cheapest", "mixing", "kernels"]
+from hyperinverter.ops.per_sample import per_sample_conv2d
+from hyperinverter.ops.policy import policy_of
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,6 @@ class FactoredResidual:
     w2: Tensor  # (D, O k k)
     b2: Tensor  # (O k k,)
     kernel_shape: tuple[int, ...]  # (O, I, k, k)
-    strategy: Strategy = "cheapest"  # how ``residual_conv2d`` uses it; the two others are for comparison
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -102,6 +99,11 @@ class FactoredResidual:
 Residual = Tensor | FactoredResidual
 
 
+def materialised(residual: Residual) -> Tensor:
+    """Return residuals of either kind as a tensor, ``(B, *shape)``."""
+    return residual.materialise() if isinstance(residual, FactoredResidual) else residual
+
+
 def residual_conv2d(
     x: Tensor,
     weight: Tensor,
@@ -128,18 +130,11 @@ def residual_conv2d(
         Features and the factor ``(B, O, 1, 1)`` they are still to be multiplied by, or None.
 
     Raises:
-        ValueError: If mixing is asked for, but the kernel has a layout that does not allow it.
+        ValueError: If the policy is to mix, but the kernel has a layout that does not allow it.
     """
-    if residual.strategy == "mixing" and residual.groups is None:
-        raise ValueError(f"a kernel {residual.kernel_shape} cannot be mixed: I must be a multiple of O")
-    pixels = x.shape[-2] * x.shape[-1]
-    mixing = residual.strategy == "mixing" or (
-        residual.strategy == "cheapest" and residual.mixing_pays(pixels, pixels * (4 if up else 1))
-    )
-    if mixing:
+    if _mixing(x, residual, up):
         return _mixed(x, weight, residual, style, up, gain)
-
-    if x.device.type in modconv.SAMPLE_BY_SAMPLE:
+    if policy_of(x).per_sample == "loop":
         factors = (residual.u, residual.w2, residual.b2)
         mixed = x.dtype != residual.u.dtype or torch.is_autocast_enabled(x.device.type)
         if mixed or torch.compiler.is_compiling():
@@ -149,7 +144,7 @@ def residual_conv2d(
             out, factor = _one_by_one(*inputs, up=up, gain=gain)
             return out if factor is None else out * factor
 
-        return own_kernels(x, weight, *factors, style, plain, up=up, gain=gain), None
+        return per_sample_conv2d(x, weight, *factors, style, plain, up=up, gain=gain), None
 
     def make() -> Tensor:
         return weight + residual.materialise()
@@ -163,9 +158,20 @@ def delta_conv2d(
     x: Tensor, weight: Tensor, delta: Tensor, style: Tensor, *, up: bool = False, gain: float = 1.0
 ) -> tuple[Tensor, Tensor | None]:
     """Return ``modulated_conv2d(x, weight + delta, style, up=up, gain=gain)`` for residuals ``(B, O, I, k, k)``."""
-    if x.device.type in modconv.SAMPLE_BY_SAMPLE:
+    if policy_of(x).per_sample == "loop":
         return sample_by_sample(x, (weight + one for one in delta), style, up=up, gain=gain)
     return modulated_conv2d(x, weight + delta, style, up=up, gain=gain)
+
+
+def _mixing(x: Tensor, residual: FactoredResidual, up: bool) -> bool:
+    """Whether to mix maps instead of making kernels."""
+    choice = policy_of(x).factored
+    if choice == "cheapest":
+        pixels = x.shape[-2] * x.shape[-1]
+        return residual.mixing_pays(pixels, pixels * (4 if up else 1))
+    if choice == "mixing" and residual.groups is None:
+        raise ValueError(f"a kernel {residual.kernel_shape} cannot be mixed: I must be a multiple of O")
+    return choice == "mixing"
 
 
 def _one_by_one(

@@ -14,9 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hyperinverter.ops import winograd
-
-# Where samples with their own kernels are convolved one after the other; elsewhere one grouped launch counts more.
-SAMPLE_BY_SAMPLE = ("cpu",)
+from hyperinverter.ops.policy import fast_layout
 
 EPS = 1e-8  # StyleGAN2's guard against a zero norm
 
@@ -122,10 +120,7 @@ def convolve(x: Tensor, weight: Tensor, up: bool, groups: int = 1) -> Tensor:
     if not up:
         return F.conv2d(x, weight, padding=weight.shape[-1] // 2, groups=groups)
     if groups == 1:
-        if x.device.type == "cpu":
-            x = x.contiguous(
-                memory_format=torch.channels_last
-            )  # up to 3.6 times faster than the other layout
+        x = fast_layout(x)  # up to 3.6 times faster here
         return F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)  # it wants (I, O, k, k)
     blocks = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
     return F.conv_transpose2d(x, blocks, stride=2, groups=groups)

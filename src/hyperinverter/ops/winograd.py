@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-DEVICES: tuple[str, ...] = ("cpu",)  # where a library does not do it by itself
+from hyperinverter.ops.policy import policy_of
+
 _TILE = 4  # outputs per side of a tile
 _WINDOW = _TILE + 2  # inputs per side
 _POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)  # and infinity
@@ -41,19 +41,8 @@ _G = [
 _B = [[*np.poly(others)[::-1], 0.0] for others in _OTHERS] + [list(np.poly(_POINTS)[::-1])]  # (6, 6)
 
 
-@contextmanager
-def only_direct() -> Iterator[None]:
-    """Within, ``pays`` says no: for counting and comparing, as on devices where a library chooses."""
-    global DEVICES
-    before, DEVICES = DEVICES, ()
-    try:
-        yield
-    finally:
-        DEVICES = before
-
-
 def pays(x: Tensor, weight: Tensor) -> bool:
-    """Whether ``conv3x3(x, weight)`` is faster than the direct convolution; the rule, with what it is made of.
+    """Whether ``conv3x3(x, weight)`` is to be taken: where policy allows it and it is faster than the direct one.
 
     In multiplications, for P pixels of a batch, with what moving data costs in their stead (measured with 512-bit
     vectors on one thread and on two, which share the way to memory):
@@ -64,8 +53,11 @@ def pays(x: Tensor, weight: Tensor) -> bool:
     It must save a tenth. From 64 channels on it does (from 128 with two threads), unless pixels are few: 512 channels
     need more than 2 images of 16x16. It saves up to a fifth at 64 channels and about half from 256 on, backward too.
     """
-    if weight.shape[2:] != (3, 3) or x.device.type not in DEVICES:
+    choice = policy_of(x).winograd
+    if weight.shape[2:] != (3, 3) or choice == "never":
         return False
+    if choice == "always":
+        return True
     if x.dtype != torch.float32 or torch.is_autocast_enabled(x.device.type):
         return False
     if torch.compiler.is_compiling():  # its loops, unrolled, would take minutes to compile

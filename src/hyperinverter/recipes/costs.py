@@ -35,7 +35,7 @@ from hyperinverter.contracts import UserError
 from hyperinverter.inversion.phase2 import HyperInverter
 from hyperinverter.networks.frozen import evaluating
 from hyperinverter.networks.generator import Generator, GeneratorConfig
-from hyperinverter.ops import winograd
+from hyperinverter.ops.policy import policy
 
 PARTS = (
     "W encoder",
@@ -128,7 +128,7 @@ def count_parts(model: HyperInverter, photo: Tensor) -> dict[str, int]:
     counted: dict[str, int] = {}
 
     def run(part: str, function: Callable[..., Any], *given: Any) -> Any:
-        with FlopCounterMode(display=False) as counter, winograd.only_direct():  # as on every device
+        with FlopCounterMode(display=False) as counter, policy(winograd="never"):  # as on every device
             result = function(*given)
         counted[part] = counter.get_total_flops()
         by_module = counter.get_flop_counts().items()
@@ -176,7 +176,7 @@ def training_of(overrides: Sequence[str], batch: int = 1) -> float:
     with FakeTensorMode():
         model = untrained(cfg, shape).train()
         photo = torch.zeros(batch, 3, shape.img_resolution, shape.img_resolution)
-        with FlopCounterMode(display=False) as counter, winograd.only_direct():
+        with FlopCounterMode(display=False) as counter, policy(winograd="never"):
             model(photo).image.square().mean().backward()
     return counter.get_total_flops() / 1e9
 

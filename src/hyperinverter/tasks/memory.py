@@ -29,7 +29,7 @@ from torch.utils._pytree import tree_leaves
 from hyperinverter.contracts import UserError
 from hyperinverter.losses.adversarial import critic_loss, generator_loss, r1_penalty
 from hyperinverter.networks.frozen import Held
-from hyperinverter.ops import winograd
+from hyperinverter.ops.policy import policy
 from hyperinverter.tasks.common import PhaseTask
 from hyperinverter.tasks.phase2 import PhaseIIHyper
 
@@ -188,7 +188,7 @@ def _step_peak(task: PhaseTask, batch_size: int, *, half: bool) -> int:
     # Direct convolutions: the others hold little more for a moment, in so many small steps that playing takes longer.
     with (
         FakeTensorMode(allow_non_fake_inputs=True) as mode,
-        winograd.only_direct(),
+        policy(winograd="never"),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")  # about what only matters where numbers are computed

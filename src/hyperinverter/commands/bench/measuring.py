@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hyperinverter.commands.bench.cases import Side, make_model, work
 from hyperinverter.contracts import UserError
-from hyperinverter.networks import backbones, generator
-from hyperinverter.ops import modconv, winograd
+from hyperinverter.ops.policy import GPU, policy
 from hyperinverter.runcard import code_state, peak_ram_bytes
 from hyperinverter.tasks.allocator import keep_freed_memory
 
@@ -59,18 +57,9 @@ def count(size: str, case: str, batch: int, side: Side) -> Count:
     with FakeTensorMode():
         run = work(case, batch, side, make_model(size))
         # One sample at a time: PyTorch counts the gradient of a grouped convolution's kernels once per pair of groups.
-        with (
-            mock.patch.object(modconv, "SAMPLE_BY_SAMPLE", ("cpu",)),
-            FlopCounterMode(display=False) as flops,
-        ):
+        with policy(per_sample="loop"), FlopCounterMode(display=False) as flops:
             run()
-        with (
-            mock.patch.object(modconv, "SAMPLE_BY_SAMPLE", ()),
-            mock.patch.object(generator, "LARGEST_MAP", 2**60),
-            mock.patch.object(backbones, "fast_layout", lambda x: x),
-            winograd.only_direct(),
-            _Operators() as operators,
-        ):
+        with policy(GPU), _Operators() as operators:
             run()
     return Count(flops.get_total_flops() / 1e9, operators.total)
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hyperinverter.inversion.phase2 import HyperInverter
 from hyperinverter.networks.generator import Block, StyledConv, Synthesis, ToRGB
-from hyperinverter.ops import winograd
+from hyperinverter.ops.policy import policy
 
 
 def draw(synthesis: Synthesis, w: Tensor, residuals: Mapping[str, Tensor]) -> Tensor:
@@ -34,7 +34,7 @@ def draw(synthesis: Synthesis, w: Tensor, residuals: Mapping[str, Tensor]) -> Te
     )
 
 
-@winograd.only_direct()
+@policy(winograd="never")
 def invert(model: HyperInverter, photo: Tensor) -> Tensor:
     """Photos -> phase II images, ``(B, 3, R, R)``."""
     w = model.w_inverter.encode(photo)
@@ -45,13 +45,13 @@ def invert(model: HyperInverter, photo: Tensor) -> Tensor:
     return draw(model.generator.synthesis, w, residuals)
 
 
-@winograd.only_direct()
+@policy(winograd="never")
 def phase1(model: HyperInverter, photo: Tensor) -> Tensor:
     """Photos -> phase I images, ``(B, 3, R, R)``."""
     return draw(model.generator.synthesis, model.w_inverter.encode(photo), {})
 
 
-@winograd.only_direct()
+@policy(winograd="never")
 def step(model: HyperInverter, photo: Tensor) -> Tensor:
     """Forward and backward pass of a training step with the pixel loss; returns the loss."""
     model.w_inverter.requires_grad_(True)

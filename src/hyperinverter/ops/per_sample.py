@@ -30,7 +30,7 @@ from hyperinverter.ops.modconv import EPS, convolve, on_kernel
 Plain = Callable[..., Tensor]
 
 
-def own_kernels(
+def per_sample_conv2d(
     x: Tensor,
     weight: Tensor,
     u: Tensor,
@@ -58,11 +58,11 @@ def own_kernels(
     Returns:
         Features ``(B, O, H, W)``, or ``(B, O, 2H + 1, 2W + 1)`` with ``up``, in channels_last.
     """
-    found: Tensor = _OwnKernels.apply(x, weight, u, w2, b2, style, plain, up, gain)
+    found: Tensor = _PerSampleConv2d.apply(x, weight, u, w2, b2, style, plain, up, gain)
     return found
 
 
-class _OwnKernels(torch.autograd.Function):
+class _PerSampleConv2d(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
