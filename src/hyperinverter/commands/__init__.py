@@ -1,55 +1,54 @@
-"""The console command ``hyperinverter``: everything that is not training.
+"""The console command ``hyperinverter``: typer reads what was typed, the command runs here.
 
-hyperinverter doctor [DOMAIN] [KEY=VALUE ...]     what this machine has, and what a domain still needs
-hyperinverter weights fetch DOMAIN|LABEL ...      download weight files, once and checked
-hyperinverter weights list                        every weight file there is
-hyperinverter bench [NAME:BATCH ...]              speed, memory and arithmetic on this machine
+To add a command ``NAME``:
+
+1. Write ``commands/NAME.py`` with a function ``NAME``. Its typed parameters are the command's arguments and options
+   (https://typer.tiangolo.com), its docstring is what ``hyperinverter NAME --help`` says, and what it returns is the
+   exit status. What the person can fix is raised as ``UserError``. Import torch inside functions, not at the head of
+   the file: ``--help`` imports the file. A package ``commands/NAME/__init__.py`` works as well.
+2. Give the file a constant ``EXAMPLE``: a complete command that works on the packaged model. ``--help`` shows it and
+   ``tests/commands/test_commands.py`` reads it. ``CONTEXT`` is optional: settings of typer's parser.
+3. Add a line to ``COMMANDS``.
 """
 
 from __future__ import annotations
 
-import argparse
+import functools
+import importlib
 import os
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.main import get_command
 
 from hyperinverter.contracts import UserError
+
+# Name of the command, of its module and of the function in it -> what `hyperinverter --help` says of it.
+COMMANDS = {
+    "doctor": "Show what this machine has, and what a domain still needs.",
+    "weights": "Fetch weight files, once and checked, or list them.",
+    "bench": "Measure speed, memory and arithmetic on this machine.",
+}
+
+Call = Callable[[], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; every expected failure is one sentence on stderr.
 
     Args:
-        arguments: As typed after the command; default those of this process.
+        arguments: As typed after ``hyperinverter``; default those of this process.
     """
-    parser = argparse.ArgumentParser(
-        prog="hyperinverter", description="What is not training: see each command's --help."
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    doctor = commands.add_parser("doctor", help="what this machine has, and what a domain still needs")
-    doctor.add_argument("asked", nargs="*", metavar="DOMAIN|KEY=VALUE", help="default: every domain")
-    weights = commands.add_parser("weights", help="fetch or list weight files")
-    weights.add_argument("action", choices=("fetch", "list"))
-    weights.add_argument("asked", nargs="*", metavar="DOMAIN|LABEL|KEY=VALUE")
-    bench = commands.add_parser("bench", help="speed, memory and arithmetic against the slow obvious way")
-    bench.add_argument(
-        "asked", nargs="*", metavar="NAME:BATCH", help="such as step:8; default: all of the size"
-    )
-    bench.add_argument(
-        "--size", default="digiface", help="digiface (64 px) or full256 (full width, hidden 128)"
-    )
-    bench.add_argument("--rounds", type=int, default=5, help="the median of so many counts (default 5)")
-    bench.add_argument(
-        "--clock", choices=("wall", "processor"), default="wall", help="processor: for a busy machine"
-    )
-    bench.add_argument("--out", type=Path, default=Path("outputs/bench"), help="folder of table.csv")
-    bench.add_argument("--profile", action="store_true", help="show where the time goes instead")
-    typed = parser.parse_args(arguments)
+    typed = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        status = _run(typed)
+        status = _status(_parse(typed))
         sys.stdout.flush()  # here, where a reader that has gone is expected
         return status
+    except typer.TyperException as error:  # of the parser: an option that does not exist, a missing argument
+        sys.stderr.write(f"error: {_sentence(error, typed[0])}\n")
+        return 2
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -61,23 +60,59 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _run(typed: argparse.Namespace) -> int:
-    # Imported when needed: most bring torch, and --help should not wait for it.
-    if typed.command == "doctor":
-        from hyperinverter.commands.doctor import run as examine
+def _parse(typed: list[str]) -> Call | int:
+    """The call that was asked for, or the exit status where typer has answered by itself (``--help``)."""
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.callback()(_root)
+    for name, about in COMMANDS.items():
+        if name == typed[0]:  # only this one is imported: `hyperinverter --help` answers at once
+            module = importlib.import_module(f"hyperinverter.commands.{name}")
+            register = app.command(
+                name, epilog=f"Example: {module.EXAMPLE}", context_settings=getattr(module, "CONTEXT", None)
+            )
+            register(_later(getattr(module, name)))
+        else:
+            app.command(name, help=about)(_root)
+    result: Call | int = get_command(app).main(typed, prog_name="hyperinverter", standalone_mode=False)
+    return result
 
-        return examine(typed.asked)
-    if typed.command == "bench":
-        from hyperinverter.commands.bench import run as measure
 
-        return measure(
-            typed.asked,
-            size=typed.size,
-            rounds=typed.rounds,
-            clock=typed.clock,
-            out=typed.out,
-            profiling=typed.profile,
-        )
-    from hyperinverter.commands.weights import run as handle
+def _later(command: Callable[..., int]) -> Callable[..., Call]:
+    """The command, called later with what typer has read: outside of typer, which has its own way with Ctrl-C."""
 
-    return handle(typed.action, typed.asked)
+    @functools.wraps(command)
+    def keep(**given: Any) -> Call:
+        return functools.partial(command, **given)
+
+    return keep
+
+
+def _status(asked: Call | int | None) -> int:
+    return asked() if callable(asked) else asked or 0
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"hyperinverter {version('hyperinverter')}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Invert photos into StyleGAN2 in one forward pass, and compare designs by experiment.
+
+    Every command explains itself: hyperinverter COMMAND --help
+    """
+
+
+def _sentence(error: typer.TyperException, first: str) -> str:
+    """What the parser says, on one line, and where to read more."""
+    text = " ".join(error.format_message().replace("Value error, ", "").split()).rstrip(".")
+    more = f"{first} --help" if first in COMMANDS else "--help"
+    return f"{text[:1].lower()}{text[1:]}; see hyperinverter {more}".replace("?;", "?")

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
-import torch
+import typer
 
-from hyperinverter.commands import needs
-from hyperinverter.config import Config
-from hyperinverter.runcard import versions
-from hyperinverter.tasks.memory import GB, available_bytes
+if TYPE_CHECKING:
+    from hyperinverter.config import Config
+
+EXAMPLE = "hyperinverter doctor digiface"
 
 
-def run(asked: Sequence[str]) -> int:
-    """Print the report; return 1 if something a domain was asked about is not ready.
+def doctor(
+    asked: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="DOMAIN|KEY=VALUE", help="A domain, and overrides. Default: every domain."),
+    ] = None,
+) -> int:
+    """Show what this machine has, what a domain still needs, and the next step.
 
-    Raises:
-        UserError: If there is no such domain, option or key.
+    The exit status is 1 if something is missing that the domain asked about needs.
     """
+    from hyperinverter.commands import needs  # brings torch
+
     for line in machine():
         print(line)
     if asked:
@@ -30,6 +36,11 @@ def run(asked: Sequence[str]) -> int:
 
 def machine() -> list[str]:
     """Versions, devices and memory, a line each."""
+    import torch
+
+    from hyperinverter.runcard import versions
+    from hyperinverter.tasks.memory import GB, available_bytes
+
     found = versions()
     platform = found.pop("platform")
     lines = [", ".join(f"{name} {version}" for name, version in found.items()), platform]
@@ -46,6 +57,8 @@ def machine() -> list[str]:
 
 def _examine(cfg: Config) -> bool:
     """Print the state of every file and what to do next; whether all are there."""
+    from hyperinverter.commands import needs
+
     required = needs.needs_of(cfg)
     print(f"\ndomain {cfg.domain.name}" + ("" if required else ": everything ships with the package"))
     steps = []

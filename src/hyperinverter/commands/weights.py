@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
-from hyperinverter import config
-from hyperinverter.commands import needs
+import typer
+
 from hyperinverter.contracts import UserError
-from hyperinverter.networks.judge_weights import JUDGE_WEIGHTS, judge_weight_path, prepare_judge_weights
+
+EXAMPLE = "hyperinverter weights list"
 
 
-def run(action: str, asked: Sequence[str]) -> int:
-    """Do what was asked and return the exit status.
+Action = Literal["fetch", "list"]
 
-    Raises:
-        UserError: If a name is neither a domain nor a label, or a file cannot be fetched.
+
+def weights(
+    action: Annotated[Action, typer.Argument(metavar="fetch|list", help="What to do.")],
+    asked: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="DOMAIN|LABEL|KEY=VALUE", help="Whose files to fetch, and overrides for all."),
+    ] = None,
+) -> int:
+    """Fetch the weight files of a domain or label, once and checked by their SHA-256, or list every one there is.
+
+    Nothing else in this package downloads anything. Files go to paths.cache, by default ~/.cache/hyperinverter.
     """
-    return _list() if action == "list" else _fetch(asked)
+    return _list() if action == "list" else _fetch(asked or [])
 
 
 def _list() -> int:
+    from hyperinverter import config
+    from hyperinverter.networks.judge_weights import JUDGE_WEIGHTS, judge_weight_path
+
     cache = config.compose([]).paths.cache
     for label, source in JUDGE_WEIGHTS.items():
         print(
@@ -31,6 +44,10 @@ def _list() -> int:
 
 def _fetch(asked: Sequence[str]) -> int:
     """Fetch the files of the labels and domains named; overrides such as ``paths.cache=FOLDER`` apply to all."""
+    from hyperinverter import config
+    from hyperinverter.commands import needs  # brings torch
+    from hyperinverter.networks.judge_weights import JUDGE_WEIGHTS, prepare_judge_weights
+
     overrides = [item for item in asked if "=" in item]
     names = [item for item in asked if "=" not in item]
     if not names:

@@ -8,13 +8,14 @@ tensors without content. Weights are random; the loss of ``step`` is the pixel l
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from hyperinverter.commands.bench.cases import SIZES, parse_case
-from hyperinverter.commands.bench.measuring import profile, row
+import typer
+
 from hyperinverter.contracts import UserError
+
+EXAMPLE = "hyperinverter bench synthesis:8 --rounds 3"
 
 # Heading -> column of the CSV file, in which there are more.
 SHOWN = {
@@ -31,28 +32,39 @@ SHOWN = {
 }
 
 
-def run(asked: Sequence[str], *, size: str, rounds: int, clock: str, out: Path, profiling: bool) -> int:
-    """Measure the cases ``NAME:BATCH`` (those of the size if none are named), print and keep a line for each.
+def bench(
+    asked: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME:BATCH", help="Such as step:8. Default: all of the size."),
+    ] = None,
+    size: Annotated[
+        str, typer.Option(help="digiface (64 px) or full256 (full width, hidden 128).")
+    ] = "digiface",
+    rounds: Annotated[int, typer.Option(help="Show the median of so many counts.")] = 5,
+    clock: Annotated[
+        Literal["wall", "processor"], typer.Option(help="processor: for a busy machine.")
+    ] = "wall",
+    out: Annotated[Path, typer.Option(help="Folder of table.csv, to which lines are added.")] = Path(
+        "outputs/bench"
+    ),
+    profile: Annotated[bool, typer.Option("--profile", help="Show where the time goes instead.")] = False,
+) -> int:
+    """Measure speed, memory and arithmetic on this machine against the slow obvious way, a line for each case.
 
-    Args:
-        asked: Cases.
-        size: One of ``cases.SIZES``.
-        rounds: Each side is run so often after one to warm up; a single round has no warm-up.
-        clock: "wall" or "processor".
-        out: Folder of ``table.csv``, to which lines are added.
-        profiling: Show where the time of ours goes instead.
-
-    Raises:
-        UserError: For a case or size there is not, or fewer than one round.
+    Each side runs so many rounds after one to warm up; a single round has no warm-up.
     """
+    from hyperinverter.commands.bench.cases import SIZES, parse_case  # brings torch
+    from hyperinverter.commands.bench.measuring import profile as profile_of
+    from hyperinverter.commands.bench.measuring import row
+
     if size not in SIZES:
         raise UserError(f"bench knows the sizes {', '.join(SIZES)}; got {size!r}")
     if rounds < 1:
         raise UserError(f"--rounds={rounds}: at least 1 is needed")
     cases = [parse_case(text) for text in asked or SIZES[size].cases]
-    if profiling:
+    if profile:
         for case, batch in cases:
-            print(f"{size} {case}:{batch}\n{profile(size, case, batch)}", flush=True)
+            print(f"{size} {case}:{batch}\n{profile_of(size, case, batch)}", flush=True)
         return 0
     print(_line(f"{size}, {clock} clock", [*SHOWN]), flush=True)
     for case, batch in cases:
