@@ -23,6 +23,7 @@ DOORS = {
     "losses": {"contracts", "networks"},
     "metrics": {"contracts", "networks"},
     "inversion": {"contracts", "ops", "networks"},
+    "editing": {"contracts"},
     "tasks": {"contracts", "ops", "networks", "inversion", "losses", "metrics", "runcard"},
     "data": {"contracts"},
     "config": {"contracts", "runcard"},

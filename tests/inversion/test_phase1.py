@@ -6,7 +6,6 @@ from tiny import make_generator
 from torch import Tensor
 from torch.testing import assert_close
 
-from hyperinverter.inversion.editing import move
 from hyperinverter.inversion.phase1 import WInverter
 from hyperinverter.networks.backbones import ResNet34, TinyBackbone
 from hyperinverter.networks.encoders import WEncoder
@@ -86,29 +85,3 @@ def test_photos_of_other_sizes_are_what_the_encoder_would_see(
     inversion = inverter.invert(photo)
     assert inversion.image.shape == (2, 3, 16, 16)
     assert torch.equal(inversion.w, inverter.invert(seen).w)
-
-
-def test_move_along_a_direction() -> None:
-    w, direction = torch.randn(2, 16), torch.randn(16)
-    assert_close(move(w, direction, 1.5), w + 1.5 * direction)
-    each = move(w, direction[None], torch.tensor([0.0, 2.0]))
-    assert_close(each, torch.stack([w[0], w[1] + 2 * direction]))
-
-
-def test_move_some_layers_only(inverter: WInverter) -> None:
-    w, direction = torch.randn(2, 16), torch.zeros(6, 16)
-    direction[3] = 1
-    moved = move(w, direction, 0.5)
-    assert moved.shape == (2, 6, 16)
-    assert_close(moved[:, [0, 1, 2, 4, 5]], w[:, None].expand(-1, 5, -1))
-    assert_close(moved[:, 3], w + 0.5)
-    assert_close(move(moved, direction, -0.5), w[:, None].expand(-1, 6, -1))
-    assert inverter.render(moved).shape == (2, 3, 16, 16)
-
-
-@pytest.mark.parametrize(
-    ("codes", "direction"), [((2, 16), (15,)), ((2, 6, 16), (5, 16)), ((2, 16), (2, 6, 16))]
-)
-def test_directions_that_do_not_fit_are_refused(codes: tuple[int, ...], direction: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="does not fit"):
-        move(torch.zeros(codes), torch.zeros(direction))

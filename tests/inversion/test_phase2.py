@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hyperinverter.inversion.editing import interpolate
 from hyperinverter.inversion.phase1 import WInverter
 from hyperinverter.inversion.phase2 import HyperInverter
 from hyperinverter.networks.backbones import Backbone, ResNet34, TinyBackbone
@@ -281,24 +280,6 @@ def test_photos_may_have_any_size(inverter: HyperInverter) -> None:
     inversion, expected = inverter.invert(photo), inverter.invert(seen)
     assert inversion.image.shape == (2, 3, 16, 16)
     assert_close(inversion.image, expected.image)
-
-
-def test_interpolation_is_linear_in_code_and_residuals(inverter: HyperInverter, photos: Tensor) -> None:
-    start, end = inverter.invert(photos[:1]), inverter.invert(photos[1:2])
-    for t, inversion in ((0.0, start), (1.0, end)):
-        w, residuals = interpolate(start, end, t)
-        assert_close(inverter.render(w, residuals), inversion.image, rtol=1e-4, atol=1e-4)
-    w, residuals = interpolate(start, end, 0.25)
-    assert_close(w, 0.75 * start.w + 0.25 * end.w)
-    for name, delta in residuals.items():
-        assert_close(delta, 0.75 * start.residuals[name] + 0.25 * end.residuals[name])
-
-
-def test_inversions_of_different_coverage_do_not_mix(generator: Generator, photos: Tensor) -> None:
-    start = make_inverter(generator, coverage="convs").invert(photos)
-    end = make_inverter(generator, coverage="convs_torgb").invert(photos)
-    with pytest.raises(ValueError, match=r"different coverage: only one has b16.torgb.weight"):
-        interpolate(start, end, 0.5)
 
 
 @pytest.mark.slow

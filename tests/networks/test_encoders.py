@@ -111,13 +111,13 @@ def test_impossible_style_layers_are_refused(used: list[int]) -> None:
 
 def test_one_pass_over_both_images_equals_two() -> None:
     encoder = FeatureEncoder(small_backbone(), num_styles=8, channels=16).train()
-    photo, initial = torch.randn(2, 2, 3, 64, 64)
+    photo, w_image = torch.randn(2, 2, 3, 64, 64)
     calls = []
     encoder.backbone.register_forward_hook(lambda *_: calls.append(1))
-    photo_features, initial_features = encoder.pair(photo, initial)
+    photo_features, w_image_features = encoder.pair(photo=photo, w_image=w_image)
     assert len(calls) == 1
     assert_close(photo_features, encoder(photo), rtol=1e-4, atol=1e-5)
-    assert_close(initial_features, encoder(initial), rtol=1e-4, atol=1e-5)
+    assert_close(w_image_features, encoder(w_image), rtol=1e-4, atol=1e-5)
 
 
 class _BatchNormed(TinyBackbone):
@@ -130,18 +130,18 @@ class _BatchNormed(TinyBackbone):
 
 def test_batch_norm_in_training_sees_photo_and_initial_image_apart() -> None:
     encoder = FeatureEncoder(_BatchNormed(), num_styles=4, channels=16).train()
-    photo, initial = torch.randn(2, 3, 64, 64), 5 + torch.randn(2, 3, 64, 64)
+    photo, w_image = torch.randn(2, 3, 64, 64), 5 + torch.randn(2, 3, 64, 64)
     twin = FeatureEncoder(_BatchNormed(), num_styles=4, channels=16).train()
     twin.load_state_dict(encoder.state_dict())
-    photo_features, initial_features = encoder.pair(photo, initial)
+    photo_features, w_image_features = encoder.pair(photo=photo, w_image=w_image)
     assert_close(photo_features, twin(photo))
-    assert_close(initial_features, twin(initial))
+    assert_close(w_image_features, twin(w_image))
     assert_close(encoder.state_dict(), twin.state_dict())
     backbones, blocks = [], []
     encoder.backbone.register_forward_hook(lambda *_: backbones.append(1))
     encoder.styles["0"].register_forward_hook(lambda *_: blocks.append(1))
     for training, calls in ((True, 2), (False, 1)):
-        encoder.train(training).pair(photo, initial)
+        encoder.train(training).pair(photo=photo, w_image=w_image)
         assert (len(backbones), len(blocks)) == (calls, 1)
         backbones.clear(), blocks.clear()
 
@@ -254,10 +254,10 @@ def test_a_smaller_initial_image_costs_its_share_and_leaves_the_photo_alone(
     with FlopCounterMode(display=False) as alone:
         photo_features = encoder(photo)
     with FlopCounterMode(display=False) as together:
-        of_photo, of_initial = encoder.pair(photo, drawn)
+        of_photo, of_w_image = encoder.pair(photo=photo, w_image=drawn)
     assert_close(of_photo, photo_features)
-    assert_close(of_photo, full.pair(photo, drawn)[0])
-    assert of_initial.shape == of_photo.shape
+    assert_close(of_photo, full.pair(photo=photo, w_image=drawn)[0])
+    assert of_w_image.shape == of_photo.shape
     assert together.get_total_flops() / alone.get_total_flops() == pytest.approx(1 + share, rel=0.02)
 
 
@@ -267,7 +267,7 @@ def test_a_smaller_initial_image_is_an_average() -> None:
     stripes[..., ::2] = -1  # finer than the small image can show
     seen: list[torch.Tensor] = []
     encoder.backbone.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    encoder.encode_initial(stripes)
+    encoder.encode_w_image(stripes)
     assert seen[0].shape == (1, 3, 32, 32)
     assert seen[0][..., 1:-1].abs().max() < 1e-6
 

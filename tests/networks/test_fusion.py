@@ -31,6 +31,7 @@ ALL = [
 
 
 def maps() -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the photo, and of the phase-I image."""
     return torch.randn(3, 16, 8, 8), torch.randn(3, 16, 8, 8)
 
 
@@ -51,17 +52,18 @@ def test_no_operator_is_forgotten_here() -> None:
 @pytest.mark.parametrize("make", ALL)
 def test_keeps_the_shape_and_every_image_apart(make: type[Fusion]) -> None:
     fusion = make(16).train()
-    initial, photo = maps()
-    together = fusion(initial, photo)
+    photo, w_image = maps()
+    together = fusion(photo=photo, w_image=w_image)
     assert together.shape == photo.shape
-    alone = [fusion(initial[i : i + 1], photo[i : i + 1]) for i in range(3)]
+    alone = [fusion(photo=photo[i : i + 1], w_image=w_image[i : i + 1]) for i in range(3)]
     assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("make", ALL)
 def test_every_parameter_learns(make: type[Fusion]) -> None:
     fusion = make(16)
-    (fusion(*maps()) * torch.randn(3, 16, 8, 8)).sum().backward()
+    photo, w_image = maps()
+    (fusion(photo=photo, w_image=w_image) * torch.randn(3, 16, 8, 8)).sum().backward()
     silent = [name for name, p in fusion.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert silent in ([], ["0.bias"])  # InstanceNorm takes a constant per channel out again
 
@@ -69,58 +71,63 @@ def test_every_parameter_learns(make: type[Fusion]) -> None:
 @pytest.mark.parametrize("make", ALL)
 def test_who_listens_to_the_phase_one_image(make: type[Fusion]) -> None:
     fusion = make(16)
-    initial, photo = maps()
-    before = fusion(initial, photo)
-    assert torch.equal(before, fusion(initial.flip(2), photo)) is (make is PhotoOnlyFusion)
-    assert not torch.equal(before, fusion(initial, photo.flip(2)))
+    photo, w_image = maps()
+    before = fusion(photo=photo, w_image=w_image)
+    assert torch.equal(before, fusion(photo=photo, w_image=w_image.flip(2))) is (make is PhotoOnlyFusion)
+    assert not torch.equal(before, fusion(photo=photo.flip(2), w_image=w_image))
 
 
 def test_concat_puts_the_phase_one_image_first() -> None:
     fusion = ConcatFusion(16)
-    initial, photo = maps()
+    photo, w_image = maps()
     assert {name: tuple(p.shape) for name, p in fusion.named_parameters()} == {
         "0.weight": (16, 32, 1, 1),
         "0.bias": (16,),
     }
-    assert_close(fusion(initial, photo), finish(fusion, torch.cat([initial, photo], dim=1)))
+    assert_close(fusion(photo=photo, w_image=w_image), finish(fusion, torch.cat([w_image, photo], dim=1)))
 
 
 @pytest.mark.parametrize(
     ("make", "mix"),
     [
-        (AddFusion, lambda initial, photo: photo + initial),
-        (DifferenceFusion, lambda initial, photo: photo - initial),
-        (PhotoOnlyFusion, lambda initial, photo: photo),
+        (AddFusion, lambda photo, w_image: photo + w_image),
+        (DifferenceFusion, lambda photo, w_image: photo - w_image),
+        (PhotoOnlyFusion, lambda photo, w_image: photo),
     ],
 )
 def test_parameter_free_mixes(make: type[Fusion], mix: object) -> None:
     fusion = make(16)
-    initial, photo = maps()
-    assert_close(fusion(initial, photo), finish(fusion, mix(initial, photo)))  # type: ignore[operator]
+    photo, w_image = maps()
+    assert_close(fusion(photo=photo, w_image=w_image), finish(fusion, mix(photo, w_image)))  # type: ignore[operator]
 
 
 def test_multiply_does_not_depend_on_the_size_of_features() -> None:
     fusion = MultiplyFusion(16)
-    initial, photo = maps()
-    assert_close(fusion(initial, photo), fusion(10 * initial, 10 * photo), rtol=1e-3, atol=1e-3)
+    photo, w_image = maps()
+    assert_close(
+        fusion(photo=photo, w_image=w_image),
+        fusion(photo=10 * photo, w_image=10 * w_image),
+        rtol=1e-3,
+        atol=1e-3,
+    )
 
 
 def test_gate_chooses_between_the_two() -> None:
     fusion = GatedFusion(16)
-    initial, photo = maps()
+    photo, w_image = maps()
     torch.nn.init.zeros_(fusion.gate.weight)
-    for bias, expected in ((50.0, photo), (-50.0, initial), (0.0, (photo + initial) / 2)):
+    for bias, expected in ((50.0, photo), (-50.0, w_image), (0.0, (photo + w_image) / 2)):
         torch.nn.init.constant_(fusion.gate.bias, bias)  # type: ignore[arg-type]
-        assert_close(fusion.mix(initial, photo), expected)
+        assert_close(fusion.mix(photo=photo, w_image=w_image), expected)
 
 
 def test_attention_equals_the_slow_way() -> None:
     fusion = AttentionFusion(16, key_channels=4)
-    initial, photo = (x.double() for x in maps())
+    photo, w_image = (x.double() for x in maps())
     fusion.double()
-    mixed = fusion.mix(initial, photo)
+    mixed = fusion.mix(photo=photo, w_image=w_image)
     queries = fusion.query(F.instance_norm(photo))
-    keys, values = fusion.key(F.instance_norm(initial)), fusion.value(initial)
+    keys, values = fusion.key(F.instance_norm(w_image)), fusion.value(w_image)
     for n, row, column in ((0, 0, 0), (1, 3, 5), (2, 7, 7)):
         scores = torch.stack(
             [queries[n, :, row, column] @ keys[n, :, i, j] / 2 for i in range(8) for j in range(8)]
@@ -133,14 +140,14 @@ def test_film_without_modulation_is_the_phase_one_image() -> None:
     fusion = FilmFusion(16)
     torch.nn.init.zeros_(fusion.modulation.weight)
     torch.nn.init.zeros_(fusion.modulation.bias)  # type: ignore[arg-type]
-    initial, photo = maps()
-    assert_close(fusion.mix(initial, photo), initial)
+    photo, w_image = maps()
+    assert_close(fusion.mix(photo=photo, w_image=w_image), w_image)
 
 
 @pytest.mark.parametrize("make", ALL)
 def test_works_under_bfloat16_autocast(make: type[Fusion]) -> None:
     fusion = make(16)
-    initial, photo = maps()
+    photo, w_image = maps()
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = fusion(initial, photo.bfloat16())
+        mixed = fusion(photo=photo.bfloat16(), w_image=w_image)
     assert mixed.isfinite().all()

@@ -23,20 +23,26 @@ def regressor(shape: tuple[int, ...], **kwargs: object) -> KernelRegressor:
     return KernelRegressor(KernelSpec("k", shape, 0), channels=12, hidden_dim=5, **kwargs)  # type: ignore[arg-type]
 
 
+def both(*shape: int) -> dict[str, torch.Tensor]:
+    """Features of the photo and of the phase-I image."""
+    photo, w_image = torch.randn(2, *shape)
+    return {"photo": photo, "w_image": w_image}
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_regressor_equals_the_slow_way(shape: tuple[int, ...]) -> None:
     module = regressor(shape, extractor_channels=9).double()
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     p = dict(module.named_parameters())
-    initial, photo = torch.randn(2, 2, 12, 8, 8, dtype=torch.double)
-    delta = module(initial, photo)
+    photo, w_image = torch.randn(2, 2, 12, 8, 8, dtype=torch.double)
+    delta = module(photo=photo, w_image=w_image)
     assert delta.shape == (2, *shape)
 
     size = [*shape, 1, 1]
     O, I, k = size[0], size[1], size[2]  # noqa: E741
     for n in range(2):
-        x = torch.cat([initial[n], photo[n]])  # the phase-I image's first
+        x = torch.cat([w_image[n], photo[n]])  # the phase-I image's first
         x = (
             torch.einsum("oi,ihw->ohw", p["fusion.0.weight"][:, :, 0, 0], x)
             + p["fusion.0.bias"][:, None, None]
@@ -79,7 +85,7 @@ def test_raw_view_of_published_weights(
 
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         patch.setattr("hyperinverter.networks.hypernets.torch.addmm", spy)
-        delta = module(*torch.randn(2, 1, 12, 8, 8))
+        delta = module(**both(1, 12, 8, 8))
     assert delta[(0, *position)] == seen["m"][row, column]
 
 
@@ -140,9 +146,9 @@ def test_paper_init() -> None:
 
 def test_first_residuals_are_small_under_either_init() -> None:
     spec = KernelSpec("k", (128, 128, 3, 3), 0)
-    maps = torch.randn(2, 8, 64, 8, 8)
+    maps = both(8, 64, 8, 8)
     paper = KernelRegressor(spec, channels=64, hidden_dim=32)
-    assert 0 < paper(*maps).std().item() < 1e-3
+    assert 0 < paper(**maps).std().item() < 1e-3
     for activation in ("relu", "leaky_relu"):
         module = KernelRegressor(
             spec,
@@ -152,26 +158,26 @@ def test_first_residuals_are_small_under_either_init() -> None:
             activation=activation,
             residual_scale=0.01,  # type: ignore[arg-type]
         )
-        assert 1e-3 < module(*maps).std().item() < 3e-2
+        assert 1e-3 < module(**maps).std().item() < 3e-2
 
 
 def test_residual_scale_multiplies_the_residual() -> None:
     spec = KernelSpec("k", (6, 5, 3, 3), 0)
-    maps = torch.randn(2, 4, 8, 8, 8)
+    maps = both(4, 8, 8, 8)
     whole = KernelRegressor(spec, 8, 4, init="fan_in")
     scaled = KernelRegressor(spec, 8, 4, residual_scale=0.25)
     nn.init.normal_(whole.b2)
     scaled.load_state_dict(whole.state_dict())
-    assert_close(scaled(*maps), whole(*maps) * 0.25)
+    assert_close(scaled(**maps), whole(**maps) * 0.25)
 
 
 def test_leaky_hidden_vector_has_both_signs_and_learns_everywhere() -> None:
     spec = KernelSpec("k", (6, 5, 3, 3), 0)
-    maps = torch.randn(2, 32, 8, 8, 8)
+    maps = both(32, 8, 8, 8)
     hidden = {}
     for activation in ("relu", "leaky_relu"):
         module = KernelRegressor(spec, 8, 16, init="fan_in", activation=activation)  # type: ignore[arg-type]
-        hidden[activation] = module.feature_extractor(module.fusion(*maps)).flatten(1)
+        hidden[activation] = module.feature_extractor(module.fusion(**maps)).flatten(1)
     assert hidden["relu"].min() == 0
     assert hidden["leaky_relu"].min() < 0 < hidden["leaky_relu"].max()
 
@@ -179,15 +185,15 @@ def test_leaky_hidden_vector_has_both_signs_and_learns_everywhere() -> None:
 def test_every_residual_reads_its_own_feature_maps() -> None:
     kernels = make_generator().kernels()
     hypernet = HyperNetwork(kernels, channels=8, hidden_dim=4, extractor_channels=8, init="fan_in")
-    initial, photo = torch.randn(2, 2, 6, 8, 8, 8)
-    before = hypernet(initial, photo)
+    photo, w_image = torch.randn(2, 2, 6, 8, 8, 8)
+    before = hypernet(photo=photo, w_image=w_image)
     assert {name: tuple(delta.shape) for name, delta in before.items()} == {
         s.name: (2, *s.shape) for s in kernels
     }
     for index in range(6):
         changed = photo.clone()
         changed[:, index] = torch.randn(2, 8, 8, 8)
-        after = hypernet(initial, changed)
+        after = hypernet(photo=changed, w_image=w_image)
         moved = {name for name, delta in before.items() if not torch.equal(delta, after[name])}
         assert moved == {spec.name for spec in kernels if spec.style_index == index}
     assert hypernet.used_styles == {spec.style_index for spec in kernels}
@@ -195,9 +201,9 @@ def test_every_residual_reads_its_own_feature_maps() -> None:
 
 def test_batch_equals_one_by_one() -> None:
     hypernet = HyperNetwork(make_generator().kernels(), channels=8, hidden_dim=4, init="fan_in").train()
-    initial, photo = torch.randn(2, 3, 6, 8, 8, 8)
-    together = hypernet(initial, photo)
-    alone = [hypernet(initial[i : i + 1], photo[i : i + 1]) for i in range(3)]
+    photo, w_image = torch.randn(2, 3, 6, 8, 8, 8)
+    together = hypernet(photo=photo, w_image=w_image)
+    alone = [hypernet(photo=photo[i : i + 1], w_image=w_image[i : i + 1]) for i in range(3)]
     for name, delta in together.items():
         assert_close(delta, torch.cat([one[name] for one in alone]), rtol=1e-4, atol=1e-6)
 
@@ -219,7 +225,7 @@ def test_impossible_hypernetworks_are_refused() -> None:
 def test_works_under_bfloat16_autocast() -> None:
     module = regressor((6, 6, 3, 3), fusion=ConcatFusion)
     with torch.autocast("cpu", torch.bfloat16):
-        delta = module(*torch.randn(2, 2, 12, 8, 8))
+        delta = module(**both(2, 12, 8, 8))
     assert delta.isfinite().all()
 
 
@@ -228,8 +234,8 @@ def test_factors_multiply_to_the_residuals() -> None:
     hypernet = HyperNetwork(
         kernels, channels=8, hidden_dim=4, extractor_channels=8, init="fan_in", residual_scale=0.5
     )
-    maps = torch.randn(2, 2, 6, 8, 8, 8)
-    whole, factored = hypernet(*maps), hypernet.factors(*maps)
+    maps = both(2, 6, 8, 8, 8)
+    whole, factored = hypernet(**maps), hypernet.factors(**maps)
     assert list(whole) == list(factored)
     for spec in kernels:
         residual = factored[spec.name]

@@ -89,10 +89,9 @@ class HyperInverter(nn.Module):
         """
         with torch.no_grad():
             first = self.w_inverter(photo)
-        photo_features, initial_features = self.feature_encoder.pair(photo, first.w_image)
-        residuals: Mapping[str, Residual] = (self.hypernet.factors if keep_factors else self.hypernet)(
-            initial_features, photo_features
-        )
+        photo_features, w_image_features = self.feature_encoder.pair(photo=photo, w_image=first.w_image)
+        predict = self.hypernet.factors if keep_factors else self.hypernet
+        residuals: Mapping[str, Residual] = predict(photo=photo_features, w_image=w_image_features)
         image = self.render(first.w, residuals, strength)
         returned = cast(dict[str, Tensor], residuals)  # factors only where somebody asked for them
         return Inversion(w=first.w, residuals=returned, w_image=first.w_image, image=image)

@@ -153,12 +153,12 @@ class FeatureEncoder(nn.Module):
         """Encode RGB ``(B, 3, H, W)`` in [-1, 1], any size; returns ``(B, L, C, 8, 8)``."""
         return self._encode(resize(image, self.backbone.input_size))
 
-    def encode_initial(self, image: Tensor) -> Tensor:
+    def encode_w_image(self, w_image: Tensor) -> Tensor:
         """As ``forward``, for the phase-I image ``(B, 3, R, R)``, at the size that ``initial`` says."""
         size = self.backbone.input_size // INITIAL[self.initial]
         if self.initial != "full":  # averages: bilinear steps over pixels would keep every second one
-            image = F.interpolate(image, size=(size, size), mode="bilinear", antialias=True)
-        return self._encode(resize(image, size))
+            w_image = F.interpolate(w_image, size=(size, size), mode="bilinear", antialias=True)
+        return self._encode(resize(w_image, size))
 
     def _encode(self, image: Tensor) -> Tensor:
         return self._maps(self.backbone(image))
@@ -185,22 +185,22 @@ class FeatureEncoder(nn.Module):
             return checkpoint(block, level, use_reentrant=False)
         return block(level)
 
-    def pair(self, photo: Tensor, initial: Tensor) -> tuple[Tensor, Tensor]:
+    def pair(self, *, photo: Tensor, w_image: Tensor) -> tuple[Tensor, Tensor]:
         """Encode the photo ``(B, 3, H, W)`` and the phase-I image ``(B, 3, R, R)``, in one pass where that is the same.
 
         A BatchNorm in train mode takes its statistics from the images of one call: such a backbone is called
         twice, as in the paper, and what follows it once. Images of two sizes take two calls of everything.
         """
         if self.initial != "full":
-            return self(photo), self.encode_initial(initial)
-        both = [resize(image, self.backbone.input_size) for image in (photo, initial)]
+            return self(photo), self.encode_w_image(w_image)
+        both = [resize(image, self.backbone.input_size) for image in (photo, w_image)]
         if any(isinstance(part, _BatchNorm) and part.training for part in self.backbone.modules()):
             c1, c2, c3 = (torch.cat(maps) for maps in zip(*map(self.backbone, both), strict=True))
             features = self._maps((c1, c2, c3))
         else:
             features = self._encode(torch.cat(both))
-        photo_features, initial_features = features.chunk(2)
-        return photo_features, initial_features
+        photo_features, w_image_features = features.chunk(2)  # (2B, L, C, 8, 8) -> (B, L, C, 8, 8) twice
+        return photo_features, w_image_features
 
 
 def _upsample_add(coarse: Tensor, lateral: Tensor) -> Tensor:

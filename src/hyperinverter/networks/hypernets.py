@@ -1,4 +1,9 @@
-"""Hypernetwork: feature maps -> residuals to the generator's kernels."""
+"""Hypernetwork: feature maps -> residuals to the generator's kernels.
+
+Letters in shapes: B samples, L style layers, C channels of the feature maps, D width of the hidden vector; a kernel has
+O output channels, I input channels and side k. Features of the photo and of the phase-I image (``w_image``) are given
+in this order, by keyword.
+"""
 
 from __future__ import annotations
 
@@ -94,18 +99,23 @@ class KernelRegressor(nn.Module):
         else:
             raise ValueError(f"init must be paper or fan_in, got {init!r}")
 
-    def forward(self, initial: Tensor, photo: Tensor) -> Tensor:
+    def forward(self, *, photo: Tensor, w_image: Tensor) -> Tensor:
         """Return the residual, ``(B, *spec.shape)``, from two maps ``(B, C, 8, 8)``."""
-        factored = self.factors(initial, photo)
-        return factored.materialise()  # read in memory order, see above
+        # delta = residual_scale (U w2 + b2), read in memory order as (O, I, k, k)
+        return self.factors(photo=photo, w_image=w_image).materialise()
 
-    def factors(self, initial: Tensor, photo: Tensor) -> FactoredResidual:
+    def factors(self, *, photo: Tensor, w_image: Tensor) -> FactoredResidual:
         """Return the residual as the factors of its last product, from two maps ``(B, C, 8, 8)``."""
-        h = self.feature_extractor(self.fusion(initial, photo)).flatten(1)  # (B, D)
-        u = torch.addmm(self.b1, h, self.w1).view(-1, self.in_channels, self.hidden_dim)
-        w2: Tensor = self.w2
-        b2: Tensor = self.b2
-        if self.residual_scale != 1:  # on the small side of the product
+        # h = extractor(fusion(photo, w_image))
+        fused = self.fusion(photo=photo, w_image=w_image)  # (B, C, 8, 8)
+        h = self.feature_extractor(fused).flatten(1)  # (B, D, 1, 1) -> (B, D)
+        # U = h w1 + b1
+        u = torch.addmm(self.b1, h, self.w1).view(
+            -1, self.in_channels, self.hidden_dim
+        )  # (B, I D) -> (B, I, D)
+        w2: Tensor = self.w2  # (D, O k k)
+        b2: Tensor = self.b2  # (O k k,)
+        if self.residual_scale != 1:  # on the factor that the batch shares
             w2, b2 = w2 * self.residual_scale, b2 * self.residual_scale
         return FactoredResidual(u, w2, b2, self.shape)
 
@@ -171,37 +181,35 @@ class HyperNetwork(nn.Module):
         """Indices of the feature maps that are read."""
         return {spec.style_index for spec in self.kernels}
 
-    def factors(self, initial_features: Tensor, photo_features: Tensor) -> dict[str, Residual]:
+    def factors(self, *, photo: Tensor, w_image: Tensor) -> dict[str, Residual]:
         """As ``forward``, but residuals of 3x3 kernels stay factors: memory grows with D, not with O k k.
 
         Those of torgb and of affine layers are small and come as tensors.
         """
         return {
-            spec.name: regressor.factors(initial, photo)
-            if spec.shape[2:] == (3, 3)
-            else regressor(initial, photo)
-            for spec, regressor, initial, photo in self._each(initial_features, photo_features)
+            spec.name: regressor.factors(**maps) if spec.shape[2:] == (3, 3) else regressor(**maps)
+            for spec, regressor, maps in self._each(photo, w_image)
         }
 
-    def forward(self, initial_features: Tensor, photo_features: Tensor) -> dict[str, Tensor]:
+    def forward(self, *, photo: Tensor, w_image: Tensor) -> dict[str, Tensor]:
         """Predict all residuals.
 
         Args:
-            initial_features: Of the phase-I image, ``(B, L, C, 8, 8)``.
-            photo_features: Of the photo, ``(B, L, C, 8, 8)``.
+            photo: Features of the photo, ``(B, L, C, 8, 8)``.
+            w_image: Features of the phase-I image, ``(B, L, C, 8, 8)``.
 
         Returns:
             ``KernelSpec.name`` -> ``(B, *KernelSpec.shape)``, to be added to the generator's stored weights.
         """
-        each = self._each(initial_features, photo_features)
-        return {spec.name: regressor(initial, photo) for spec, regressor, initial, photo in each}
+        return {spec.name: regressor(**maps) for spec, regressor, maps in self._each(photo, w_image)}
 
     def _each(
-        self, initial: Tensor, photo: Tensor
-    ) -> Iterator[tuple[KernelSpec, KernelRegressor, Tensor, Tensor]]:
-        """Every kernel with its regressor and its own two feature maps."""
+        self, photo: Tensor, w_image: Tensor
+    ) -> Iterator[tuple[KernelSpec, KernelRegressor, dict[str, Tensor]]]:
+        """Every kernel with its regressor and its own two feature maps ``(B, C, 8, 8)``."""
         # Taken apart once: the gradient is then put together once, not summed up from one tensor per kernel.
-        initial_maps, photo_maps = initial.unbind(1), photo.unbind(1)
+        photo_maps, w_image_maps = photo.unbind(1), w_image.unbind(1)
         for spec, regressor in zip(self.kernels, self.weight_regressors.values(), strict=True):
             assert isinstance(regressor, KernelRegressor)
-            yield spec, regressor, initial_maps[spec.style_index], photo_maps[spec.style_index]
+            index = spec.style_index
+            yield spec, regressor, {"photo": photo_maps[index], "w_image": w_image_maps[index]}

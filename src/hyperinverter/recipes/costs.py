@@ -127,9 +127,9 @@ def count_parts(model: HyperInverter, photo: Tensor) -> dict[str, int]:
     """
     counted: dict[str, int] = {}
 
-    def run(part: str, function: Callable[..., Any], *given: Any) -> Any:
+    def run(part: str, function: Callable[..., Any], *given: Any, **named: Any) -> Any:
         with FlopCounterMode(display=False) as counter, policy(winograd="never"):  # as on every device
-            result = function(*given)
+            result = function(*given, **named)
         counted[part] = counter.get_total_flops()
         by_module = counter.get_flop_counts().items()
         merging = [sum(flops.values()) for name, flops in by_module if name.endswith(".fusion")]
@@ -142,8 +142,8 @@ def count_parts(model: HyperInverter, photo: Tensor) -> dict[str, int]:
         w = run("W encoder", model.w_inverter.encode, photo)
         w_image = run("initial synthesis", model.w_inverter.render, w)
         photo_features = run("photo features", model.feature_encoder, photo)
-        initial_features = run("initial features", model.feature_encoder.encode_initial, w_image)
-        residuals = run("hypernetworks", model.hypernet, initial_features, photo_features)
+        of_w_image = run("initial features", model.feature_encoder.encode_w_image, w_image)
+        residuals = run("hypernetworks", model.hypernet, photo=photo_features, w_image=of_w_image)
         run("final synthesis", model.render, w, residuals)
     return {part: counted.get(part, 0) for part in PARTS}
 

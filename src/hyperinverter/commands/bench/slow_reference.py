@@ -40,8 +40,8 @@ def invert(model: HyperInverter, photo: Tensor) -> Tensor:
     w = model.w_inverter.encode(photo)
     w_image = draw(model.generator.synthesis, w, {})
     photo_features = model.feature_encoder(photo)
-    initial_features = model.feature_encoder(w_image)
-    residuals = model.hypernet(initial_features, photo_features)
+    w_image_features = model.feature_encoder(w_image)
+    residuals = model.hypernet(photo=photo_features, w_image=w_image_features)
     return draw(model.generator.synthesis, w, residuals)
 
 

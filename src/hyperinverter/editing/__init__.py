@@ -1,0 +1,1 @@
+"""What one does with an inversion: move w, draw again with the same residuals."""

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from hyperinverter.contracts import Inversion
+from hyperinverter.editing.moves import interpolate, move
+from hyperinverter.networks.generator import Generator
+
+
+def inversion(generator: Generator, kernels: slice = slice(None)) -> Inversion:
+    """Of one photo, with residuals of some kernels."""
+    w, residuals = torch.randn(1, generator.w_dim), {}
+    for spec in generator.kernels()[kernels]:
+        residuals[spec.name] = 0.1 * torch.randn(1, *spec.shape)
+    return Inversion(w, residuals, generator.synthesis(w), generator.synthesis(w, residuals))
+
+
+def test_move_along_a_direction() -> None:
+    w, direction = torch.randn(2, 16), torch.randn(16)
+    assert_close(move(w, direction, 1.5), w + 1.5 * direction)
+    each = move(w, direction[None], torch.tensor([0.0, 2.0]))
+    assert_close(each, torch.stack([w[0], w[1] + 2 * direction]))
+
+
+def test_move_some_layers_only(generator: Generator) -> None:
+    w, direction = torch.randn(2, 16), torch.zeros(6, 16)
+    direction[3] = 1
+    moved = move(w, direction, 0.5)
+    assert moved.shape == (2, 6, 16)
+    assert_close(moved[:, [0, 1, 2, 4, 5]], w[:, None].expand(-1, 5, -1))
+    assert_close(moved[:, 3], w + 0.5)
+    assert_close(move(moved, direction, -0.5), w[:, None].expand(-1, 6, -1))
+    assert generator.synthesis(moved).shape == (2, 3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("codes", "direction"), [((2, 16), (15,)), ((2, 6, 16), (5, 16)), ((2, 16), (2, 6, 16))]
+)
+def test_directions_that_do_not_fit_are_refused(codes: tuple[int, ...], direction: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="does not fit"):
+        move(torch.zeros(codes), torch.zeros(direction))
+
+
+def test_interpolation_is_linear_in_code_and_residuals(generator: Generator) -> None:
+    start, end = inversion(generator), inversion(generator)
+    for t, expected in ((0.0, start), (1.0, end)):
+        w, residuals = interpolate(start, end, t)
+        assert_close(generator.synthesis(w, residuals), expected.image, rtol=1e-4, atol=1e-4)
+    w, residuals = interpolate(start, end, 0.25)
+    assert_close(w, 0.75 * start.w + 0.25 * end.w)
+    for name, delta in residuals.items():
+        assert_close(delta, 0.75 * start.residuals[name] + 0.25 * end.residuals[name])
+
+
+def test_inversions_of_different_coverage_do_not_mix(generator: Generator) -> None:
+    start, end = inversion(generator, slice(1, 3)), inversion(generator, slice(1, 4))
+    only = next(iter(end.residuals.keys() - start.residuals.keys()))
+    with pytest.raises(ValueError, match=f"different coverage: only one has {only}"):
+        interpolate(start, end, 0.5)
