@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -139,6 +141,23 @@ def test_no_door_is_only_on_paper() -> None:
 
 # Doors of the plan that nobody goes through yet.
 FOR_LATER = {("losses", "contracts"), ("metrics", "contracts"), ("assembly", "ops")}
+
+
+# Rooms that a typo, a table or a sweep reads: they answer before torch has loaded.
+FREE_OF_TORCH = ("contracts", "config")
+
+
+@pytest.mark.parametrize("room", FREE_OF_TORCH)
+def test_these_rooms_load_without_torch(room: str) -> None:
+    places = [SOURCES / "hyperinverter" / f"{room}.py", *(SOURCES / "hyperinverter" / room).rglob("*.py")]
+    modules = [
+        f"hyperinverter.{name}".rstrip(".") for path in places if path.exists() and (name := module_of(path))
+    ]
+    assert modules
+    code = f"import importlib, sys\nfor name in {modules}: importlib.import_module(name)\n"
+    code += "found = {'torch', 'pandas', 'pytorch_lightning', 'wandb'} & set(sys.modules)\nassert not found, found"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def calls(path: Path) -> Iterator[ast.Call]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperinverter import config
-from hyperinverter.config import SWEEP
+from hyperinverter.config.overrides import SWEEP
 from hyperinverter.contracts import UserError
 from hyperinverter.runcard import CARD, read_card, write_json
 

@@ -1,0 +1,36 @@
+"""The configuration: what was typed, whether it makes sense, and the objects it describes.
+
+With ``sweeps`` and train.py the only part of the project that knows Hydra and OmegaConf. Nothing here loads torch, so
+that a typo is answered at once.
+"""
+
+from hyperinverter.config.checks import FACE_JUDGES, cautions, check_additions, validate
+from hyperinverter.config.entry import compose, front_door
+from hyperinverter.config.explain import diagnose
+from hyperinverter.config.groups import Config, conf_dir, groups_of, options_of
+from hyperinverter.config.overrides import normalise_overrides, parse_overrides, quote
+from hyperinverter.config.values import build, given, load, run_dir, save, task_overrides, to_dict
+
+__all__ = [
+    "FACE_JUDGES",
+    "Config",
+    "build",
+    "cautions",
+    "check_additions",
+    "compose",
+    "conf_dir",
+    "diagnose",
+    "front_door",
+    "given",
+    "groups_of",
+    "load",
+    "normalise_overrides",
+    "options_of",
+    "parse_overrides",
+    "quote",
+    "run_dir",
+    "save",
+    "task_overrides",
+    "to_dict",
+    "validate",
+]

@@ -1,0 +1,147 @@
+"""Whether the values make sense, before anything is built."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from hyperinverter.config.explain import all_keys, near, unknown_key
+from hyperinverter.config.groups import Config, conf_dir, groups_of
+from hyperinverter.config.overrides import parse_overrides
+from hyperinverter.config.values import given
+from hyperinverter.contracts import UserError
+
+_ABOVE_ZERO = ("phase.kimg", "phase.epoch_kimg", "phase.ema_kimg", "phase.optimizer.lr", "loss.r1_gamma")
+_NOT_NEGATIVE = ("phase.warmup_kimg", "loss.l2", "loss.lpips", "loss.id", "loss.adv", "loss.adv_from_kimg")
+_WHOLE = {  # key -> least value
+    "phase.batch_size": 1,
+    "phase.lr_batch": 1,
+    "phase.accumulate": 1,
+    "seed": 0,
+    "domain.resolution": 4,
+    "hypernet.hidden_dim": 1,
+    "hypernet.channels": 1,
+    "loss.r1_every": 1,
+    "loss.adv_batch_size": 1,
+    "data.num_train": 1,
+    "data.num_val": 1,
+    "data.num_test": 1,
+    "data.num_workers": 0,
+    "trainer.log_every": 1,
+    "panels.num_photos": 1,
+    "panels.num_saved": 0,
+}
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "phase.number": (1, 2),
+    "phase.schedule": ("cosine", "constant"),
+    "phase.monitor_mode": ("min", "max"),
+    "phase.checkpointing": (True, False),
+    "logger.kind": ("csv", "tensorboard", "wandb"),
+    "logger.mode": (None, "online", "offline", "disabled"),
+    "data.source": ("digiface", "folder"),
+    "encoder.start": ("phase1", "published", "random"),
+    "encoder.heads": ("layer", "resolution", "level"),
+    "encoder.initial": ("full", "half", "quarter"),
+}
+FACE_JUDGES = ("id_descriptor", "id_facenet", "id_arcface")
+
+
+def validate(cfg: Config) -> None:
+    """Check what a run needs before anything is built.
+
+    Raises:
+        UserError: For the first value that cannot work, with its key, the value and what was expected.
+    """
+    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    missing = sorted(OmegaConf.missing_keys(own))
+    if missing:
+        raise UserError(f"{missing[0]} has no value: add {missing[0]}=... to the command")
+    for key in (*_ABOVE_ZERO, *_NOT_NEGATIVE):
+        value = given(cfg, key)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+            raise UserError(f"{key} must be a number, got {value!r}")
+        if value < 0 or (value == 0 and key in _ABOVE_ZERO):
+            raise UserError(f"{key} must be {'above' if key in _ABOVE_ZERO else 'at least'} 0, got {value}")
+    for key, least in _WHOLE.items():
+        value = given(cfg, key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            raise UserError(f"{key} must be a whole number of at least {least}, got {value!r}")
+    for key, choices in _CHOICES.items():
+        value = given(cfg, key)
+        if value is not None and value not in choices:
+            names = [str(choice) for choice in choices if choice is not None]
+            raise UserError(
+                f"{key} must be one of {', '.join(names)}, got {value!r}{near(str(value), names)}"
+            )
+    _validate_together(cfg)
+
+
+def _validate_together(cfg: Config) -> None:
+    """Values that must fit each other."""
+    resolution = cfg.domain.resolution
+    if resolution is not None and resolution & (resolution - 1):
+        raise UserError(f"domain.resolution must be a power of two, as in StyleGAN2, got {resolution}")
+    if not any(given(cfg, f"loss.{term}") for term in ("l2", "lpips", "id")):
+        raise UserError(
+            "loss.l2, loss.lpips and loss.id are all 0, so nothing compares the image with the photo: set one above 0"
+        )
+    if cfg.loss.id > 0 and not cfg.judges.identity:
+        raise UserError(
+            f"loss.id={cfg.loss.id} needs a network that compares: use judges.identity=id_moco (anything), id_arcface "
+            "or id_facenet (faces), or set loss.id=0"
+        )
+    if cfg.loss.adv > 0 and cfg.loss.adv_from_kimg >= cfg.phase.kimg:
+        raise UserError(
+            f"the critic would join after loss.adv_from_kimg={cfg.loss.adv_from_kimg} thousand photos, but training "
+            f"ends at phase.kimg={cfg.phase.kimg}: lower the first or raise the second"
+        )
+    if cfg.phase.kimg * 1000 < cfg.phase.batch_size:
+        raise UserError(
+            f"phase.kimg={cfg.phase.kimg} is less than one batch of phase.batch_size={cfg.phase.batch_size} photos"
+        )
+    if not str(cfg.phase.monitor).startswith("val/"):
+        raise UserError(
+            f"phase.monitor must be a validation number such as val/l2, got {cfg.phase.monitor!r}"
+        )
+    num_train = given(cfg, "data.num_train")
+    if num_train is not None and num_train < cfg.phase.batch_size:
+        raise UserError(
+            f"data.num_train={num_train} photos do not fill one batch of phase.batch_size={cfg.phase.batch_size}"
+        )
+
+
+def check_additions(overrides: Sequence[str], conf: Path | None = None) -> None:
+    """Refuse ``+key=value`` for a key that nothing reads: most often a typo, which Hydra would accept.
+
+    Further arguments of a class are allowed (``+phase.optimizer.weight_decay=0.01``).
+
+    Raises:
+        UserError: With the nearest names.
+    """
+    added = [
+        item for item in parse_overrides(overrides) if item.is_add() and item.key_or_group not in ("sweep",)
+    ]
+    added = [item for item in added if not item.key_or_group.startswith("hydra")]
+    if not added:
+        return
+    conf = conf or conf_dir()
+    keys = all_keys(parse_overrides(overrides), conf)
+    for override in added:
+        key = override.key_or_group
+        if key in keys or key in groups_of(conf) or f"{key.rsplit('.', 1)[0]}._target_" in keys:
+            continue
+        raise UserError(unknown_key(key, keys, conf))
+
+
+def cautions(cfg: Config) -> list[str]:
+    """What will run but is probably not meant, one sentence each."""
+    told = []
+    if cfg.loss.id > 0 and cfg.judges.identity in FACE_JUDGES and not cfg.domain.faces:
+        told.append(
+            f"loss.id={cfg.loss.id} compares {cfg.domain.name} with {cfg.judges.identity}, a network for faces: use "
+            "judges.identity=id_moco or loss.id=0, or add domain.faces=true if these are faces"
+        )
+    return told

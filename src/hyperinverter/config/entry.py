@@ -1,0 +1,66 @@
+"""Where a command line comes in: its configuration, and its errors in one sentence."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from hyperinverter.config.checks import check_additions
+from hyperinverter.config.explain import diagnose
+from hyperinverter.config.groups import Config, compose_choices, conf_dir
+from hyperinverter.config.overrides import normalise_overrides, typed_value
+from hyperinverter.contracts import UserError
+
+
+def compose(overrides: Sequence[str] = (), conf: Path | None = None) -> Config:
+    """The configuration of one job, without running anything.
+
+    Args:
+        overrides: As typed after ``python train.py``.
+        conf: The folder of groups; default ``conf/`` of the checkout.
+
+    Raises:
+        UserError: For a typo in a group, an option or a key, with the nearest names.
+    """
+    conf = conf or conf_dir()
+    typed = normalise_overrides(overrides)
+    check_additions([item for item in typed if not item.startswith("-")], conf)
+    try:
+        return compose_choices(typed, conf)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(diagnose(error, typed, conf)) from error
+
+
+def front_door(main: Callable[[], Any]) -> NoReturn:
+    """Run Hydra's ``main``; every expected failure is one sentence on stderr and exit status 1.
+
+    Tracebacks appear with ``debug=true`` on the command line or ``HYPERINVERTER_DEBUG=1``.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions to us instead of printing them
+    debug = os.environ.get("HYPERINVERTER_DEBUG") == "1"
+    debug = debug or typed_value(sys.argv[1:], "debug") in ("true", "True", "1")
+    try:
+        sys.argv[1:] = normalise_overrides(sys.argv[1:])
+        if int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0) > 0:
+            sys.argv.append("hydra.output_subdir=null")  # only the first process writes what was typed
+        main()
+    except UserError as error:
+        _fail(str(error), debug)
+    except (HydraException, OmegaConfBaseException) as error:
+        _fail(diagnose(error, sys.argv[1:], conf_dir()), debug)
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted\n")
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _fail(sentence: str, debug: bool) -> NoReturn:
+    if debug:
+        traceback.print_exc()
+    sys.stderr.write(f"error: {sentence}\n")
+    sys.exit(1)

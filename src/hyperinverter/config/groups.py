@@ -1,0 +1,62 @@
+"""The folder of options, and the configuration that some choices from it make."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+import hyperinverter.config.moment  # noqa: F401  registers ${moment:}
+from hyperinverter.contracts import UserError
+
+Config = DictConfig
+
+
+def conf_dir() -> Path:
+    """The folder ``conf/`` of the checkout, found from this file, from the script, or from the working folder.
+
+    Raises:
+        UserError: If there is none.
+    """
+    places = [Path(__file__).resolve().parents[3], Path(sys.argv[0]).resolve().parent, Path.cwd()]
+    for place in places:
+        if (place / "conf" / "config.yaml").is_file():
+            return place / "conf"
+    raise UserError(f"no conf/config.yaml in {places[0]} or {places[-1]}; run from a checkout of the project")
+
+
+def compose_choices(overrides: Sequence[str], conf: Path) -> Config:
+    """The configuration that overrides in Hydra's own grammar make; errors arrive as Hydra raises them."""
+    busy = GlobalHydra.instance().hydra  # composing inside a running job must not disturb it
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf), version_base="1.3"):
+            return hydra_compose("config", list(overrides))
+    finally:
+        if busy is not None:
+            GlobalHydra.instance().initialize(busy)
+
+
+def options_of(conf: Path, group: str) -> list[str]:
+    """Names that can follow ``GROUP=``, or an empty list if there is no such group."""
+    folder = conf / group
+    if not folder.is_dir():
+        return []
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def groups_of(conf: Path) -> list[str]:
+    """Names of the groups a run chooses from."""
+    return sorted(
+        path.name for path in conf.iterdir() if options_of(conf, path.name) and path.name != "local"
+    )
+
+
+def default_groups(conf: Path) -> set[str]:
+    """Names of the groups that ``config.yaml`` chooses from without being asked."""
+    defaults = OmegaConf.to_container(OmegaConf.load(conf / "config.yaml"), resolve=False)
+    assert isinstance(defaults, dict)
+    return {str(name) for item in defaults["defaults"] if isinstance(item, dict) for name in item}

@@ -1,0 +1,169 @@
+"""What was typed: short spellings become what Hydra's grammar accepts, and values are quoted for it."""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import OverrideParseException
+from omegaconf import OmegaConf
+
+from hyperinverter.contracts import UserError
+from hyperinverter.runcard import CARD, held, read_card
+
+SWEEP = "sweep.json"  # what a sweep is, next to its numbered jobs
+
+
+def normalise_overrides(arguments: Sequence[str]) -> list[str]:
+    """Turn the short spellings of the command line into what Hydra's grammar accepts.
+
+    - ``+sweep`` becomes ``+sweep=default`` and ``phase=2`` becomes ``phase='2'``.
+    - ``data.root=PATH`` also chooses ``data=folder``, unless a domain or data is given.
+    - ``generator=FILE`` becomes ``generator.path=FILE`` and also chooses ``domain=own``, unless a domain is given.
+    - ``resume=RUN`` brings back that run's overrides and folder; ``resume=SWEEP`` the sweep's command.
+    - ``resume=auto`` is ``resume=RUN`` for the newest unfinished run of the same command, if there is one.
+    - ``-m`` moves to the front.
+
+    Raises:
+        UserError: If ``resume`` names neither a run folder, nor a checkpoint in one, nor a sweep.
+    """
+    typed = [_normalise(argument) for argument in arguments]
+    has_domain = typed_value(typed, "domain") is not None or typed_value(typed, "experiment") not in (
+        None,
+        "null",
+    )
+    file = typed_value(typed, "generator")
+    if file is not None and _is_file_name(file):
+        typed = [f"generator.path={quote(file)}" if _key(item) == "generator" else item for item in typed]
+        if not has_domain:
+            typed.insert(0, "domain=own")
+            has_domain = True
+    if typed_value(typed, "data.root") is not None and typed_value(typed, "data") is None and not has_domain:
+        typed.insert(0, "data=folder")
+    typed.sort(key=lambda item: item not in ("-m", "--multirun"))  # argparse loses overrides after a flag
+    resume = typed_value(typed, "resume")
+    if resume in (None, "", "null") or typed_value(typed, "hydra.run.dir") is not None:
+        return typed
+    if resume == "auto":
+        unfinished = _unfinished(typed)
+        return typed if unfinished is None else _resumed(typed, str(unfinished))
+    return _resumed(typed, str(resume))
+
+
+def _normalise(argument: str) -> str:
+    if argument == "+sweep":
+        return "+sweep=default"
+    match = re.fullmatch(r"phase=([0-9,]+)", argument)
+    if match:
+        return "phase=" + ",".join(f"'{number}'" for number in match[1].split(","))
+    return argument
+
+
+def _key(argument: str) -> str:
+    return argument.split("=", 1)[0].lstrip("+")
+
+
+def _is_file_name(value: str) -> bool:
+    """Whether a value is a file: it holds a slash or a dot, which no option's name does."""
+    return "/" in value or "\\" in value or "." in value
+
+
+def typed_value(arguments: Iterable[str], key: str) -> str | None:
+    """The last value given for a key, without quotes; None if it was not typed."""
+    values = [a.split("=", 1)[1] for a in arguments if _key(a) == key and "=" in a]
+    return values[-1].strip("'\"") if values else None
+
+
+def _unfinished(typed: Sequence[str]) -> Path | None:
+    """The newest unfinished run of the same command that no process is working on."""
+    command = sorted(i for i in typed if not i.startswith(("resume=", "hydra.", "-")))
+    outputs = typed_value(typed, "paths.outputs") or os.environ.get("HYPERINVERTER_OUTPUTS") or "outputs"
+    found = []
+    for path in (Path(outputs).expanduser() / "runs").glob(f"*/{CARD}"):
+        card = read_card(path.parent) or {}
+        before = [str(item) for item in card.get("overrides") or []]
+        same = sorted(item for item in before if not item.startswith("resume=")) == command
+        if same and card.get("status") != "finished" and not held(path.parent):
+            found.append((str(card.get("started")), path.parent))
+    return max(found)[1] if found else None
+
+
+def _resumed(typed: list[str], resume: str) -> list[str]:
+    place = Path(resume).expanduser()
+    if (place / SWEEP).is_file():
+        return _resumed_sweep(typed, place)
+    run = place.parent.parent if place.is_file() else place
+    try:
+        before = json.loads((run / "run.json").read_text(encoding="utf-8"))["overrides"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"resume={resume} is not a run: {run / 'run.json'} is missing or unreadable"
+        ) from error
+    again = ("resume", "hydra.run.dir", "hydra.mode")
+    before = [item for item in before if item.split("=", 1)[0] not in again]
+    return [*before, *typed, "hydra.mode=RUN", f"hydra.run.dir={quote(str(run))}"]
+
+
+def _resumed_sweep(typed: list[str], sweep: Path) -> list[str]:
+    try:
+        before = json.loads((sweep / SWEEP).read_text(encoding="utf-8"))["typed"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"resume={sweep} cannot be resumed: its {SWEEP} does not say what was typed for it; resume its jobs "
+            f"one by one with resume={sweep}/N"
+        ) from error
+    again = ("resume", "hydra.sweep.dir")
+    rest = [item for item in typed if item.split("=", 1)[0] not in again and item not in before]
+    before = [item for item in before if item.split("=", 1)[0] not in again]
+    return [*before, *rest, f"hydra.sweep.dir={quote(str(sweep))}"]
+
+
+def quote(value: Any) -> str:
+    """A value as Hydra's override grammar reads it: ``a b`` becomes ``'a b'``, lists and numbers stay."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, (list, tuple)) or OmegaConf.is_list(value):
+        return "[" + ",".join(quote(item) for item in value) + "]"
+    if isinstance(value, dict) or OmegaConf.is_dict(value):
+        return "{" + ",".join(f"{key}:{quote(item)}" for key, item in value.items()) + "}"
+    text = str(value)
+    word = re.fullmatch(r"[A-Za-z_/~][\w./~@-]*", text)
+    if word and text.lower() not in ("null", "true", "false", "nan", "inf"):
+        return text
+    escaped = re.sub(r"(\\+)(?='|$)", r"\1\1", text).replace("'", r"\'")
+    return f"'{escaped}'"
+
+
+def parse_overrides(arguments: Sequence[str]) -> list[Override]:
+    """Read overrides with Hydra's grammar.
+
+    Raises:
+        UserError: If one of them cannot be read.
+    """
+    try:
+        return OverridesParser.create().parse_overrides(list(arguments))
+    except OverrideParseException as error:
+        raise UserError(unreadable(error)) from error
+
+
+def unreadable(error: OverrideParseException) -> str:
+    """The sentence for an override that Hydra's grammar cannot read."""
+    return (
+        f"cannot read the override '{error.override}': write KEY=VALUE, and put values with spaces, commas, "
+        "brackets or equals signs in quotes (\"key='a,b'\")"
+    )
+
+
+def values_of(override: Override) -> list[str]:
+    """The values an override gives to its key: several in a sweep, else one; without quotes."""
+    if override.is_sweep_override() and override.is_discrete_sweep():
+        return [str(value).strip("'\"") for value in override.sweep_string_iterator()]
+    return [str(override.value()).strip("'\"")]

@@ -1,0 +1,79 @@
+"""Values, objects and files of a configuration, and what Hydra knows about the running job."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from hyperinverter.config.groups import Config
+from hyperinverter.contracts import UserError
+
+
+def build(node: Config, *given: Any, **objects: Any) -> Any:
+    """The object a leaf describes: ``_target_`` called with the leaf's values and the given objects.
+
+    Raises:
+        UserError: If the class cannot be found or refuses its arguments.
+    """
+    try:
+        return instantiate(node, *given, _convert_="all", **objects)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, UserError):
+            raise cause from error
+        target = OmegaConf.select(node, "_target_")
+        detail = str(cause if cause is not None else error).splitlines()[0]
+        raise UserError(f"{target} cannot be built from the configuration: {detail}") from error
+
+
+def given(cfg: Config, key: str) -> Any:
+    """The value of a key, None where it is null or still to be given."""
+    return OmegaConf.select(cfg, key, throw_on_missing=False)
+
+
+def to_dict(cfg: Config) -> dict[str, Any]:
+    """The configuration as plain dictionaries, every reference resolved."""
+    plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def save(cfg: Config, path: Path) -> None:
+    """Write the resolved configuration as YAML."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_text(OmegaConf.to_yaml(OmegaConf.create(to_dict(cfg))), encoding="utf-8")
+    os.replace(scratch, path)
+
+
+def load(path: Path) -> Config:
+    """Read a configuration that ``save`` wrote.
+
+    Raises:
+        UserError: If the file is missing or not a configuration.
+    """
+    try:
+        cfg = OmegaConf.load(path)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no {path}; give the folder of a run, which holds config.yaml") from error
+    except Exception as error:  # the YAML library has a family of its own
+        raise UserError(f"{path} is not a readable configuration: {str(error).splitlines()[0]}") from error
+    if not isinstance(cfg, DictConfig):
+        raise UserError(f"{path} is not a configuration but a list")
+    return cfg
+
+
+def run_dir() -> Path:
+    """The folder of the running job."""
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def task_overrides() -> list[str]:
+    """What was typed for the running job; an empty list outside Hydra."""
+    if not HydraConfig.initialized():
+        return []
+    return [str(override) for override in HydraConfig.get().overrides.task]

@@ -1,0 +1,40 @@
+"""The command line answers at once, in one line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def at_the_door(*typed: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "train.py"), *typed]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
+
+
+def test_the_front_door_answers_a_typo_in_one_line_without_loading_torch() -> None:
+    done = at_the_door("phase=2", "fusion=conct")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: fusion has no option 'conct', did you mean 'concat'?")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_debug_shows_the_traceback() -> None:
+    done = at_the_door("fusion=conct", "debug=true")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "error: fusion has no option" in done.stderr
+
+
+def test_help_lists_groups_and_keys_without_loading_torch() -> None:
+    command = "import runpy, sys; sys.argv = ['train.py', '--help']\n"
+    command += "try: runpy.run_path('train.py', run_name='__main__')\nexcept SystemExit: pass\n"
+    command += "assert 'torch' not in sys.modules and 'pandas' not in sys.modules, 'slow start'"
+    done = subprocess.run(
+        [sys.executable, "-c", command], capture_output=True, text=True, timeout=120, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    assert "fusion: add, attention, concat" in done.stdout
+    assert "python train.py phase=2 +sweep" in done.stdout
+    assert "kimg:" in done.stdout

@@ -1,0 +1,105 @@
+"""What people type: short spellings, quotes, and what resume brings back."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hyperinverter import config, runcard
+from hyperinverter.contracts import UserError
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        (["phase=2", "+sweep"], ["phase='2'", "+sweep=default"]),
+        (["+sweep=fusion", "phase='1'"], ["+sweep=fusion", "phase='1'"]),
+        (["phase=1,2"], ["phase='1','2'"]),
+        (["data.root=photos"], ["data=folder", "data.root=photos"]),
+        (["data=folder", "data.root=photos"], ["data=folder", "data.root=photos"]),
+        (["fusion=add,film", "-m", "seed=3"], ["-m", "fusion=add,film", "seed=3"]),
+        (["domain=faces", "data.root=photos"], ["domain=faces", "data.root=photos"]),
+        (["experiment=paper_faces", "data.root=photos"], ["experiment=paper_faces", "data.root=photos"]),
+        (["generator=digiface"], ["generator=digiface"]),
+        (
+            ["generator=nets/cats.pkl", "data.root=photos"],
+            ["domain=own", "generator.path=nets/cats.pkl", "data.root=photos"],
+        ),
+        (["generator=my cats.pt", "domain=faces"], ["generator.path='my cats.pt'", "domain=faces"]),
+    ],
+)
+def test_short_spellings(typed: list[str], meant: list[str]) -> None:
+    assert config.normalise_overrides(typed) == meant
+
+
+def test_a_flag_comes_first_whatever_is_added() -> None:
+    typed = config.normalise_overrides(["phase=2", "-m", "data.root=photos", "fusion=add,film"])
+    assert typed == ["-m", "data=folder", "phase='2'", "data.root=photos", "fusion=add,film"]
+
+
+def test_resume_brings_back_what_was_typed_and_the_folder(tmp_path: Path) -> None:
+    run = tmp_path / "my run"
+    run.mkdir()
+    (run / "run.json").write_text('{"overrides": ["phase=\'2\'", "fusion=add", "resume=older"]}')
+    normal = config.normalise_overrides([f"resume={run}", "trainer.log_every=5"])
+    assert normal[:2] == ["phase='2'", "fusion=add"]
+    assert normal[-2:] == ["hydra.mode=RUN", f"hydra.run.dir='{run}'"]
+    assert "resume=older" not in normal
+    with pytest.raises(UserError, match="is not a run: .*run.json is missing"):
+        config.normalise_overrides([f"resume={tmp_path}"])
+
+
+def test_auto_finds_the_newest_unfinished_run_of_the_same_command(tmp_path: Path) -> None:
+    typed = ["phase=2", "fusion=add", f"paths.outputs={tmp_path}", "resume=auto"]
+    assert "hydra.mode=RUN" not in config.normalise_overrides(typed)  # nothing there: a new run
+    kept = ["phase='2'", "fusion=add", f"paths.outputs={tmp_path}"]
+    described = [
+        ("old", "2026-01-01", "failed", kept),
+        ("new", "2026-01-02", "interrupted", [*reversed(kept), "resume=auto"]),
+        ("done", "2026-01-03", "finished", kept),
+        ("other", "2026-01-04", "interrupted", [*kept, "seed=1"]),
+        ("busy", "2026-01-05", "running", kept),
+    ]
+    for name, started, status, overrides in described:
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        card = {"started": started, "status": status, "overrides": overrides}
+        (tmp_path / "runs" / name / "run.json").write_text(json.dumps(card))
+    claim = runcard.hold(tmp_path / "runs" / "busy")
+    assert claim is not None
+    found = config.normalise_overrides(typed)
+    assert found[-1] == f"hydra.run.dir={config.quote(str(tmp_path / 'runs' / 'new'))}"
+    claim.close()
+    free = config.normalise_overrides(typed)[-1]
+    assert free == f"hydra.run.dir={config.quote(str(tmp_path / 'runs' / 'busy'))}"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "plain",
+        "a b",
+        "it's",
+        "a,b",
+        "x=1",
+        "",
+        "null",
+        "3",
+        3,
+        0.5,
+        1e-4,
+        True,
+        None,
+        "a\\",
+        "{x}",
+        "[x]",
+        "$x",
+    ],
+)
+def test_quoted_values_come_back_the_same(value: object) -> None:
+    override = config.parse_overrides([f"key={config.quote(value)}"])[0]
+    assert override.value() == value or str(override.value()) == value
+
+
+def test_quoted_lists_come_back_the_same() -> None:
+    override = config.parse_overrides([f"key={config.quote(['b16.*', 'a b', 2])}"])[0]
+    assert [str(item) for item in override.value()] == ["b16.*", "a b", "2"]
