@@ -22,17 +22,18 @@ DOORS = {
     "ops": set(),
     "runcard": set(),
     "networks": {"contracts", "ops"},
-    "losses": {"contracts", "networks"},
-    "metrics": {"contracts", "networks"},
+    "judges": {"contracts", "ops", "networks", "checkpoints"},
+    "losses": {"contracts", "judges"},
+    "metrics": {"contracts", "judges"},
     "inversion": {"contracts", "ops", "networks"},
     "editing": {"contracts"},
     "tasks": {"contracts", "ops", "networks", "inversion", "losses", "metrics", "runcard"},
     "data": {"contracts"},
     "config": {"contracts", "runcard"},
     "checkpoints": {"contracts", "ops", "networks", "inversion"},
-    "assets": {"contracts", "networks"},  # the script that made the files
+    "assets": {"contracts", "judges"},  # the script that made the files
     "assembly": {
-        *("contracts", "ops", "networks", "losses", "metrics", "inversion"),
+        *("contracts", "ops", "networks", "judges", "losses", "metrics", "inversion"),
         *("tasks", "data", "checkpoints", "config"),
     },
     "runs": {"contracts", "config", "assembly", "runcard"},
@@ -58,7 +59,7 @@ LIBRARY_ROOMS = {
     "torchmetrics": {"metrics"},
     "PIL": {"data", "tasks.callbacks", "runs", "recipes", "demo", "commands.bench.slow_reference"},
     "tqdm": {"data", "recipes"},
-    "facenet_pytorch": {"networks.judges", "data.digiface", "recipes"},
+    "facenet_pytorch": {"judges", "data.digiface", "recipes"},
 }
 
 FILES = [*sorted(SOURCES.rglob("*.py")), ROOT / "train.py"]

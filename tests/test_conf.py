@@ -20,11 +20,11 @@ from hyperinverter.checkpoints import (
     save_generator,
     save_model,
 )
+from hyperinverter.checkpoints.registry import fetched_path
 from hyperinverter.config import Config
 from hyperinverter.contracts import UserError
 from hyperinverter.inversion.description import build, describe
 from hyperinverter.networks.generator import Generator
-from hyperinverter.networks.judge_weights import judge_weight_path
 from hyperinverter.recipes.paper_scale import write_weights
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -271,7 +271,7 @@ def test_built_in_faces_want_a_generator_of_their_size(tmp_path: Path) -> None:
 
 def test_published_starts_reach_both_phases(tmp_path: Path) -> None:
     state = models.resnet34(weights=None).state_dict()
-    file = judge_weight_path("start_resnet34", tmp_path)
+    file = fetched_path("start_resnet34", tmp_path)
     file.parent.mkdir()
     torch.save(state, file)
     generator = make_generator(32)

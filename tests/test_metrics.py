@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from hyperinverter.judges.base import Embedding, Judge
+from hyperinverter.judges.identity import DescriptorIdentity
+from hyperinverter.judges.perceptual import EffNetPerceptual
 from hyperinverter.metrics import MS_SSIM_MIN_SIZE, MetricSuite, higher_is_better, to_unit_range
-from hyperinverter.networks.judges import DescriptorIdentity, EffNetPerceptual, Embedding, Judge
 
 
 class MeanColour(Judge):

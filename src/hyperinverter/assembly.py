@@ -18,29 +18,24 @@ from torch import nn
 from hyperinverter import config
 from hyperinverter.checkpoints import find_critic, load_generator, load_w_inverter
 from hyperinverter.checkpoints.loading import checkpoint_of
-from hyperinverter.checkpoints.registry import PACKAGED, packaged, sha256_of
+from hyperinverter.checkpoints.registry import PACKAGED, fetched_path, packaged, sha256_of
+from hyperinverter.checkpoints.starts import published_start, start_from_published
 from hyperinverter.config import Config
 from hyperinverter.contracts import UserError
 from hyperinverter.data.digiface import RESOLUTION as BUILT_IN_RESOLUTION
 from hyperinverter.data.module import ImageDataModule
 from hyperinverter.inversion.phase1 import WInverter
 from hyperinverter.inversion.phase2 import HyperInverter
+from hyperinverter.judges.base import Judge
+from hyperinverter.judges.catalogue import build_judge
 from hyperinverter.losses.reconstruction import IdentityLoss, PerceptualLoss, PixelLoss
 from hyperinverter.losses.weighted import WeightedLoss
 from hyperinverter.metrics import MetricSuite
-from hyperinverter.networks import judges
 from hyperinverter.networks.coverage import select
 from hyperinverter.networks.critic import Critic
 from hyperinverter.networks.encoders import FeatureEncoder, WEncoder
 from hyperinverter.networks.generator import Generator
 from hyperinverter.networks.hypernets import HyperNetwork
-from hyperinverter.networks.judge_weights import judge_weight_path
-from hyperinverter.networks.published import (
-    ArcFaceIdentity,
-    MoCoSimilarity,
-    published_start,
-    start_from_published,
-)
 from hyperinverter.tasks.common import PhaseTask, Schedule
 from hyperinverter.tasks.phase1 import PhaseIEncoder
 from hyperinverter.tasks.phase2 import PhaseIIHyper
@@ -213,7 +208,7 @@ def start_file(backbone: nn.Module, cfg: Config) -> Path:
     label = published_start(backbone)
     if cfg.encoder.start_path is not None:
         return Path(cfg.encoder.start_path).expanduser()
-    return judge_weight_path(label, cfg.paths.cache)
+    return fetched_path(label, cfg.paths.cache)
 
 
 def finished_phase1(cfg: Config, generator: Generator) -> tuple[WInverter, dict[str, str]]:
@@ -259,32 +254,14 @@ def reconstruction_loss(cfg: Config) -> WeightedLoss:
     return WeightedLoss(terms)
 
 
-def judge(label: str, cfg: Config) -> judges.Judge:
+def judge(label: str, cfg: Config) -> Judge:
     """Build the network that compares images under this label.
 
     Raises:
         UserError: For a label that no network has, or a missing weight file.
     """
-    builtin: dict[str, type[judges.Judge]] = {
-        "effnet_lite0": judges.EffNetPerceptual,
-        "st_lpips_alex": judges.STLPIPS,
-        "id_descriptor": judges.DescriptorIdentity,
-    }
-    foreign: dict[str, tuple[Any, str]] = {
-        "lpips_alex": (judges.LPIPS, "lpips_path"),
-        "lpips_vgg": (functools.partial(judges.LPIPS, net="vgg"), "lpips_path"),
-        "id_facenet": (judges.FaceNetIdentity, "identity_path"),
-        "id_arcface": (ArcFaceIdentity, "identity_path"),
-        "id_moco": (MoCoSimilarity, "identity_path"),
-    }
-    if label in builtin:
-        return builtin[label]()
-    if label in foreign:
-        make, key = foreign[label]
-        return make(cfg.judges.get(key) or judge_weight_path(label, cfg.paths.cache))
-    raise UserError(
-        f"there is no judge called {label!r}; there are: {', '.join(sorted([*builtin, *foreign]))}"
-    )
+    key = "identity_path" if label.startswith("id_") else "lpips_path"
+    return build_judge(label, cfg.judges.get(key), cfg.paths.cache)
 
 
 def schedule(cfg: Config) -> Schedule:

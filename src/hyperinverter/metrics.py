@@ -7,7 +7,7 @@ l2              mean squared error of images in [-1, 1]                         
 psnr            peak signal-to-noise ratio in dB, images clamped to [0, 1]          higher
 ssim            structural similarity, 11-pixel Gaussian window, clamped to [0, 1]  higher
 ms_ssim         the same at five scales; only from 176 pixels up, where they fit    higher
-label of judge  what ``networks.judges`` says under that label                      lower / higher
+label of judge  what a network of ``judges`` says under that label                  lower / higher
 ==============  ==================================================================  ==============
 
 SSIM is torchmetrics': windows at the border see the picture reflected, where others leave them out.
@@ -25,7 +25,7 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
-from hyperinverter.networks.judges import Embedding, Judge
+from hyperinverter.judges.base import Embedding, Judge
 
 SSIM_WINDOW = 11
 MS_SSIM_MIN_SIZE = SSIM_WINDOW * 2**4  # the window must fit the coarsest of five scales

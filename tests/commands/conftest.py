@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hyperinverter.networks.judge_weights import JUDGE_WEIGHTS, JudgeWeights, sha256_of
+from hyperinverter.checkpoints.registry import FETCHED, Fetched, sha256_of
 
 
 @pytest.fixture
@@ -22,14 +22,14 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], b
 
     def serve(label: str) -> bytes:
         content = f"weights of {label}".encode() * 100
-        source = JUDGE_WEIGHTS[label]
-        file = tmp_path / "server" / source.file_name
+        source = FETCHED[label]
+        file = tmp_path / "server" / source.file
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(content)
         monkeypatch.setitem(
-            JUDGE_WEIGHTS,  # type: ignore[arg-type]
+            FETCHED,  # type: ignore[arg-type]
             label,
-            JudgeWeights(source.file_name, file.as_uri(), sha256_of(file), megabytes=source.megabytes),
+            Fetched(source.file, file.as_uri(), sha256_of(file), megabytes=source.megabytes),
         )
         return content
 

@@ -11,7 +11,7 @@ from tiny import make_generator
 
 from hyperinverter import commands
 from hyperinverter.checkpoints import save_generator
-from hyperinverter.networks.judge_weights import judge_weight_path
+from hyperinverter.checkpoints.registry import fetched_path
 
 Served = Callable[[str], bytes]
 
@@ -42,11 +42,11 @@ def test_this_machine_and_every_domain(cache: Path, capsys: pytest.CaptureFixtur
 def test_states_and_next_steps_of_one_domain(
     cache: Path, served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    good = judge_weight_path("id_moco", cache)
+    good = fetched_path("id_moco", cache)
     good.parent.mkdir(parents=True)
     good.write_bytes(served("id_moco"))
     served("lpips_alex")
-    judge_weight_path("lpips_alex", cache).write_bytes(b"<html>quota exceeded</html>")
+    fetched_path("lpips_alex", cache).write_bytes(b"<html>quota exceeded</html>")
     generator = cache / "generators" / "stylegan2-church-config-f.pkl"
     generator.parent.mkdir()
     generator.write_bytes(b"<html>quota exceeded</html>")
@@ -71,7 +71,7 @@ def test_all_there_names_the_command_that_trains(
     cache: Path, served: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for label in ("lpips_alex", "id_arcface"):
-        path = judge_weight_path(label, cache)
+        path = fetched_path(label, cache)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(served(label))
     start = tmp_path / "start.pth"

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from hyperinverter import assembly, commands, config
+from hyperinverter.checkpoints import fetch
+from hyperinverter.checkpoints.registry import FETCHED, fetched_path
 from hyperinverter.contracts import UserError
-from hyperinverter.networks import judge_weights
-from hyperinverter.networks.judge_weights import JUDGE_WEIGHTS, judge_weight_path
 
 Served = Callable[[str], bytes]
 
@@ -23,7 +23,7 @@ def test_a_domain_brings_all_its_files_and_names_what_is_left_by_hand(
     content = {label: served(label) for label in ("lpips_alex", "id_moco", "start_resnet34")}
     assert commands.main(["weights", "fetch", "churches"]) == 0
     for label, expected in content.items():
-        assert judge_weight_path(label, cache).read_bytes() == expected
+        assert fetched_path(label, cache).read_bytes() == expected
     said = capsys.readouterr()
     assert "by hand: download https://drive.google.com" in said.out
     assert "stylegan2-church-config-f.pkl" in said.out
@@ -33,7 +33,7 @@ def test_a_domain_brings_all_its_files_and_names_what_is_left_by_hand(
 def test_a_label_and_another_folder(served: Served, tmp_path: Path) -> None:
     content = served("lpips_vgg")
     assert commands.main(["weights", "fetch", "lpips_vgg", f"paths.cache={tmp_path / 'elsewhere'}"]) == 0
-    assert judge_weight_path("lpips_vgg", tmp_path / "elsewhere").read_bytes() == content
+    assert fetched_path("lpips_vgg", tmp_path / "elsewhere").read_bytes() == content
 
 
 @pytest.mark.parametrize(
@@ -52,12 +52,12 @@ def test_nothing_or_nonsense_lists_the_names(
 
 def test_list_shows_every_file_once_per_use(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert commands.main(["weights", "list"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(JUDGE_WEIGHTS)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(FETCHED)
 
 
 @pytest.mark.parametrize("label", ["lpips_alex", "id_facenet", "id_arcface", "id_moco"])
 def test_training_never_downloads(label: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge_weights.urllib.request, "urlopen", lambda *_, **__: pytest.fail("a download"))
+    monkeypatch.setattr(fetch.urllib.request, "urlopen", lambda *_, **__: pytest.fail("a download"))
     cfg = config.compose([f"paths.cache={tmp_path}"])
     with pytest.raises(UserError, match=rf"python -m hyperinverter weights fetch {label}"):
         assembly.judge(label, cfg)

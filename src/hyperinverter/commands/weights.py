@@ -32,31 +32,28 @@ def weights(
 
 def _list() -> int:
     from hyperinverter import config
-    from hyperinverter.networks.judge_weights import JUDGE_WEIGHTS, judge_weight_path
+    from hyperinverter.checkpoints.registry import FETCHED, fetched_path
 
     cache = config.compose([]).paths.cache
-    for label, source in JUDGE_WEIGHTS.items():
-        print(
-            f"{label:<16}{source.megabytes or '?':>5} MB  {judge_weight_path(label, cache)}  from {source.page}"
-        )
+    for label, source in FETCHED.items():
+        print(f"{label:<16}{source.megabytes or '?':>5} MB  {fetched_path(label, cache)}  from {source.page}")
     return 0
 
 
 def _fetch(asked: Sequence[str]) -> int:
     """Fetch the files of the labels and domains named; overrides such as ``paths.cache=FOLDER`` apply to all."""
     from hyperinverter import config
+    from hyperinverter.checkpoints.fetch import fetch
+    from hyperinverter.checkpoints.registry import FETCHED, fetched_path
     from hyperinverter.commands import needs  # brings torch
-    from hyperinverter.networks.judge_weights import JUDGE_WEIGHTS, prepare_judge_weights
 
     overrides = [item for item in asked if "=" in item]
     names = [item for item in asked if "=" not in item]
     if not names:
-        raise UserError(
-            f"name a domain ({', '.join(needs.domains())}) or a label ({', '.join(JUDGE_WEIGHTS)})"
-        )
+        raise UserError(f"name a domain ({', '.join(needs.domains())}) or a label ({', '.join(FETCHED)})")
     by_hand = []
     for name in names:
-        if name in JUDGE_WEIGHTS:
+        if name in FETCHED:
             cache, labels = config.compose(overrides).paths.cache, [name]
         elif name in needs.domains():
             cfg = needs.configuration([name, *overrides])
@@ -65,11 +62,12 @@ def _fetch(asked: Sequence[str]) -> int:
             by_hand += [need for need in required if need.label is None and need.state() != "found"]
         else:
             raise UserError(
-                f"{name!r} is neither a domain ({', '.join(needs.domains())}) nor a label ({', '.join(JUDGE_WEIGHTS)})"
+                f"{name!r} is neither a domain ({', '.join(needs.domains())}) nor a label ({', '.join(FETCHED)})"
             )
         for label in labels:
-            sys.stderr.write(f"{label}: {JUDGE_WEIGHTS[label].file_name} from {JUDGE_WEIGHTS[label].page}\n")
-            path = prepare_judge_weights([label], cache)[label]
+            source, path = FETCHED[label], fetched_path(label, cache)
+            sys.stderr.write(f"{label}: {source.file} from {source.page}\n")
+            fetch(source, path)
             print(f"{label}: {path}")
     for need in by_hand:
         print(f"by hand: {need.next_step()}")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hyperinverter.networks.judges import Judge
+from hyperinverter.judges.base import Judge
 
 
 class PixelLoss(nn.Module):
@@ -25,7 +25,7 @@ class PixelLoss(nn.Module):
 
 
 class JudgeLoss(nn.Module):
-    """A term that asks a judge; see ``networks.judges``.
+    """A term that asks a judge; see ``judges``.
 
     Args:
         judge: The network.

@@ -1,19 +1,15 @@
-"""Networks that are used but never taught: staying in eval mode, out of checkpoints, loading strictly."""
+"""Networks that are used but never trained: they stay in eval mode and out of checkpoints, and load strictly."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hyperinverter.contracts import UserError
-from hyperinverter.ops.policy import fast_layout as fast_layout
 
 N = TypeVar("N", bound=nn.Module)
 FrozenT = TypeVar("FrozenT", bound="Frozen")
@@ -85,28 +81,6 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
-
-
-def asset_path(name: str) -> Path:
-    """Return the path of a weight file that ships with the package."""
-    return Path(str(resources.files("hyperinverter") / "assets" / name))
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file; floating tensors come back as float32 on the CPU.
-
-    Raises:
-        UserError: If the file is missing or is not a complete safetensors file.
-    """
-    if not path.is_file():
-        raise UserError(f"weight file {path} is missing; reinstall hyperinverter or restore the file")
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"weight file {path} cannot be read as safetensors ({error}); restore it from its source"
-        ) from error
-    return {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
 
 
 def load_strictly(module: nn.Module, tensors: dict[str, Tensor], source: str | Path) -> None:

@@ -28,7 +28,7 @@ from torchvision.utils import save_image
 from tqdm import tqdm
 
 from hyperinverter.data.digiface import Z_DIM, accepted_indices, sample_faces
-from hyperinverter.networks.efficientnet import EfficientNetLite0Features
+from hyperinverter.judges.efficientnet import EfficientNetLite0Features
 from hyperinverter.networks.generator import Generator, GeneratorConfig
 
 CONFIG = GeneratorConfig(

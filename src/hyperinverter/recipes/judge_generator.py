@@ -19,7 +19,7 @@ from tqdm import tqdm
 from hyperinverter.checkpoints import load_generator
 from hyperinverter.data.digiface import sample_faces
 from hyperinverter.data.transforms import save_png
-from hyperinverter.networks.judges import DescriptorIdentity
+from hyperinverter.judges.identity import DescriptorIdentity
 
 
 @torch.no_grad()

@@ -23,12 +23,12 @@ from torch import Tensor
 from torchvision import models
 
 from hyperinverter.checkpoints import save_generator, save_model
+from hyperinverter.checkpoints.registry import fetched_path
 from hyperinverter.inversion.phase1 import WInverter
+from hyperinverter.judges.identity import FaceRecognition, MoCoSimilarity
 from hyperinverter.networks.backbones import IRSE50, Backbone, ResNet34
 from hyperinverter.networks.encoders import WEncoder
 from hyperinverter.networks.generator import Generator, GeneratorConfig
-from hyperinverter.networks.judge_weights import judge_weight_path
-from hyperinverter.networks.published import FaceRecognition, MoCoSimilarity
 
 RESOLUTION = {"faces": 1024, "churches": 256}
 SHORT = (
@@ -55,7 +55,7 @@ def write_weights(domain: str, resolution: int, folder: Path) -> list[str]:
         files["id_moco"] = {f"{MoCoSimilarity.prefix}{name}": tensor for name, tensor in moco.items()}
         files["start_resnet34"] = models.resnet34(weights=None).state_dict()
     for label, tensors in files.items():
-        path = judge_weight_path(label, cache)
+        path = fetched_path(label, cache)
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(tensors, path)
     _write_photos(folder / "photos", resolution)

@@ -1,4 +1,4 @@
-"""Published networks say what a slow reading of their description says, and backbones begin with them whole."""
+"""Published judges of identity say what a slow reading of their description says."""
 
 from __future__ import annotations
 
@@ -7,43 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from formula import filled
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 from torchvision import models
 
 from hyperinverter.contracts import UserError
+from hyperinverter.judges.identity import ArcFaceIdentity, FaceRecognition, MoCoSimilarity
 from hyperinverter.losses.reconstruction import IdentityLoss
-from hyperinverter.networks.backbones import IRSE50, ResNet34, TinyBackbone
-from hyperinverter.networks.published import (
-    ArcFaceIdentity,
-    FaceRecognition,
-    MoCoSimilarity,
-    published_start,
-    start_from_published,
-)
 
 State = dict[str, Tensor]
-
-
-def filled(network: nn.Module) -> State:
-    """Weights by a formula: every tensor different, sizes kept by scaling, statistics neither 0 nor 1."""
-    state = {}
-    for number, (name, tensor) in enumerate(network.state_dict().items()):
-        if name.endswith("num_batches_tracked"):
-            state[name] = torch.tensor(7)
-            continue
-        wave = torch.sin(torch.arange(tensor.numel(), dtype=torch.float64) * 0.7311 + number).view(
-            tensor.shape
-        )
-        if name.endswith("running_var"):
-            wave = 1 + 0.3 * wave
-        elif tensor.ndim == 1:
-            wave = 0.1 * wave if name.endswith(("bias", "running_mean")) else 0.6 + 0.2 * wave
-        else:
-            wave = wave * math.sqrt(2 / tensor[0].numel())
-        state[name] = wave.float()
-    return state
 
 
 @pytest.fixture(scope="module")
@@ -211,44 +185,3 @@ def test_a_file_of_another_network_is_refused(arcface: tuple[Path, State], moco:
         MoCoSimilarity(arcface[0])
     with pytest.raises(UserError, match="does not hold the weights of FaceRecognition"):
         ArcFaceIdentity(moco[0])
-
-
-# Backbones ----------------------------------------------------------------------------------------------
-
-
-def test_ir_se50_begins_with_the_face_network(arcface: tuple[Path, State]) -> None:
-    path, state = arcface
-    backbone = IRSE50()
-    start_from_published(backbone, path)
-    ours = backbone.state_dict()
-    assert set(ours) == {name for name in state if not name.startswith("output_layer.")}
-    assert all(torch.equal(tensor, state[name]) for name, tensor in ours.items())
-    assert all(parameter.requires_grad for parameter in backbone.parameters())
-
-
-def test_resnet34_begins_with_the_imagenet_classifier(tmp_path: Path) -> None:
-    theirs = models.resnet34(weights=None)
-    state = filled(theirs)
-    theirs.load_state_dict(state)
-    # the file is of a time before BatchNorm counted its batches
-    torch.save(
-        {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}, tmp_path / "r34.pth"
-    )
-    backbone = ResNet34()
-    start_from_published(backbone, tmp_path / "r34.pth")
-    assert torch.equal(backbone.relu.weight, torch.full((64,), 0.25))
-    backbone.relu.weight.data.zero_()  # then it is torchvision's network without its pooling
-    theirs.maxpool = nn.Identity()
-    x = torch.randn(1, 3, 64, 64)
-    with torch.no_grad():
-        stem = F.relu(theirs.eval().bn1(theirs.conv1(x)))
-        expected = theirs.layer4(theirs.layer3(theirs.layer2(theirs.layer1(stem))))
-        # the sums reach thousands, and what is left of some of them is small
-        assert_close(backbone.eval()(x)[2], expected, rtol=0, atol=1e-4 * float(expected.std()))
-
-
-def test_other_backbones_and_files_are_refused(arcface: tuple[Path, State]) -> None:
-    with pytest.raises(UserError, match=r"no published weights for TinyBackbone: .*encoder.start=random"):
-        published_start(TinyBackbone())
-    with pytest.raises(UserError, match="does not hold the weights of ResNet34"):
-        start_from_published(ResNet34(), arcface[0])

@@ -1,76 +1,20 @@
-"""Judges: frozen networks that say how far apart two images are.
-
-============================  ================  =========  ==================================
-class                         label             says       weights
-============================  ================  =========  ==================================
-``EffNetPerceptual``          effnet_lite0      distance   ship with the package
-``STLPIPS``                   st_lpips_alex     distance   ship with the package
-``LPIPS``                     lpips_alex/_vgg   distance   file, see ``judge_weights``
-``DescriptorIdentity``        id_descriptor     cosine     ship with the package
-``FaceNetIdentity``           id_facenet        cosine     file, see ``judge_weights``
-``ArcFaceIdentity``           id_arcface        cosine     file; the class is in ``published``
-``MoCoSimilarity``            id_moco           cosine     file; the class is in ``published``
-============================  ================  =========  ==================================
-
-Labels go into tables as they are: distances of different networks are not comparable, and none of the
-identity labels is the CurricularFace similarity of published tables.
-"""
+"""Perceptual distances: EfficientNet features, shift-tolerant LPIPS, LPIPS."""
 
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from facenet_pytorch import InceptionResnetV1
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import models
 
+from hyperinverter.checkpoints.reading import read_foreign_weights, read_packaged
 from hyperinverter.contracts import UserError
-from hyperinverter.networks.efficientnet import EfficientNetLite0Features
-from hyperinverter.networks.face_networks import CROP52, Crop, FaceDescriptor, resize
-from hyperinverter.networks.frozen import Frozen, asset_path, fast_layout, load_strictly, read_tensors
-from hyperinverter.networks.judge_weights import JUDGE_WEIGHTS, fetch_command
-
-Embedding = list[Tensor]
-
-
-class Judge(Frozen):
-    """Compares images, ``(B, 3, R, R)``, RGB in [-1, 1], in two steps: ``embed`` each, then ``compare``.
-
-    Always float32, also under autocast: differences of nearly equal features are what is measured.
-    """
-
-    label: str  # how tables name it
-    higher_is_closer: bool
-
-    def embed(self, image: Tensor) -> Embedding:
-        """Return what is needed of one image, so that a target is embedded once for many comparisons."""
-        if image.ndim != 4 or image.shape[1] != 3 or not image.is_floating_point():
-            raise ValueError(
-                f"{self.label} judges float images (B, 3, R, R) in [-1, 1], "
-                f"got {tuple(image.shape)} of {image.dtype}"
-            )
-        with torch.autocast(image.device.type, enabled=False):
-            return self._embed(image.float())
-
-    def compare(self, a: Embedding, b: Embedding) -> Tensor:
-        """Return one number per pair of embedded images, ``(B,)``."""
-        with torch.autocast(a[0].device.type, enabled=False):
-            return self._compare(a, b)
-
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Compare images pairwise, ``(B,)``; differentiable in both."""
-        return self.compare(self.embed(a), self.embed(b))
-
-    def _embed(self, image: Tensor) -> Embedding:
-        raise NotImplementedError
-
-    def _compare(self, a: Embedding, b: Embedding) -> Tensor:
-        raise NotImplementedError
-
-
-# Perceptual distances -------------------------------------------------------------------------------
+from hyperinverter.judges.base import Embedding, Judge
+from hyperinverter.judges.efficientnet import EfficientNetLite0Features
+from hyperinverter.networks.frozen import load_strictly
+from hyperinverter.ops.policy import fast_layout
 
 
 class PerceptualJudge(Judge):
@@ -152,14 +96,14 @@ class STLPIPS(PerceptualJudge):
     """
 
     label = "st_lpips_alex"
-    asset = "stlpips_alex.safetensors"
+    packaged = "stlpips_alex"
     min_size = 32
 
     def __init__(self) -> None:
         super().__init__()
         with torch.device("meta"):
             self.net = ShiftTolerantAlexNet()
-        load_strictly(self.net, read_tensors(asset_path(self.asset)), self.asset)
+        load_strictly(self.net, read_packaged(self.packaged), self.packaged)
         self.freeze()
 
     def features(self, image: Tensor) -> list[Tensor]:
@@ -207,7 +151,7 @@ class LPIPS(PerceptualJudge):
     The channel weights come from the installed ``lpips`` package.
 
     Args:
-        path: torchvision's ImageNet weights of the backbone, see ``judge_weights``.
+        path: torchvision's ImageNet weights of the backbone, see ``checkpoints.registry``.
         net: ``"alex"`` or ``"vgg"``.
 
     Raises:
@@ -254,108 +198,3 @@ def read_lpips_heads(net: str) -> list[Tensor]:
     path = Path(spec.submodule_search_locations[0], "weights", "v0.1", f"{net}.pth")
     heads = torch.load(path, map_location="cpu", weights_only=True)
     return [heads[f"lin{index}.model.1.weight"].flatten() for index in range(5)]
-
-
-# Identity -------------------------------------------------------------------------------------------
-
-
-class IdentityJudge(Judge):
-    """Cosine of two descriptors, in [-1, 1]; 1 is the same face."""
-
-    higher_is_closer = True
-
-    def descriptor(self, image: Tensor) -> Tensor:
-        """Return the vectors, ``(B, N)``, whose angle is measured."""
-        raise NotImplementedError
-
-    def _embed(self, image: Tensor) -> Embedding:
-        return [F.normalize(self.descriptor(image), dim=1)]
-
-    def _compare(self, a: Embedding, b: Embedding) -> Tensor:
-        return (a[0] * b[0]).sum(dim=1)
-
-
-class DescriptorIdentity(IdentityJudge):
-    """Centred cosine of dlib's face descriptor on the framing of the digiface domain.
-
-    All descriptors share a large common part (different faces have a plain cosine of 0.89), so their mean
-    over the domain is subtracted first. Then different faces score 0.00 +- 0.18, the same face under mild
-    changes 0.77 to 0.99. Small changes of the pixels can please this network without any likeness: where it
-    also was the loss, say so beside the number.
-    """
-
-    label = "id_descriptor"
-
-    def __init__(self, crop: Crop = CROP52) -> None:
-        super().__init__()
-        self.net = FaceDescriptor(crop)
-        self.freeze()
-
-    def descriptor(self, image: Tensor) -> Tensor:
-        mean = self.net.stats.get_buffer("mean_crop52")
-        return self.net(image) - mean
-
-
-# The part of a 256-pixel FFHQ-aligned photo that HyperInverter shows its identity network:
-# rows 35 to 222 and columns 32 to 219.
-FFHQ_FACE = Crop(35 / 256, 223 / 256, 32 / 256, 220 / 256)
-
-
-class FaceNetIdentity(IdentityJudge):
-    """Cosine of facenet-pytorch's InceptionResnetV1 (VGGFace2) on a fixed crop of aligned photos.
-
-    Args:
-        path: The weights, see ``judge_weights``; the classifier in the file (``logits``) is ignored.
-        crop: Where the face is; a fixed box, because a detector would stop the gradient.
-
-    Raises:
-        UserError: If the file is missing, is not a weight file, or belongs to another network.
-    """
-
-    label = "id_facenet"
-    size = 160
-
-    def __init__(self, path: str | Path, crop: Crop = FFHQ_FACE) -> None:
-        super().__init__()
-        self.crop = crop
-        weights = read_foreign_weights(path, self.label)
-        with torch.device("meta"):
-            self.net = InceptionResnetV1(pretrained=None)
-        counters = {k: v for k, v in self.net.state_dict().items() if k.endswith("num_batches_tracked")}
-        # files of old torch versions lack these counters, which no network in eval mode reads
-        zeros = {name: torch.zeros((), dtype=torch.long) for name in counters}
-        found = {name: t for name, t in weights.items() if not name.startswith("logits.")}
-        load_strictly(self.net, zeros | found, path)
-        self.freeze()
-
-    def descriptor(self, image: Tensor) -> Tensor:
-        face = resize(self.crop.cut(image), self.size)
-        return self.net(face * (127.5 / 128))  # trained on (v - 127.5) / 128
-
-
-def read_foreign_weights(path: str | Path, label: str) -> dict[str, Tensor]:
-    """Read a state dict saved by torch, bare or as ``state_dict`` of a checkpoint; nothing in the file is executed.
-
-    Raises:
-        UserError: If the file is missing (with its official address) or is not such a file.
-    """
-    source = JUDGE_WEIGHTS[label]
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise UserError(
-            f"{label} needs {source.file_name}, which is not at {path}: fetch it with `{fetch_command(label)}`, or "
-            f"download {source.page} by hand"
-        )
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what torch raises for bytes that are no checkpoint depends on the bytes
-        raise UserError(
-            f"{path} is not a weight file for {label}; replace it by {source.file_name} from {source.page}"
-        ) from error
-    if isinstance(weights, dict) and isinstance(weights.get("state_dict"), dict):
-        weights = weights["state_dict"]
-    if not isinstance(weights, dict) or not all(isinstance(t, Tensor) for t in weights.values()):
-        raise UserError(
-            f"{path} holds no plain dictionary of tensors; {label} needs {source.file_name} from {source.page}"
-        )
-    return {str(name): t.float() if t.is_floating_point() else t for name, t in weights.items()}

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hyperinverter.networks.efficientnet import SameConv2d
-from hyperinverter.networks.frozen import Frozen, asset_path, fast_layout, load_strictly, read_tensors
+from hyperinverter.checkpoints.reading import read_packaged
+from hyperinverter.judges.efficientnet import SameConv2d
+from hyperinverter.networks.frozen import Frozen, load_strictly
+from hyperinverter.ops.policy import fast_layout
 
 MEAN_RGB = (122.782, 117.001, 104.298)  # of the training pictures, values in 0..255
 EXPRESSIONS = ("neutral", "happy", "sad", "angry", "fearful", "disgusted", "surprised")
@@ -55,7 +57,7 @@ class FaceNetwork(Frozen):
         UserError: If the packaged weight file is missing or damaged.
     """
 
-    asset: str
+    packaged: str  # name of the weights in registry.PACKAGED
     size: int  # side of the square the network sees, in pixels
 
     def __init__(self, crop: Crop) -> None:
@@ -64,7 +66,7 @@ class FaceNetwork(Frozen):
 
     def load(self) -> None:
         """Fill the network from its packaged file and freeze it."""
-        load_strictly(self, read_tensors(asset_path(self.asset)), self.asset)
+        load_strictly(self, read_packaged(self.packaged), self.packaged)
         self.freeze()
 
     def frame(self, image: Tensor) -> Tensor:
@@ -126,7 +128,7 @@ class FaceDescriptor(FaceNetwork):
     was trained for. ``stats.mean_crop52`` is the mean descriptor of the digiface domain.
     """
 
-    asset = "face_descriptor.safetensors"
+    packaged = "face_descriptor"
     size = 150
 
     def __init__(self, crop: Crop = CROP52) -> None:
@@ -213,7 +215,7 @@ class FaceExpression(DenseFaceNetwork):
     logit, because probabilities saturate.
     """
 
-    asset = "face_expression.safetensors"
+    packaged = "face_expression"
     outputs = len(EXPRESSIONS)
 
     def __init__(self, crop: Crop = CROP58) -> None:
@@ -227,7 +229,7 @@ class FaceLandmarks68(DenseFaceNetwork):
     42-47 eye at image right, 48-67 mouth. Coarse on profiles, sunglasses and dark images.
     """
 
-    asset = "face_landmarks68.safetensors"
+    packaged = "face_landmarks68"
     outputs = 2 * 68
 
     def __init__(self, crop: Crop = FULL) -> None:

@@ -4,7 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hyperinverter.networks.frozen import Frozen, asset_path, fast_layout, load_strictly, read_tensors
+from hyperinverter.checkpoints.reading import read_packaged
+from hyperinverter.networks.frozen import Frozen, load_strictly
+from hyperinverter.ops.policy import fast_layout
 
 # (repeats, kernel, stride of the first block, expansion, output channels): Tan & Le 2019, table 1, with
 # the changes of the "lite" family: no squeeze-and-excitation, ReLU6 instead of swish.
@@ -120,9 +122,9 @@ class EfficientNetLite0Features(EfficientNetLite0):
         UserError: If the packaged file is missing or damaged.
     """
 
-    asset = "efficientnet_lite0.safetensors"
+    packaged = "efficientnet_lite0"
 
     def __init__(self) -> None:
         with torch.device("meta"):  # no random numbers are drawn for weights that are replaced at once
             super().__init__()
-        load_strictly(self, read_tensors(asset_path(self.asset)), self.asset)
+        load_strictly(self, read_packaged(self.packaged), self.packaged)

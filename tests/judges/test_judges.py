@@ -14,20 +14,12 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 from torchvision import models
 
+from hyperinverter.checkpoints.reading import read_foreign_weights
+from hyperinverter.checkpoints.registry import packaged_path
 from hyperinverter.contracts import UserError
-from hyperinverter.networks.frozen import asset_path
-from hyperinverter.networks.judges import (
-    FFHQ_FACE,
-    LPIPS,
-    STLPIPS,
-    DescriptorIdentity,
-    EffNetPerceptual,
-    FaceNetIdentity,
-    Judge,
-    blur_down,
-    read_foreign_weights,
-    unit_length,
-)
+from hyperinverter.judges.base import Judge
+from hyperinverter.judges.identity import FFHQ_FACE, DescriptorIdentity, FaceNetIdentity
+from hyperinverter.judges.perceptual import LPIPS, STLPIPS, EffNetPerceptual, blur_down, unit_length
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PACKAGED = [EffNetPerceptual, STLPIPS, DescriptorIdentity]
@@ -150,7 +142,7 @@ def test_effnet_enlarges_on_request(photo: Tensor) -> None:
 def test_descriptor_similarity_is_the_centred_cosine(photo: Tensor) -> None:
     judge = DescriptorIdentity()
     golden = torch.from_numpy(np.load(GOLDEN / "face_golden.npz")["torch_descriptor_crop52"])
-    with safe_open(asset_path("face_descriptor.safetensors"), "pt") as file:
+    with safe_open(packaged_path("face_descriptor"), "pt") as file:
         mean = file.get_tensor("stats.mean_crop52")
     want = F.cosine_similarity(golden - mean, golden.roll(1, 0) - mean, dim=1)
     assert_close(judge(photo, photo.roll(1, 0)), want, rtol=0, atol=1e-3)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from hyperinverter.networks import face_networks
-from hyperinverter.networks.efficientnet import SameConv2d
-from hyperinverter.networks.face_networks import (
+from hyperinverter.judges import faces
+from hyperinverter.judges.efficientnet import SameConv2d
+from hyperinverter.judges.faces import (
     CROP52,
     CROP58,
     FULL,
@@ -70,15 +70,15 @@ def test_expression_probabilities(golden: dict[str, Tensor]) -> None:
 
 
 def by_256(x: Tensor) -> Tensor:
-    return (x - x.new_tensor(face_networks.MEAN_RGB).view(1, 3, 1, 1)) / 256
+    return (x - x.new_tensor(faces.MEAN_RGB).view(1, 3, 1, 1)) / 256
 
 
 def by_one(x: Tensor) -> Tensor:
-    return x - x.new_tensor(face_networks.MEAN_RGB).view(1, 3, 1, 1)
+    return x - x.new_tensor(faces.MEAN_RGB).view(1, 3, 1, 1)
 
 
 def bgr(x: Tensor) -> Tensor:
-    return (x.flip(1) - x.new_tensor(face_networks.MEAN_RGB).view(1, 3, 1, 1)) / 255
+    return (x.flip(1) - x.new_tensor(faces.MEAN_RGB).view(1, 3, 1, 1)) / 255
 
 
 @pytest.mark.parametrize("mistake", [by_256, by_one, bgr])
@@ -86,7 +86,7 @@ def bgr(x: Tensor) -> Tensor:
 def test_wrong_normalisation_is_caught(
     case: tuple, mistake: Callable, golden: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(face_networks, "normalise", mistake)
+    monkeypatch.setattr(faces, "normalise", mistake)
     assert max(errors(case[0], case, golden)) > 1
 
 
@@ -139,14 +139,14 @@ def test_symmetric_padding_is_caught(golden: dict[str, Tensor], monkeypatch: pyt
 def test_entry_taken_before_its_relu_is_caught(
     golden: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong(self: face_networks.DenseBlock, x: Tensor) -> Tensor:
+    def wrong(self: faces.DenseBlock, x: Tensor) -> Tensor:
         first = self.conv0(x)
         total = first + self.conv1(F.relu(first))
         total = total + self.conv2(F.relu(total))
         total = total + self.conv3(F.relu(total))
         return F.relu(total)
 
-    monkeypatch.setattr(face_networks.DenseBlock, "forward", wrong)
+    monkeypatch.setattr(faces.DenseBlock, "forward", wrong)
     for case in CASES[1:]:
         assert min(errors(case[0], case, golden)) > 1
 
@@ -158,7 +158,7 @@ def test_entry_taken_before_its_relu_is_caught(
     ("crop", "size", "want"),
     [(CROP52, 64, (12, 64, 6, 58)), (CROP58, 64, (6, 64, 3, 61)), (CROP52, 256, (48, 256, 24, 232))],
 )
-def test_crops_scale_with_the_picture(crop: face_networks.Crop, size: int, want: tuple) -> None:
+def test_crops_scale_with_the_picture(crop: faces.Crop, size: int, want: tuple) -> None:
     grid = torch.arange(size * size).view(1, 1, size, size)
     top, bottom, left, right = want
     assert_close(crop.cut(grid), grid[:, :, top:bottom, left:right])
