@@ -16,7 +16,7 @@ $(VENV)/.installed: pyproject.toml .ci/constraints.txt
 	touch $@
 
 demo: env
-	$(BIN)/python -m hyperinverter.demo
+	$(BIN)/python -m hyperinverter_recipes.demo
 
 test: env
 	$(BIN)/python -m pytest

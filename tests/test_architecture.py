@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "src"
 EVERY = {"every room"}
+RECIPES = "hyperinverter_recipes"  # a package of its own, which the wheel does not hold
 
 # A room is a module or a folder of src/hyperinverter; it opens onto these, and onto nothing else of ours.
 DOORS = {
@@ -31,7 +32,7 @@ DOORS = {
     "data": {"contracts"},
     "config": {"contracts", "runcard"},
     "checkpoints": {"contracts", "ops", "networks", "inversion"},
-    "assets": {"contracts", "judges"},  # the script that made the files
+    "assets": set(),
     "assembly": {
         *("contracts", "ops", "networks", "judges", "losses", "metrics", "inversion"),
         *("tasks", "data", "checkpoints", "config"),
@@ -44,8 +45,7 @@ DOORS = {
     },
     "__main__": {"commands"},
     "hyperinverter_launcher": {"contracts", "config", "runs", "runcard", "tasks"},
-    "recipes": EVERY,  # commands that made what ships: nothing opens onto them
-    "demo": EVERY,
+    "recipes": EVERY,  # commands that made what is published: nothing opens onto them
 }
 
 # Libraries that have rooms too; the others may be used anywhere.
@@ -57,7 +57,7 @@ LIBRARY_ROOMS = {
     "matplotlib": {"recipes"},  # and the notebooks
     "wandb": {"tasks.loggers"},
     "torchmetrics": {"metrics"},
-    "PIL": {"data", "tasks.callbacks", "runs", "recipes", "demo", "commands.bench.slow_reference"},
+    "PIL": {"data", "tasks.callbacks", "runs", "recipes", "commands.bench.slow_reference"},
     "tqdm": {"data", "recipes"},
     "facenet_pytorch": {"judges", "data.digiface", "recipes"},
 }
@@ -69,8 +69,9 @@ def module_of(path: Path) -> str:
     """``src/hyperinverter/data/module.py`` -> ``data.module``; the package itself is the empty string."""
     if path.parent == ROOT:
         return path.stem
-    parts = path.relative_to(SOURCES).with_suffix("").parts[1:]
-    return ".".join(part for part in parts if part != "__init__")
+    package, *parts = path.relative_to(SOURCES).with_suffix("").parts
+    inside = ["recipes"] if package == RECIPES else []
+    return ".".join([*inside, *(part for part in parts if part != "__init__")])
 
 
 def imported(path: Path) -> Iterator[tuple[int, str]]:
@@ -87,7 +88,7 @@ def rooms() -> set[str]:
     """Every module and folder there is."""
     places = [*(SOURCES / "hyperinverter").iterdir(), *(SOURCES / "hydra_plugins").iterdir()]
     found = {p.stem for p in places if p.suffix == ".py" or (p / "__init__.py").is_file()}
-    return found - {"__init__"}
+    return found - {"__init__"} | {"recipes"}
 
 
 def ours(name: str) -> str | None:
@@ -95,6 +96,8 @@ def ours(name: str) -> str | None:
     parts = name.split(".")
     if parts[0] == "hydra_plugins":
         return parts[1]
+    if parts[0] == RECIPES:
+        return "recipes"
     return parts[1] if parts[0] == "hyperinverter" and len(parts) > 1 else None
 
 

@@ -25,7 +25,7 @@ from hyperinverter.config import Config
 from hyperinverter.contracts import UserError
 from hyperinverter.inversion.description import build, describe
 from hyperinverter.networks.generator import Generator
-from hyperinverter.recipes.paper_scale import write_weights
+from hyperinverter_recipes.paper_scale import write_weights
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 NEEDS = {"coverage=custom": ["coverage.include=[b16.conv1,b64.torgb.affine.weight]"]}

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hyperinverter import config
 from hyperinverter.networks.generator import GeneratorConfig
-from hyperinverter.recipes import costs
+from hyperinverter_recipes import costs
 
 NARROW = ("hypernet.hidden_dim=4", "hypernet.channels=16", "hypernet.extractor_channels=8")
 SHAPE = GeneratorConfig(8, 8, 16, mapping_layers=1, channel_base=128, channel_max=8)

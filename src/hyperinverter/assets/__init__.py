@@ -1,1 +1,1 @@
-"""Weights that ship with the package, their notices, and the conversion that made them."""
+"""Weights that ship with the package, and their notices."""

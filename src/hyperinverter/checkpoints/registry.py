@@ -54,7 +54,7 @@ PACKAGED: dict[str, Packaged] = {
     "digiface_generator": Packaged(
         "digiface_generator.safetensors",
         "7eae3674f7c646287a978161c6c754c912d4ab100aab220c5e0b198b69f3b39a",
-        "python -m hyperinverter.recipes.digiface_generator, an earlier form for the first 16,000 of 40,000 images",
+        "python -m hyperinverter_recipes.digiface_generator, an earlier form for the first 16,000 of 40,000 images",
         "MIT",
     ),
     "digiface_phase1": Packaged(

@@ -1,10 +1,10 @@
 """What an inversion costs: arithmetic by part, and how it grows with batch, resolution, hidden dimension, coverage.
 
-    python -m hyperinverter.recipes.costs parts                        of the default, the paper's design and lite
-    python -m hyperinverter.recipes.costs parts experiment=lite fusion=add    of these overrides
-    python -m hyperinverter.recipes.costs training experiment=paper_faces data.root=PHOTOS    of a training step
-    python -m hyperinverter.recipes.costs axes --out FOLDER            measure costs.csv and draw costs.png
-    python -m hyperinverter.recipes.costs axes --out FOLDER --draw     draw costs.png again from costs.csv
+    python -m hyperinverter_recipes.costs parts                        of the default, the paper's design and lite
+    python -m hyperinverter_recipes.costs parts experiment=lite fusion=add    of these overrides
+    python -m hyperinverter_recipes.costs training experiment=paper_faces data.root=PHOTOS    of a training step
+    python -m hyperinverter_recipes.costs axes --out FOLDER            measure costs.csv and draw costs.png
+    python -m hyperinverter_recipes.costs axes --out FOLDER --draw     draw costs.png again from costs.csv
 
 FLOPs are counted by PyTorch on tensors without content, a multiplication and an addition as two; weights are random,
 as cost does not depend on them. Time is processor time, so that other work on the machine counts little.

@@ -1,6 +1,6 @@
 """Make a packaged file from a finished run: float16 weights, the recipe in the header.
 
-python -m hyperinverter.recipes.package outputs/runs/RUN src/hyperinverter/assets/digiface_phase1.safetensors
+python -m hyperinverter_recipes.package outputs/runs/RUN src/hyperinverter/assets/digiface_phase1.safetensors
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Train the StyleGAN2 generator of the digiface domain; resumable.
 
-    python -m hyperinverter.recipes.digiface_generator --out outputs/digiface_generator --kimg 60
+    python -m hyperinverter_recipes.digiface_generator --out outputs/digiface_generator --kimg 60
 
 Two demands on one generator. An encoder maps a face x to w and the generator must draw x again (L1 and a
 perceptual term), which keeps every face reachable. And what it draws must pass for real in front of small

@@ -1,6 +1,6 @@
 """How long large folders take to start and large photos to load.
 
-    python -m hyperinverter.recipes.data_loading FOLDER outputs/published/data_loading/measured.csv
+    python -m hyperinverter_recipes.data_loading FOLDER outputs/published/data_loading/measured.csv
 
 Makes a nested folder of 20,000 small files, as LSUN exports have, and 64 photos of 1024 px as PNG and JPEG
 below FOLDER, then times what a run does with them. Files that are there already are used again.

