@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from hyperinverter.judges.base import Embedding, Judge
 from hyperinverter.judges.identity import DescriptorIdentity
 from hyperinverter.judges.perceptual import EffNetPerceptual
-from hyperinverter.metrics import MS_SSIM_MIN_SIZE, MetricSuite, higher_is_better, to_unit_range
+from hyperinverter.metrics import MS_SSIM_MIN_SIZE, MetricSuite, to_unit_range
 
 
 class MeanColour(Judge):
@@ -188,23 +188,6 @@ def test_nan_is_reported_not_hidden() -> None:
     suite.update(torch.full_like(image, float("nan")), photo, names(2))
     suite.update(torch.full_like(image, float("nan")), photo, names(2))  # a NaN row equals itself
     assert suite.compute()["l2"].isnan()
-
-
-@pytest.mark.parametrize(
-    ("name", "direction"),
-    [
-        ("val/l2", False),
-        ("test/phase1/psnr", True),
-        ("ms_ssim", True),
-        ("id_descriptor", True),
-        ("st_lpips_alex", False),
-        ("val/effnet_lite0", False),
-        ("lpips_alex", False),
-        ("seconds_per_image", None),
-    ],
-)
-def test_direction_of_a_metric(name: str, direction: bool | None) -> None:
-    assert higher_is_better(name) is direction
 
 
 def rank(index: int, rendezvous: str, results: str) -> None:

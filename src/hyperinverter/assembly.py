@@ -18,7 +18,7 @@ from torch import nn
 from hyperinverter import config
 from hyperinverter.checkpoints import find_critic, load_generator, load_w_inverter
 from hyperinverter.checkpoints.loading import checkpoint_of
-from hyperinverter.checkpoints.registry import PACKAGED, fetched_path, packaged, sha256_of
+from hyperinverter.checkpoints.registry import PACKAGED, fetched_path, packaged
 from hyperinverter.checkpoints.starts import published_start, start_from_published
 from hyperinverter.config import Config
 from hyperinverter.contracts import UserError
@@ -36,6 +36,7 @@ from hyperinverter.networks.critic import Critic
 from hyperinverter.networks.encoders import FeatureEncoder, WEncoder
 from hyperinverter.networks.generator import Generator
 from hyperinverter.networks.hypernets import HyperNetwork
+from hyperinverter.system.files import sha256_of
 from hyperinverter.tasks.common import PhaseTask, Schedule
 from hyperinverter.tasks.phase1 import PhaseIEncoder
 from hyperinverter.tasks.phase2 import PhaseIIHyper

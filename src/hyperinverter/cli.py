@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import math
-import os
 import signal
 import sys
 import threading
@@ -12,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
@@ -29,11 +28,15 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from hyperinverter import config, runs
 from hyperinverter.config import Config
 from hyperinverter.contracts import UserError
-from hyperinverter.runcard import RunCard, hold, read_card
+from hyperinverter.runcard import RunCard, read_card
+from hyperinverter.system.errors import cause
+from hyperinverter.system.files import hold, writing
+from hyperinverter.system.machine import GB, available_bytes, cores, keep_freed_memory
+from hyperinverter.system.processes import is_first, knows_its_node, rank, starter
+from hyperinverter.system.terminal import duration, fail, say, short
 from hyperinverter.tasks import callbacks, memory, saved
-from hyperinverter.tasks.allocator import keep_freed_memory
 from hyperinverter.tasks.average import Average
-from hyperinverter.tasks.callbacks import Checkpoints, Interrupted, duration, images_seen
+from hyperinverter.tasks.callbacks import Checkpoints, Interrupted, images_seen
 from hyperinverter.tasks.common import PhaseTask
 from hyperinverter.tasks.loggers import MetricsFile, WandbTracker
 
@@ -55,23 +58,23 @@ def run(cfg: Config, folder: Path | None = None) -> float:
         with _signals_are_ctrl_c():
             return train(cfg, folder)
     except UserError as error:
-        _fail(str(error), folder, bool(cfg.debug))
+        fail(str(error), debug=bool(cfg.debug))
     except (KeyboardInterrupt, Interrupted):
-        if not _is_first():
+        if not is_first():
             sys.exit(
                 0
             )  # a non-zero end of a helper process would have the first one killed before it has written
         say(
-            f"interrupted; go on with: python train.py resume={_short(folder)}"
+            f"interrupted; go on with: python train.py resume={short(folder)}"
             if _last(folder)
             else "interrupted"
         )
         sys.exit(130)
     except Exception as error:  # a fault of ours: still one sentence, and the traceback in a file
-        number, cause = _origin(error, folder)
-        where = _short(folder / _error_log(number))
+        number, why = _origin(error, folder)
+        where = short(folder / _error_log(number))
         who = f"process {number}: " if number else ""
-        _fail(f"{who}{cause} (traceback in {where}, or add debug=true)", folder, cfg.debug, everywhere=True)
+        fail(f"{who}{why} (traceback in {where}, or add debug=true)", debug=bool(cfg.debug), everywhere=True)
 
 
 def train(cfg: Config, folder: Path) -> float:
@@ -81,12 +84,13 @@ def train(cfg: Config, folder: Path) -> float:
         UserError: For anything the person can mend.
         Interrupted: After Ctrl-C, with everything saved.
     """
-    first = _is_first()
+    first = is_first()
     if cfg.resume == AUTO and (done := _finished(folder)) is not None:
-        say(f"{_short(folder)} has finished before: nothing is left to do")
+        say(f"{short(folder)} has finished before: nothing is left to do")
         return done
-    callbacks.free_of_disk_trouble(lambda: folder.mkdir(parents=True, exist_ok=True), folder)
-    claim = callbacks.free_of_disk_trouble(lambda: hold(folder), folder) if first else None
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        claim = hold(folder) if first else None
     if first and claim is None:
         raise UserError(f"another process is working in {folder}: wait for it, or stop it first")
     try:
@@ -98,28 +102,30 @@ def train(cfg: Config, folder: Path) -> float:
 
 def _carded(cfg: Config, folder: Path) -> float:
     """Train with the run card and the tracker closed at the end, whatever the end is."""
-    first = _is_first()
+    first = is_first()
     if first:
         for old in folder.glob(_error_log("*")):
             old.unlink()
-    card = callbacks.free_of_disk_trouble(lambda: RunCard(folder, _identity(cfg), write=first), folder)
+    with writing(folder):
+        card = RunCard(folder, _identity(cfg), write=first)
     loggers: list[Logger] = []
     try:
         score = _train(cfg, folder, card, loggers)
     except BaseException as error:
         interrupted = isinstance(error, (KeyboardInterrupt, Interrupted))
         status = "interrupted" if interrupted else "failed"
-        number, cause = _origin(error, folder)
+        number, why = _origin(error, folder)
         if not interrupted:
             with contextlib.suppress(OSError):  # the disk may be what failed
-                text = f"{_cause(error)}\n\n{traceback.format_exc()}"
-                (folder / _error_log(_rank())).write_text(text, encoding="utf-8")
+                text = f"{cause(error)}\n\n{traceback.format_exc()}"
+                (folder / _error_log(rank())).write_text(text, encoding="utf-8")
         _close_tracker(loggers, card.facts.get("metrics", {}), 130 if interrupted else 1)
         with contextlib.suppress(OSError):
-            card.close(status, None if interrupted else f"process {number}: {cause}" if number else cause)
+            card.close(status, None if interrupted else f"process {number}: {why}" if number else why)
         raise
     _close_tracker(loggers, card.facts["metrics"], 0)
-    callbacks.free_of_disk_trouble(lambda: card.close("finished"), folder)
+    with writing(folder):
+        card.close("finished")
     _farewell(card.facts, folder)
     return score
 
@@ -159,7 +165,7 @@ def _train(cfg: Config, folder: Path, card: RunCard, loggers: list[Logger]) -> f
         round(cfg.trainer.save_every_kimg * 1000),
         metrics_file.count,
     )
-    say(f"phase {cfg.phase.number} on {cfg.domain.name}: {_short(folder)}")
+    say(f"phase {cfg.phase.number} on {cfg.domain.name}: {short(folder)}")
     trainer = make_trainer(
         cfg,
         loggers,
@@ -187,9 +193,10 @@ def _train(cfg: Config, folder: Path, card: RunCard, loggers: list[Logger]) -> f
     resume = find_resume(cfg, folder)
     if resume is not None:
         seen = _go_on(resume, metrics_file)
-        say(f"going on from {_short(resume)}, {seen / 1000:g} kimg")
-    elif _is_first():
-        callbacks.free_of_disk_trouble(metrics_file.begin_anew, folder)
+        say(f"going on from {short(resume)}, {seen / 1000:g} kimg")
+    elif is_first():
+        with writing(folder):
+            metrics_file.begin_anew()
     fit_arguments: dict[str, Any] = {"datamodule": data, "ckpt_path": None if resume is None else str(resume)}
     try:
         _guarded(lambda: trainer.fit(task, **fit_arguments), cfg)
@@ -204,7 +211,7 @@ def _train(cfg: Config, folder: Path, card: RunCard, loggers: list[Logger]) -> f
         seen = images_seen(task)
         card.facts |= {"images_seen": seen, "complete": seen + rounding >= total}
     card.update()
-    if _is_first():
+    if is_first():
         checkpoints.tidy()
 
     best = checkpoints.best if checkpoints.best.is_file() else checkpoints.last
@@ -266,8 +273,9 @@ def _half_life(cfg: Config) -> int | None:
 
 
 def _save_configuration(cfg: Config, folder: Path) -> None:
-    if _is_first():
-        callbacks.free_of_disk_trouble(lambda: config.save(cfg, folder / "config.yaml"), folder)
+    if is_first():
+        with writing(folder):
+            config.save(cfg, folder / "config.yaml")
 
 
 def _tell_need(cfg: Config, task: PhaseTask, card: RunCard) -> None:
@@ -290,9 +298,9 @@ def _tell_need(cfg: Config, task: PhaseTask, card: RunCard) -> None:
         processes=together,
         average=_half_life(cfg) is not None,
     )
-    available = memory.available_bytes(device)
+    available = available_bytes(device)
     where = "on the GPU" if device == "cuda" else "in this machine"
-    say(f"{_millions(card.facts['parameters'])}; memory {need}, {available / memory.GB:.1f} GB {where}")
+    say(f"{_millions(card.facts['parameters'])}; memory {need}, {available / GB:.1f} GB {where}")
     card.update(memory_need_mb={name: round(size / 2**20) for name, size in need.parts().items()})
     if cfg.check_memory:
         advice = (
@@ -327,18 +335,9 @@ def _cluster() -> ClusterEnvironment:
     """
     if TorchElasticEnvironment.detect():
         return TorchElasticEnvironment()
-    if _outside_processes() > 1:
+    if starter().processes > 1:
         return SLURMEnvironment(auto_requeue=False)
     return LightningEnvironment()
-
-
-def _outside_processes() -> int:
-    """How many processes torchrun or srun has started for this command; 1 without them."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        return int(os.environ.get("WORLD_SIZE") or 1)
-    if "SLURM_STEP_ID" in os.environ and "SLURM_PROCID" in os.environ:
-        return int(os.environ.get("SLURM_NTASKS") or 1)
-    return 1
 
 
 def find_phase1(cfg: Config, folder: Path | None = None) -> None:
@@ -398,7 +397,7 @@ def _go_on(checkpoint: Path, table: MetricsFile) -> int:
     """Cut the table of numbers to what the checkpoint stands behind; return the photos seen by then."""
     content = saved.read_checkpoint(checkpoint)
     seen = int(content["state_dict"].get("images_seen", 0))
-    if _is_first():
+    if is_first():
         kept = [
             s["rows"] for s in content.get("callbacks", {}).values() if isinstance(s, dict) and "rows" in s
         ]
@@ -415,13 +414,6 @@ def count_parameters(task: LightningModule) -> dict[str, int]:
     for parameter in task.parameters():
         counts["trained" if parameter.requires_grad else "frozen"] += parameter.numel()
     return counts
-
-
-def say(line: str) -> None:
-    """Tell the person at the terminal, once however many processes there are."""
-    if _is_first():
-        sys.stderr.write(f"{line}\n")
-        sys.stderr.flush()
 
 
 @contextlib.contextmanager
@@ -443,7 +435,7 @@ def _tracker(cfg: Config, folder: Path, task: LightningModule) -> list[Logger]:
     def seen() -> int:
         return images_seen(task)
 
-    if cfg.logger.kind == "wandb" and _is_first():
+    if cfg.logger.kind == "wandb" and is_first():
         identity = {
             "name": cfg.name or _typed_name() or folder.name,
             "group": cfg.group,
@@ -518,13 +510,13 @@ def _check_devices(cfg: Config) -> None:
     world = devices * node.num_nodes
     if world > 1 and node.strategy == "auto":
         raise UserError(f"{world} devices need a strategy: use trainer=ddp, or trainer=ddp_cpu on processors")
-    outside = _outside_processes()
+    outside = starter().processes
     if outside > 1 and outside != world:
         raise UserError(
             f"{outside} processes were started from outside, but this trainer has {world}: each would train alone; "
             "choose trainer=ddp with trainer.devices and trainer.num_nodes to match, or start a single process"
         )
-    if node.num_nodes > 1 and outside == 1 and "NODE_RANK" not in os.environ:
+    if node.num_nodes > 1 and outside == 1 and not knows_its_node():
         raise UserError(
             f"trainer.num_nodes={node.num_nodes} needs a process on every node: start it with srun or torchrun, or set "
             "MASTER_ADDR, MASTER_PORT and NODE_RANK and give every node the same hydra.run.dir"
@@ -557,13 +549,6 @@ def _guarded(action: Callable[[], Any], cfg: Config) -> Any:
         ) from error
 
 
-def _is_first() -> bool:
-    """Whether this process speaks for the run: the only one, or global rank 0."""
-    return all(
-        int(os.environ.get(name) or 0) == 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
-    )
-
-
 def _finished(folder: Path) -> float | None:
     """The score of the finished run in a folder; None if it has none."""
     card = read_card(folder) or {}
@@ -579,29 +564,15 @@ def _last(folder: Path) -> bool:
 
 def _device(trainer: Trainer) -> str:
     device = trainer.strategy.root_device
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} x{os.cpu_count()}"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} x{cores()}"
 
 
 def _millions(parameters: Mapping[str, int]) -> str:
     return f"{parameters['trained'] / 1e6:.2f} M trained parameters"
 
 
-def _short(path: Path) -> str:
-    """A path as one would type it from here."""
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
-
-
 def _short_name(name: str) -> str:
-    return _short(Path(name)) if Path(name).exists() else f"packaged with {name}"
-
-
-def _cause(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
-    return text if isinstance(error, UserError) or not lines else f"{type(error).__name__}: {text}"
+    return short(Path(name)) if Path(name).exists() else f"packaged with {name}"
 
 
 def _farewell(facts: Mapping[str, Any], folder: Path) -> None:
@@ -609,26 +580,7 @@ def _farewell(facts: Mapping[str, Any], folder: Path) -> None:
         f"{name.removeprefix('test/')} {value:.4g}" for name, value in facts["metrics"].items()
     )
     say(f"finished in {duration(facts['seconds'])}: {numbers}")
-    say(f"{_short(folder)}: run.json, metrics.csv, panels/, checkpoints/best.ckpt")
-
-
-def _fail(sentence: str, folder: Path, debug: bool, *, everywhere: bool = False) -> NoReturn:
-    """Say why and leave.
-
-    Args:
-        sentence: Why.
-        folder: The run folder.
-        debug: Whether to show the traceback too.
-        everywhere: Speak in every process: what is wrong in one of several may not show in the first.
-    """
-    if debug:
-        traceback.print_exc()
-    if everywhere:
-        sys.stderr.write(f"error: {sentence}\n")
-        sys.stderr.flush()
-    else:
-        say(f"error: {sentence}")
-    sys.exit(1)
+    say(f"{short(folder)}: run.json, metrics.csv, panels/, checkpoints/best.ckpt")
 
 
 def _error_log(number: int | str) -> str:
@@ -637,24 +589,18 @@ def _error_log(number: int | str) -> str:
 
 def _origin(error: BaseException, folder: Path) -> tuple[int, str]:
     """Number of the process that failed first, and why: the others only find that it does not answer any more."""
-    if _is_first() and _lost_the_others(error):
+    if is_first() and _lost_the_others(error):
         for path in sorted(folder.glob(_error_log("*"))):
             with contextlib.suppress(OSError, IndexError):
                 number = path.name.removeprefix("error.process").removesuffix(".log")
                 return int(number), path.read_text(encoding="utf-8").splitlines()[0]
-    return _rank(), _cause(error)
+    return rank(), cause(error)
 
 
 def _lost_the_others(error: BaseException) -> bool:
     """Whether this is how the end of another process shows in this one (torch has no class of its own for it)."""
     words = ("connection", "peer", "gloo", "nccl", "socket", "timed out", "store", "process group")
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
-
-
-def _rank() -> int:
-    """Number of this process in its run, over all machines as far as the environment tells."""
-    names = ("RANK", "SLURM_PROCID") if _outside_processes() > 1 else ("LOCAL_RANK",)
-    return next((int(os.environ[name]) for name in names if os.environ.get(name)), 0)
 
 
 def _quieten() -> None:

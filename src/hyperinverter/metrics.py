@@ -29,25 +29,8 @@ from hyperinverter.judges.base import Embedding, Judge
 
 SSIM_WINDOW = 11
 MS_SSIM_MIN_SIZE = SSIM_WINDOW * 2**4  # the window must fit the coarsest of five scales
-HIGHER_IS_BETTER = {"l2": False, "psnr": True, "ssim": True, "ms_ssim": True}
 
 Row = dict[str, float]
-
-
-def higher_is_better(name: str) -> bool | None:
-    """Say in which direction a metric improves, with or without a prefix such as ``val/phase1/``.
-
-    Identity labels begin with ``id_``, labels of perceptual judges with their network. Unknown names give
-    None.
-    """
-    name = name.rsplit("/", 1)[-1]
-    if name in HIGHER_IS_BETTER:
-        return HIGHER_IS_BETTER[name]
-    if name.startswith("id_"):
-        return True
-    if name.startswith(("lpips_", "st_lpips_", "effnet_")):
-        return False
-    return None
 
 
 class MetricSuite(nn.Module):

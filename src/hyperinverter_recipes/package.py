@@ -10,9 +10,9 @@ import json
 from pathlib import Path
 
 from hyperinverter.checkpoints import load_generator, load_hyperinverter, load_w_inverter, save_model
-from hyperinverter.checkpoints.registry import sha256_of
 from hyperinverter.inversion.phase1 import WInverter
 from hyperinverter.inversion.phase2 import HyperInverter
+from hyperinverter.system.files import sha256_of
 
 _FACTS = ("command", "seed", "commit", "images_seen", "seconds", "device", "versions", "metrics", "loaded")
 

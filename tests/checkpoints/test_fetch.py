@@ -6,8 +6,9 @@ import pytest
 
 from hyperinverter.checkpoints import fetch as fetching
 from hyperinverter.checkpoints.fetch import fetch
-from hyperinverter.checkpoints.registry import Fetched, sha256_of
+from hyperinverter.checkpoints.registry import Fetched
 from hyperinverter.contracts import UserError
+from hyperinverter.system.files import sha256_of
 
 
 @pytest.fixture

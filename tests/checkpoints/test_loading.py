@@ -28,7 +28,7 @@ from hyperinverter.checkpoints import (
     save_model,
 )
 from hyperinverter.checkpoints.loading import checkpoint_of, read_checkpoint
-from hyperinverter.checkpoints.registry import PACKAGED, Packaged, packaged, sha256_of
+from hyperinverter.checkpoints.registry import PACKAGED, Packaged, packaged
 from hyperinverter.contracts import UserError
 from hyperinverter.inversion.description import describe
 from hyperinverter.inversion.phase1 import WInverter
@@ -39,6 +39,7 @@ from hyperinverter.networks.encoders import FeatureEncoder, WEncoder
 from hyperinverter.networks.fusion import AttentionFusion, GatedFusion
 from hyperinverter.networks.generator import Generator
 from hyperinverter.networks.hypernets import HyperNetwork
+from hyperinverter.system.files import sha256_of
 
 
 @pytest.fixture

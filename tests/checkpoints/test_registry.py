@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from hyperinverter.checkpoints import registry
-from hyperinverter.checkpoints.registry import FETCHED, PACKAGED, fetched_path, packaged_path, sha256_of
+from hyperinverter.checkpoints.registry import FETCHED, PACKAGED, fetched_path, packaged_path
+from hyperinverter.system.files import sha256_of
 
 ASSETS = Path(str(resources.files("hyperinverter") / "assets"))
 

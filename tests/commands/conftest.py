@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hyperinverter.checkpoints.registry import FETCHED, Fetched, sha256_of
+from hyperinverter.checkpoints.registry import FETCHED, Fetched
+from hyperinverter.system.files import sha256_of
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from hyperinverter import config, runcard
+from hyperinverter import config
 from hyperinverter.contracts import UserError
+from hyperinverter.system.files import hold
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,7 @@ def test_auto_finds_the_newest_unfinished_run_of_the_same_command(tmp_path: Path
         (tmp_path / "runs" / name).mkdir(parents=True)
         card = {"started": started, "status": status, "overrides": overrides}
         (tmp_path / "runs" / name / "run.json").write_text(json.dumps(card))
-    claim = runcard.hold(tmp_path / "runs" / "busy")
+    claim = hold(tmp_path / "runs" / "busy")
     assert claim is not None
     found = config.normalise_overrides(typed)
     assert found[-1] == f"hydra.run.dir={config.quote(str(tmp_path / 'runs' / 'new'))}"

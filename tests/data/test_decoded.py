@@ -119,7 +119,7 @@ def test_full_disk_leaves_nothing_behind(
 
     with monkeypatch.context() as patch:
         patch.setattr(decoded, "read_pixels", full)
-        with pytest.raises(UserError, match=r"no space left for .*paths\.cache="):
+        with pytest.raises(UserError, match=r"no space is left .*paths\.cache="):
             decode(photos, tmp_path / "d")
     assert [p.name for p in (tmp_path / "d").iterdir()] == [".lock"]
     assert len(decode(photos, tmp_path / "d").names) == 30

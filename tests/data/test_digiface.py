@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from hyperinverter.contracts import UserError
-from hyperinverter.data import digiface, files
+from hyperinverter.data import digiface
 from hyperinverter.data.digiface import (
     accepted_indices,
     face_names,
@@ -16,6 +16,7 @@ from hyperinverter.data.digiface import (
     sample_faces,
     split_indices,
 )
+from hyperinverter.system import files
 
 FEW = {"num_train": 12, "num_val": 5, "num_test": 6}
 
@@ -156,7 +157,7 @@ def test_full_disk_is_said_before_drawing(tmp_path: Path, monkeypatch: pytest.Mo
     usage = type("Usage", (), {"free": 1000})()
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(
-        UserError, match=rf"no space left for {tmp_path}.*0\.3 MB needed, 0\.0 MB free.*paths\.cache="
+        UserError, match=rf"{tmp_path}.*no space is left .*0\.3 MB needed, 0\.0 MB free.*paths\.cache="
     ):
         prepare_digiface(tmp_path, **FEW)
 
@@ -167,14 +168,14 @@ def test_disk_that_fills_up_while_drawing(tmp_path: Path, monkeypatch: pytest.Mo
 
     with monkeypatch.context() as patch:
         patch.setattr(digiface, "write_bytes", full)
-        with pytest.raises(UserError, match="no space left for"):
+        with pytest.raises(UserError, match="no space is left"):
             prepare_digiface(tmp_path, **FEW)
     assert len(contents(prepare_digiface(tmp_path, **FEW))) == 23
 
 
 def test_cache_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("")
-    with pytest.raises(UserError, match=r"cannot write to .*paths\.cache="):
+    with pytest.raises(UserError, match=r"cannot write .*paths\.cache="):
         prepare_digiface(tmp_path / "cache", **FEW)
 
 

@@ -5,16 +5,15 @@ import errno
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from hyperinverter import cli, config, runcard
+from hyperinverter import cli, config
 from hyperinverter.contracts import UserError
+from hyperinverter.system.files import hold
 from hyperinverter.tasks import callbacks
 from hyperinverter.tasks.callbacks import Interrupted
 
@@ -245,7 +244,7 @@ def test_the_same_command_again_has_nothing_to_do_once_it_finished(
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path: Path, short: list[str]) -> None:
-    claim = runcard.hold(tmp_path)
+    claim = hold(tmp_path)
     assert claim is not None
     with pytest.raises(UserError, match="another process is working in"):
         job(tmp_path, *short)
@@ -294,14 +293,6 @@ def test_gpu_without_a_gpu(tmp_path: Path, short: list[str]) -> None:
         pytest.skip("there is a GPU")
     with pytest.raises(UserError, match="wants a CUDA GPU"):
         job(tmp_path, *short, "trainer=gpu")
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the trap is Linux's")
-def test_peak_memory_is_not_that_of_the_process_which_started_this_one() -> None:
-    ballast = bytearray(b"x") * (600 * 2**20)
-    code = "from hyperinverter.runcard import peak_memory_mb; print(peak_memory_mb())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert 1 < float(done.stdout) < len(ballast) / 2**21
 
 
 def test_numbers_of_a_run_that_died_before_its_first_save_do_not_stay(

@@ -61,18 +61,6 @@ def test_the_one_before_is_taken_if_the_last_is_damaged_and_the_trouble_is_told(
         saved.newest_readable(tmp_path)
 
 
-def test_a_second_name_leaves_the_first_and_new_content_leaves_the_second(tmp_path: Path) -> None:
-    write(tmp_path / "last.ckpt", 1.0)
-    saved.keep_as(tmp_path / "last.ckpt", tmp_path / "previous.ckpt")
-    saved.put_in_place(write(tmp_path / "new.part", 2.0), tmp_path / "last.ckpt")
-    values = [
-        float(saved.read_checkpoint(tmp_path / name)["state_dict"]["weight"][0])
-        for name in ("previous.ckpt", "last.ckpt")
-    ]
-    assert values == [1.0, 2.0]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.ckpt", "previous.ckpt"]
-
-
 def test_random_numbers_go_on_where_they_were_through_a_file(tmp_path: Path) -> None:
     random.seed(5), np.random.seed(5), torch.manual_seed(5)
     random.gauss(0, 1), np.random.standard_normal()  # each keeps half of a pair for the next call

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from hyperinverter.checkpoints import formats, pickles
 from hyperinverter.checkpoints.pickles import Unreadable
-from hyperinverter.checkpoints.registry import PACKAGED, packaged, sha256_of
+from hyperinverter.checkpoints.registry import PACKAGED, packaged
 from hyperinverter.contracts import UserError
 from hyperinverter.inversion.description import build, build_w_encoder, describe
 from hyperinverter.inversion.phase1 import WInverter
@@ -30,6 +29,8 @@ from hyperinverter.networks.encoders import FeatureEncoder, WEncoder
 from hyperinverter.networks.frozen import load_strictly
 from hyperinverter.networks.generator import Generator, GeneratorConfig, MappingNetwork
 from hyperinverter.networks.hypernets import HyperNetwork
+from hyperinverter.system.errors import first_line
+from hyperinverter.system.files import replacing, sha256_of
 
 _SAFETENSORS_GENERATOR = "StyleGAN2 generator"
 _SAFETENSORS_MODEL = "hyperinverter model"
@@ -199,7 +200,7 @@ def _own_generator(
         return _filled_generator(config, floats, file), recorded
     except _BAD_DESCRIPTION as error:
         raise UserError(
-            f"{file} is not a generator of this project (header: {_line(error)}); {_GENERATORS}"
+            f"{file} is not a generator of this project (header: {first_line(error)}); {_GENERATORS}"
         ) from error
 
 
@@ -365,13 +366,11 @@ def save_hyperinverter(model: HyperInverter, path: str | Path) -> None:
     path = Path(path).expanduser()
     inside = {f"{_GENERATOR_INSIDE}{name}": t for name, t in model.generator.state_dict().items()}
     tensors = {name: t.detach().cpu().contiguous() for name, t in (model.state_dict() | inside).items()}
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, unfinished, _model_header(model, {}))
-        os.replace(unfinished, path)
+        with replacing(path) as unfinished:
+            save_file(tensors, unfinished, _model_header(model, {}))
     except (OSError, SafetensorError) as error:
-        unfinished.unlink(missing_ok=True)
         raise UserError(f"{path} cannot be written ({error}); choose another place for it") from error
 
 
@@ -533,7 +532,7 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # what torch raises for bytes that are no checkpoint depends on the bytes
         raise UserError(
-            f"{file} cannot be read as a checkpoint: it is cut short or of another kind ({_line(error)}); give "
+            f"{file} cannot be read as a checkpoint: it is cut short or of another kind ({first_line(error)}); give "
             "best.ckpt or last.ckpt of a run"
         ) from error
     if not _is_ours(content):
@@ -638,8 +637,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"{path} cannot be read as safetensors ({_line(error)}): it is cut short or of another kind; restore it "
-            "from its source"
+            f"{path} cannot be read as safetensors ({first_line(error)}): it is cut short or of another kind; restore "
+            "it from its source"
         ) from error
 
 
@@ -668,9 +667,11 @@ def _told(file: Path, mend: str) -> Iterator[None]:
     except Unreadable as error:
         raise UserError(f"{file} {error.reason}; {error.mend or mend}") from error
     except (OSError, MemoryError) as error:
-        raise UserError(f"{file} cannot be read ({_line(error)}); check the disk and free memory") from error
+        raise UserError(
+            f"{file} cannot be read ({first_line(error)}); check the disk and free memory"
+        ) from error
     except _BAD_DESCRIPTION as error:  # shapes no network can have, such as a w of no numbers
-        raise UserError(f"{file} is no network there can be ({_line(error)}); {mend}") from error
+        raise UserError(f"{file} is no network there can be ({first_line(error)}); {mend}") from error
 
 
 @contextmanager
@@ -679,11 +680,7 @@ def _fitting(file: Path) -> Iterator[None]:
     try:
         yield
     except _BAD_DESCRIPTION as error:
-        raise UserError(f"{file} does not fit: {_line(error)}; {_MODELS}") from error
-
-
-def _line(error: Exception) -> str:
-    return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+        raise UserError(f"{file} does not fit: {first_line(error)}; {_MODELS}") from error
 
 
 def _generator_object(generator: Generator | str | Path) -> Generator:

@@ -6,12 +6,12 @@ downloaded when somebody asks (``hyperinverter weights fetch``), and ``BY_HAND``
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from hyperinverter.contracts import UserError
+from hyperinverter.system.files import sha256_of
 
 
 @dataclass(frozen=True)
@@ -238,12 +238,3 @@ BY_HAND: dict[str, ByHand] = {
         "StyleGAN2 config-f for LSUN churches at 256 px in the PyTorch form, as the HyperInverter authors keep it",
     ),
 }
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, as hexadecimal digits."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-        return digest.hexdigest()

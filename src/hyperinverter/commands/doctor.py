@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from hyperinverter.system.machine import GB, available_bytes, cores, versions
 
 if TYPE_CHECKING:
     from hyperinverter.config import Config
@@ -38,14 +39,10 @@ def machine() -> list[str]:
     """Versions, devices and memory, a line each."""
     import torch
 
-    from hyperinverter.runcard import versions
-    from hyperinverter.tasks.memory import GB, available_bytes
-
     found = versions()
     platform = found.pop("platform")
     lines = [", ".join(f"{name} {version}" for name, version in found.items()), platform]
-    cores = os.cpu_count()
-    lines.append(f"CPU: {cores} cores, {available_bytes('cpu') / GB:.1f} GB of memory free")
+    lines.append(f"CPU: {cores()} cores, {available_bytes('cpu') / GB:.1f} GB of memory free")
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
         name = torch.cuda.get_device_name(index)

@@ -15,8 +15,8 @@ import numpy as np
 from tqdm import tqdm
 
 from hyperinverter.contracts import UserError
-from hyperinverter.data.files import locked, replacing, write_bytes, writing_to
 from hyperinverter.data.transforms import VERSION, read_pixels
+from hyperinverter.system.files import locked, replacing, write_bytes, writing_to
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hyperinverter.contracts import UserError
-from hyperinverter.data.files import locked, replacing, write_bytes, writing_to
+from hyperinverter.system.files import locked, replacing, write_bytes, writing_to
 
 RESOLUTION = 64
 Z_DIM = 100

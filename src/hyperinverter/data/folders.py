@@ -17,8 +17,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from hyperinverter.contracts import UserError
-from hyperinverter.data.files import locked, write_bytes, writing_to
 from hyperinverter.data.transforms import unreadable_header
+from hyperinverter.system.files import locked, write_bytes, writing_to
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff"}
 SPLITS = ("train", "val", "test")

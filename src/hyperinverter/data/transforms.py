@@ -18,7 +18,7 @@ from PIL import Image, ImageCms, ImageOps
 from torch import Tensor
 
 from hyperinverter.contracts import UserError
-from hyperinverter.data.files import write_bytes
+from hyperinverter.system.files import write_bytes
 
 VERSION = 1  # of the steps above: decoded photos kept from another version are not used
 MIN_SIDE = 16  # pixels; below it there is no photo to speak of

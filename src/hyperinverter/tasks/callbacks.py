@@ -4,9 +4,7 @@ A task taking part has ``images_seen`` (photos seen in training, over all proces
 (photo -> Inversion).
 """
 
-import errno
 import math
-import os
 import random
 import re
 import signal
@@ -23,7 +21,9 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, distributed
 
 from hyperinverter.contracts import Batch, Inversion, UserError
-from hyperinverter.runcard import write_json
+from hyperinverter.pictures import save_picture, sheet, to_picture
+from hyperinverter.system.files import copy_file, is_full, keep_as, replacing, write_json, writing
+from hyperinverter.system.terminal import duration
 from hyperinverter.tasks import saved
 from hyperinverter.tasks.loggers import WandbTracker
 
@@ -40,31 +40,6 @@ class Interrupted(Exception):
 def images_seen(task: LightningModule) -> int:
     """Photos the task has been trained on so far, over all processes."""
     return int(task.images_seen)  # type: ignore[arg-type]  # a buffer of one number
-
-
-def free_of_disk_trouble(action: Callable[[], Any], path: Path) -> Any:
-    """Run ``action``, which writes ``path``.
-
-    Raises:
-        UserError: If the disk is full or the place cannot be written.
-    """
-    try:
-        return action()
-    except (OSError, RuntimeError) as error:
-        number = getattr(error, "errno", None)
-        if number in (errno.ENOSPC, errno.EDQUOT):
-            cause = (
-                "no space is left on the device: free some, or choose another place with paths.outputs=PATH"
-            )
-        elif number in (errno.EACCES, errno.EROFS, errno.EPERM):
-            cause = "it is not writable: choose another place with paths.outputs=PATH"
-        elif isinstance(error, RuntimeError) and "PytorchStreamWriter" in str(error):
-            cause = (
-                "the file could not be written to its end, most likely no space is left: free some and resume"
-            )
-        else:
-            raise
-        raise UserError(f"cannot write {path}: {cause}") from error
 
 
 class StopAfter(Callback):
@@ -208,15 +183,19 @@ class Checkpoints(Callback):
         self._saved_at = images_seen(task)
         state = self._before_validation if self._due else None
         self._random = saved.of_every_process(state or saved.random_state())
-        scratch = self.last.with_name(f".{saved.LAST}.part")
-        self.last.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            free_of_disk_trouble(lambda: trainer.save_checkpoint(scratch), self.last)
-            if trainer.is_global_zero:
-                free_of_disk_trouble(lambda: self._put_in_place(scratch, best), self.last)
-        finally:
-            if trainer.is_global_zero:
-                scratch.unlink(missing_ok=True)
+        if not trainer.is_global_zero:
+            trainer.save_checkpoint(self.last)  # the first process writes; this one takes part
+            return
+        with writing(self.last):
+            self.last.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(self.last, durable=True, sole=True) as scratch:
+                trainer.save_checkpoint(scratch)
+                # Best first: were the process killed between the two, the run would go on from the old last.ckpt,
+                # measure the same score again and write the same best.ckpt.
+                if best:
+                    copy_file(scratch, self.best)
+                if self.last.is_file():
+                    keep_as(self.last, self.previous)
 
     def save_during_validation(self, trainer: Trainer, task: LightningModule) -> bool:
         """As ``save_last``, such that the resumed run begins with the validation that is under way.
@@ -236,15 +215,6 @@ class Checkpoints(Callback):
     def tidy(self) -> None:
         """Training is over and its last checkpoint readable: drop the one before."""
         self.previous.unlink(missing_ok=True)
-
-    def _put_in_place(self, scratch: Path, best: bool) -> None:
-        # Best first: were the process killed between the two, the run would go on from the old last.ckpt,
-        # measure the same score again and write the same best.ckpt.
-        if best:
-            saved.copy_whole(scratch, self.best)
-        if self.last.is_file():
-            saved.keep_as(self.last, self.previous)
-        saved.put_in_place(scratch, self.last)
 
 
 class StopOnSignal(Callback):
@@ -366,7 +336,7 @@ class Progress(Callback):
         try:
             write_json(self._file, state)
         except OSError as error:
-            if error.errno != errno.ENOSPC:  # a full disk is told by the next checkpoint
+            if not is_full(error):  # the next checkpoint reports a full disk
                 raise
         if now - self._shown < self._every and stage == "train":
             return
@@ -388,14 +358,6 @@ def progress_line(state: Mapping[str, Any]) -> str:
     if state.get("seconds_left") is not None:
         line += f"  {duration(state['seconds_left'])} left"
     return line
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: ``45 s``, ``12 min``, ``3 h 05 min``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 class ImagePanels(Callback):
@@ -430,7 +392,8 @@ class ImagePanels(Callback):
         inversion = _invert(task, photo)
         path = self._panels / f"{images_seen(task):09d}.png"
         self._panels.mkdir(parents=True, exist_ok=True)
-        free_of_disk_trouble(lambda: draw_panel(photo, inversion, path), path)
+        with writing(path):
+            draw_panel(photo, inversion, path)
         for logger in trainer.loggers:
             if isinstance(logger, WandbTracker):
                 logger.log_panel("panels/val", path, "input | initial | final | error")
@@ -457,7 +420,8 @@ class ImagePanels(Callback):
                 ("image", inversion.image),
             ):
                 path = place / f"{kind}.png"
-                free_of_disk_trouble(lambda i=images[index], p=path: _to_picture(i).save(p), path)  # type: ignore[misc]
+                with writing(path):
+                    to_picture(images[index]).save(path)
         self._saved += len(photo)
 
 
@@ -480,40 +444,14 @@ def draw_panel(photo: Tensor, inversion: Inversion, path: Path) -> None:
 
     Phase I shows three columns: it has no second image.
     """
-    from PIL import Image, ImageDraw
-
     initial, final = inversion.w_image, inversion.image
     columns = [("photo", photo), ("phase I", initial)]
     if final is not initial:
         columns.append(("phase II", final))
     columns.append(("error", (final - photo).abs() * 2 - 1))
-    size, gap, head = max(photo.shape[-1], 64), 2, 14
-    sheet = Image.new(
-        "RGB", ((size + gap) * len(columns) + gap, (size + gap) * len(photo) + gap + head), "white"
-    )
-    draw = ImageDraw.Draw(sheet)
-    for column, (title, images) in enumerate(columns):
-        x = gap + column * (size + gap)
-        draw.text((x + 2, 1), title, fill="black")
-        for row, image in enumerate(images):
-            picture = _to_picture(image)
-            if picture.width != size:
-                picture = picture.resize((size, size), Image.Resampling.NEAREST)
-            sheet.paste(picture, (x, head + gap + row * (size + gap)))
-    scratch = path.with_name(f".{path.name}")
-    try:
-        sheet.save(scratch, format="PNG")
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
-def _to_picture(image: Tensor) -> Any:
-    """RGB in [-1, 1], ``(3, R, R)`` -> a PIL image."""
-    from PIL import Image
-
-    pixels = image.detach().float().clamp(-1, 1).add(1).mul(127.5).round().byte()
-    return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+    rows = zip(*([to_picture(image) for image in images] for _, images in columns), strict=True)
+    drawn = sheet([title for title, _ in columns], list(rows), max(photo.shape[-1], 64))
+    save_picture(drawn, path)
 
 
 def _read_rgb(path: Path) -> Any:

@@ -13,6 +13,9 @@ from urllib.parse import urlparse
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from hyperinverter.system.errors import first_line
+from hyperinverter.system.files import replacing
+
 AXIS = "images"  # column and step of every log: photos seen in training
 Say = Callable[[str], None]
 
@@ -97,12 +100,10 @@ class MetricsFile(Logger):
             return list(csv.DictReader(file))
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
-        scratch = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        with scratch.open("w", newline="", encoding="utf-8") as file:
+        with replacing(self._path) as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self._columns, restval="")
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(scratch, self._path)
         self._count = len(rows)
 
 
@@ -138,7 +139,9 @@ class WandbTracker(Logger):
         try:
             import wandb  # takes a second: only where it is used
         except ImportError as error:
-            self._say(f"W&B is off: it cannot be imported ({_brief(error)}); metrics.csv has every number")
+            self._say(
+                f"W&B is off: it cannot be imported ({first_line(error, 160)}); metrics.csv has every number"
+            )
             return
         wanted = settings.get("mode") or os.environ.get("WANDB_MODE")
         mode = str({"dryrun": "offline", None: "online" if has_key() else "offline"}.get(wanted, wanted))
@@ -150,7 +153,7 @@ class WandbTracker(Logger):
                 self._run = self._init(wandb, attempt, settings, run)
                 break
             except Exception as error:  # W&B raises many kinds; none may stop a training
-                failure = _brief(error)
+                failure = first_line(error, 160)
         if self._run is None:
             self._say(f"W&B is off: {failure}; metrics.csv has every number")
         elif self._run.offline:
@@ -295,7 +298,7 @@ class WandbTracker(Logger):
             action(self._run)
         except Exception as error:  # as above: the run folder has everything
             self._run = None
-            self._say(f"W&B stopped recording: {_brief(error)}; metrics.csv has every number")
+            self._say(f"W&B stopped recording: {first_line(error, 160)}; metrics.csv has every number")
 
 
 def register_sweep(folder: Path, settings: Mapping[str, Any], files: Sequence[Path], say: Say) -> None:
@@ -335,8 +338,3 @@ def has_key() -> bool:
         except (netrc.NetrcParseError, OSError):
             continue  # W&B could not read it either
     return False
-
-
-def _brief(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:160]

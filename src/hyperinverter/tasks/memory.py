@@ -9,15 +9,11 @@ from __future__ import annotations
 
 import copy
 import math
-import os
-import resource
-import sys
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -30,10 +26,10 @@ from hyperinverter.contracts import UserError
 from hyperinverter.losses.adversarial import critic_loss, generator_loss, r1_penalty
 from hyperinverter.networks.frozen import Held
 from hyperinverter.ops.policy import policy
+from hyperinverter.system.machine import GB, resident_bytes
 from hyperinverter.tasks.common import PhaseTask
 from hyperinverter.tasks.phase2 import PhaseIIHyper
 
-GB = 1e9
 _CUDA_CONTEXT = 600_000_000  # bytes a CUDA process takes for kernels and workspaces before the first tensor
 _PROBE = 4096  # elements of the parameter that shows what an optimizer keeps
 
@@ -115,39 +111,6 @@ def check_memory(need: MemoryNeed, available: int, advice: str) -> None:
         raise UserError(
             f"training needs {need}, and {available / GB:.1f} GB are there: {advice}; check_memory=false tries anyway"
         )
-
-
-def available_bytes(device: str = "cpu") -> int:
-    """Memory training can have on this device: what is free and what this process already holds."""
-    if device == "cuda":
-        free, _ = torch.cuda.mem_get_info()
-        return free + torch.cuda.memory_reserved()
-    return _free_ram() + resident_bytes()
-
-
-def resident_bytes() -> int:
-    """Memory this process holds now."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:  # not Linux: the most it ever held is the nearest number there is
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
-    return pages * resource.getpagesize()
-
-
-def _free_ram() -> int:
-    """What the system could give: free memory, or less where a container has a limit."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2  # half of all: others need some
-    free = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-    except (OSError, ValueError):  # no container, or one without a limit
-        return free
-    return min(free, max(limit - used, 0))
 
 
 # Playing a step ------------------------------------------------------------------------------------------

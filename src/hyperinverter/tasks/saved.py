@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
-import shutil
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,57 +12,12 @@ import torch
 from torch import distributed
 
 from hyperinverter.contracts import UserError
+from hyperinverter.system.errors import cause
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
 
 # Files ----------------------------------------------------------------------------------------------------
-
-
-def put_in_place(scratch: Path, target: Path) -> None:
-    """Let a finished file take the place of another; after a power cut there is the old one or the new one."""
-    with scratch.open("rb") as file:
-        os.fsync(file.fileno())  # else the new name may reach the disk before the content does
-    os.replace(scratch, target)
-    sync_folder(target.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make names in a folder survive a power cut, where the system can promise that."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return  # Windows opens no folders
-    try:
-        os.fsync(handle)
-    except OSError:
-        return  # some network file systems know no such thing
-    finally:
-        os.close(handle)
-
-
-def keep_as(source: Path, target: Path) -> None:
-    """Give a file a second name, replacing what had it; ``source`` stays where it is at every moment."""
-    scratch = target.with_name(f".{target.name}.part")
-    scratch.unlink(missing_ok=True)
-    try:
-        try:
-            os.link(source, scratch)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(source, scratch)
-        os.replace(scratch, target)
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
-def copy_whole(source: Path, target: Path) -> None:
-    """Copy a file so that a reader of ``target`` finds the old content or the new one."""
-    scratch = target.with_name(f".{target.name}.part")
-    try:
-        shutil.copyfile(source, scratch)
-        put_in_place(scratch, target)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -84,14 +36,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(content, dict) or "state_dict" not in content:
             raise ValueError("it has no state_dict")
-    except (
-        zlib.error,
-        Exception,
-    ) as error:  # zipfile and torch raise many kinds for files that are cut short
-        lines = str(error).splitlines()
-        cause = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    except Exception as error:  # zipfile, zlib and torch raise many kinds for files that are cut short
         raise UserError(
-            f"{path} cannot be read as a checkpoint ({cause}): it is cut short or something else; "
+            f"{path} cannot be read as a checkpoint ({cause(error)}): it is cut short or something else; "
             "resume from another one, or start anew"
         ) from error
     return content

@@ -24,8 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hyperinverter.commands.bench.cases import Side, make_model, work
 from hyperinverter.contracts import UserError
 from hyperinverter.ops.policy import GPU, policy
-from hyperinverter.runcard import code_state, peak_ram_bytes
-from hyperinverter.tasks.allocator import keep_freed_memory
+from hyperinverter.system.machine import code_state, keep_freed_memory, peak_ram_bytes
 
 
 @dataclass(frozen=True)

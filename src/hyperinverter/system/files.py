@@ -1,0 +1,242 @@
+"""Files that are complete or not there, whatever happens while they are written; locks; hashes."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from hyperinverter.contracts import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes in one folder are then the user's care
+    fcntl = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
+
+_LOCK = ".lock"
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NO_FOLDER = (FileExistsError, NotADirectoryError)
+OTHER_OUTPUTS = "choose another place with paths.outputs=PATH"
+
+
+# A disk that refuses -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def writing(place: Path, way_out: str = OTHER_OUTPUTS, needed: int = 0) -> Iterator[None]:
+    """Turn what a disk refuses while the block writes into one sentence.
+
+    Args:
+        place: The file or folder that the block writes.
+        way_out: What the person can do besides making room.
+        needed: Bytes the block writes, for the message; 0 if unknown.
+
+    Raises:
+        UserError: If the disk is full, or ``place`` cannot be written.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        cause = _refusal(error, place, way_out, needed)
+        if cause is None:
+            raise
+        raise UserError(f"cannot write {place}: {cause}") from error
+
+
+@contextmanager
+def writing_to(folder: Path, needed: int, way_out: str) -> Iterator[None]:
+    """As ``writing``, for a folder that is made here and must have ``needed`` bytes free before the block begins.
+
+    Raises:
+        UserError: If there is no space, or ``folder`` cannot be written.
+    """
+    with writing(folder, way_out, needed):
+        folder.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(folder).free < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        yield
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that no space is left."""
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
+def _refusal(error: BaseException, place: Path, way_out: str, needed: int) -> str | None:
+    """Cause and way out; None for an error that has nothing to do with the disk."""
+    if is_full(error):
+        free = f"{_megabytes(needed)} needed, {_megabytes(_free_bytes(place))} free" if needed else ""
+        return f"no space is left{f' ({free})' if free else ''}: make room, or {way_out}"
+    if isinstance(error, OSError) and (error.errno in _FORBIDDEN or isinstance(error, _NO_FOLDER)):
+        return f"{error.strerror}: {way_out}"
+    if isinstance(error, RuntimeError) and "PytorchStreamWriter" in str(error):  # how torch.save reports it
+        return f"the file could not be completed, most likely no space is left: make room, or {way_out}"
+    return None
+
+
+def _free_bytes(place: Path) -> int:
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
+
+
+# Complete files ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def replacing(path: Path, *, durable: bool = False, sole: bool = False) -> Iterator[Path]:
+    """Give a scratch file next to ``path`` to write; it takes the place of ``path`` if the block succeeds.
+
+    A reader finds the old file or the new one, never half of one.
+
+    Args:
+        path: The file to replace or to make; its folder must exist.
+        durable: Whether that must be true after a power cut too.
+        sole: Whether no other process writes ``path``. The scratch file then always has the same name, so that
+            processes that are killed leave one large file behind at most.
+    """
+    part = path.with_name(f".{path.name}.part" if sole else f".{path.name}.{os.getpid()}.part")
+    part.unlink(missing_ok=True)
+    try:
+        yield part
+        if durable:
+            with part.open("rb") as file:
+                os.fsync(file.fileno())  # else the new name may reach the disk before the content does
+        os.replace(part, path)
+        if durable:
+            _sync_folder(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut, where the system can promise that."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return  # Windows opens no folders
+    try:
+        os.fsync(handle)
+    except OSError:
+        return  # some network file systems cannot
+    finally:
+        os.close(handle)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a complete file or none."""
+    with replacing(path) as part:
+        part.write_bytes(content)
+
+
+def write_text(path: Path, content: str) -> None:
+    """As ``write_bytes``, in UTF-8."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """As ``write_bytes``, in JSON."""
+    write_text(path, json.dumps(plain(content), indent=2) + "\n")
+
+
+def plain(value: Any) -> Any:
+    """Numbers, strings, lists and dictionaries; not-a-number and infinities as strings, as JSON has none."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    return plain(value.item()) if hasattr(value, "item") else str(value)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file of which this process is the only writer, so that the copy survives a power cut."""
+    with replacing(target, durable=True, sole=True) as part:
+        shutil.copyfile(source, part)
+
+
+def keep_as(source: Path, target: Path) -> None:
+    """Give a file a second name, replacing the file that had it; ``source`` stays in place all the time."""
+    with replacing(target, sole=True) as part:
+        try:
+            os.link(source, part)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(source, part)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hexadecimal digits."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+        return digest.hexdigest()
+
+
+# Locks ---------------------------------------------------------------------------------------------------
+# The system drops a lock when its holder ends, however it ends.
+
+
+def hold(folder: Path) -> IO[str] | None:
+    """Claim a run folder for this process, for as long as the returned file is open; None if another has it."""
+    file = (folder / _LOCK).open("a", encoding="utf-8")
+    if not _lock(file):
+        file.close()
+        return None
+    return file
+
+
+def held(folder: Path) -> bool:
+    """Whether a process that is alive works in this run folder."""
+    if not (folder / _LOCK).is_file():
+        return False
+    file = hold(folder)
+    if file is not None:
+        file.close()
+    return file is None
+
+
+@contextmanager
+def locked(path: Path, doing: str) -> Iterator[None]:
+    """Let one process at a time, of all that name the same lock file, run the block.
+
+    Args:
+        path: The lock file; its folder must exist.
+        doing: What the holder does, for the line printed while waiting.
+    """
+    with path.open("a", encoding="utf-8") as file:
+        if not _lock(file):
+            log.warning("waiting for another process that is %s (%s)", doing, path)
+            _lock(file, wait=True)
+        yield
+
+
+def _lock(file: IO[str], *, wait: bool = False) -> bool:
+    """Lock an open file until it is closed; False if another process has it."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True  # a file system without locks
+    return True

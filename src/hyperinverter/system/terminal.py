@@ -1,0 +1,52 @@
+"""What a person reads in the terminal: lines, the sentence of a failure, durations, short paths."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from typing import NoReturn
+
+from hyperinverter.system.processes import is_first
+
+
+def say(line: str) -> None:
+    """Print a line for the person at the terminal, once however many processes there are."""
+    if is_first():
+        write_line(line)
+
+
+def write_line(line: str) -> None:
+    """Print a line from this process."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def fail(sentence: str, *, debug: bool = False, everywhere: bool = False) -> NoReturn:
+    """Say why, and leave with exit status 1.
+
+    Args:
+        sentence: Why.
+        debug: Whether to show the traceback of the current exception too.
+        everywhere: Whether every process speaks: what is wrong in one of several may not show in the first.
+    """
+    if debug:
+        traceback.print_exc()
+    (write_line if everywhere else say)(f"error: {sentence}")
+    sys.exit(1)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: ``45 s``, ``12 min``, ``3 h 05 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def short(path: Path) -> str:
+    """A path as one would type it from here."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

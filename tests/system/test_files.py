@@ -1,0 +1,127 @@
+"""Files are complete or not there, locks last as long as their holder, and a full disk is one sentence."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+
+from hyperinverter.contracts import UserError
+from hyperinverter.system.files import (
+    copy_file,
+    held,
+    hold,
+    keep_as,
+    locked,
+    replacing,
+    sha256_of,
+    write_bytes,
+    write_json,
+    writing,
+    writing_to,
+)
+
+
+@pytest.mark.parametrize("options", [{}, {"durable": True}, {"sole": True, "durable": True}])
+def test_a_file_that_could_not_be_completed_leaves_the_old_one(
+    tmp_path: Path, options: dict[str, bool]
+) -> None:
+    write_bytes(tmp_path / "file", b"old")
+    with pytest.raises(ValueError), replacing(tmp_path / "file", **options) as part:  # noqa: PT011, PT012
+        part.write_bytes(b"half of")
+        raise ValueError
+    assert (tmp_path / "file").read_bytes() == b"old"
+    with replacing(tmp_path / "file", **options) as part:
+        part.write_bytes(b"new")
+        assert (tmp_path / "file").read_bytes() == b"old"
+    assert (tmp_path / "file").read_bytes() == b"new"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_a_killed_process_left_is_written_over(tmp_path: Path) -> None:
+    (tmp_path / ".file.part").write_bytes(b"of a killed process")
+    with replacing(tmp_path / "file", sole=True) as part:
+        assert not part.exists()
+        part.write_bytes(b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_second_name_leaves_the_first_and_new_content_leaves_the_second(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "last", b"1")
+    keep_as(tmp_path / "last", tmp_path / "previous")
+    write_bytes(tmp_path / "last", b"2")
+    copy_file(tmp_path / "last", tmp_path / "best")
+    contents = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert contents == {"last": b"2", "previous": b"1", "best": b"2"}
+
+
+def test_json_has_no_infinities(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"x": float("inf"), "y": (1, Path("z"))})
+    assert (tmp_path / "a.json").read_text() == '{\n  "x": "inf",\n  "y": [\n    1,\n    "z"\n  ]\n}\n'
+
+
+def test_the_hash_of_a_file(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "abc", b"abc")  # FIPS 180-2, appendix B.1
+    assert sha256_of(tmp_path / "abc").startswith("ba7816bf8f01cfea414140de5dae2223")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "x"), r"cannot write .*run: no space is left: make room, or .*paths\.outputs"),
+        (OSError(errno.EDQUOT, "x"), "no space is left"),
+        (PermissionError(errno.EACCES, "Permission denied"), r"Permission denied: choose .*paths\.outputs"),
+        (RuntimeError("[enforce fail] PytorchStreamWriter failed"), "most likely no space is left"),
+    ],
+)
+def test_what_a_disk_refuses_is_one_sentence(tmp_path: Path, error: Exception, said: str) -> None:
+    with pytest.raises(UserError, match=said), writing(tmp_path / "run"):
+        raise error
+
+
+def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="a fault"), writing(tmp_path):
+        raise RuntimeError("a fault")
+
+
+def test_space_is_looked_for_before_the_work_begins(tmp_path: Path) -> None:
+    with (
+        pytest.raises(
+            UserError, match=r"1,000,000,000,000\.0 MB needed, .* MB free.*: make room, or go away"
+        ),
+        writing_to(tmp_path / "new", 10**18, "go away"),
+    ):
+        raise AssertionError("it began")
+
+
+def test_a_folder_is_held_until_its_holder_ends(tmp_path: Path) -> None:
+    assert not held(tmp_path)
+    claim = hold(tmp_path)
+    assert claim is not None
+    assert held(tmp_path)
+    assert hold(tmp_path) is None
+    claim.close()
+    assert not held(tmp_path)
+
+
+def _count(place: Path) -> None:
+    for _ in range(50):
+        with locked(place / "lock", "counting"):
+            count = int((place / "count").read_text())
+            (place / "count").write_text(str(count + 1))
+            os.sched_yield()
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    (tmp_path / "count").write_text("0")
+    several = [
+        multiprocessing.get_context("spawn").Process(target=_count, args=(tmp_path,)) for _ in range(2)
+    ]
+    for process in several:
+        process.start()
+    for process in several:
+        process.join()
+    assert (tmp_path / "count").read_text() == "100"

@@ -1,0 +1,42 @@
+"""What the environment says about a process: its number, who started it, and when the run began."""
+
+from __future__ import annotations
+
+import pytest
+
+from hyperinverter.system import processes
+from hyperinverter.system.processes import Starter, is_first, moment, rank, starter
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*processes.RANK_VARIABLES, "SLURM_STEP_ID", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    moment.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("told", "by", "number"),
+    [
+        ({}, Starter("nobody", 1), 0),
+        ({"LOCAL_RANK": "1"}, Starter("nobody", 1), 1),  # a helper that Lightning started
+        ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4", "RANK": "3"}, Starter("torchrun", 4), 3),
+        ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_PROCID": "1"}, Starter("srun", 2), 1),
+        ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, Starter("srun", 1), 0),
+    ],
+)
+def test_the_place_of_a_process(
+    monkeypatch: pytest.MonkeyPatch, told: dict[str, str], by: Starter, number: int
+) -> None:
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    assert (starter(), rank(), is_first()) == (by, number, number == 0)
+
+
+def test_the_moment_is_this_process_s_alone_or_the_step_s_under_srun(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert moment() == processes._STARTED
+    moment.cache_clear()
+    for name, value in {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "2", "SLURM_NTASKS": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert moment() == "slurm-7-2"
+    moment.cache_clear()

@@ -1,0 +1,56 @@
+"""What is said in the terminal, and how."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hyperinverter.contracts import UserError
+from hyperinverter.system.errors import cause, first_line
+from hyperinverter.system.terminal import duration, fail, say, short
+
+
+def test_helpers_of_the_first_process_are_silent(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say("one")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    say("two")
+    assert capsys.readouterr().err == "one\n"
+
+
+def test_a_failure_is_one_sentence_and_an_exit_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(SystemExit) as ended:
+        fail("why", everywhere=True)
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "error: why\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "line", "told"),
+    [
+        (ValueError("\n  bad  \nmore"), "bad", "ValueError: bad"),
+        (UserError("say this"), "say this", "say this"),
+        (KeyError(), "KeyError", "KeyError"),
+    ],
+)
+def test_an_error_in_one_line(error: Exception, line: str, told: str) -> None:
+    assert (first_line(error), cause(error)) == (line, told)
+    assert first_line(error, 2) == line[:2]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(45.2, "45 s"), (12 * 60, "12 min"), (3 * 3600 + 5 * 60, "3 h 05 min")]
+)
+def test_durations(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
+
+
+def test_a_path_is_short_below_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert short(tmp_path / "a" / "b") == "a/b"
+    assert short(tmp_path.parent / "c") == str(tmp_path.parent / "c")
