@@ -30,8 +30,7 @@ class Inversion:
     """What a photo becomes: a code, residuals to the generator's weights, and both images."""
 
     w: Tensor  # (B, D)
-    residuals: dict[str, Tensor]  # KernelSpec.name -> (B, *KernelSpec.shape); empty in phase I;
-    # factors in training, see HyperInverter.forward
+    residuals: dict[str, Tensor]  # KernelSpec.name -> (B, *KernelSpec.shape); empty in phase I
     w_image: Tensor  # (B, 3, R, R), phase I
     image: Tensor  # (B, 3, R, R), phase II; the same tensor as w_image in phase I
 

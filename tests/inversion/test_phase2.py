@@ -190,11 +190,11 @@ def test_factors_and_checkpointing_change_neither_image_nor_gradients(
     results = []
     for factors, again in ((False, False), (True, False), (True, True)):
         inverter.use_checkpointing(again)
-        inversion = inverter(photos, strength=0.7, keep_factors=factors)
-        (inversion.image - photos).square().mean().backward()
+        image = inverter.reconstruct(photos, 0.7) if factors else inverter(photos, 0.7).image
+        (image - photos).square().mean().backward()
         gradients = {n: p.grad.clone() for n, p in inverter.named_parameters() if p.grad is not None}
         inverter.zero_grad()
-        results.append((inversion.image, gradients))
+        results.append((image, gradients))
     for image, gradients in results[1:]:
         assert_close(image, results[0][0], rtol=1e-4, atol=1e-4)
         for name, gradient in gradients.items():
@@ -212,7 +212,7 @@ def test_factors_and_checkpointing_keep_less_for_the_backward_pass(
             lambda t: seen.setdefault(t.untyped_storage()._cdata, t), lambda t: t
         )
         with hooks:
-            inverter(photos, keep_factors=factors)
+            inverter.reconstruct(photos) if factors else inverter(photos)
         return sum(t.untyped_storage().nbytes() for t in seen.values())
 
     inverter = make_inverter(generator).train()
@@ -239,7 +239,7 @@ def test_frozen_parts_get_no_gradient_bookkeeping(inverter: HyperInverter, photo
             first=int(called[-1].w.requires_grad or called[-1].w_image.requires_grad)
         )
     )
-    image = inverter(photos, keep_factors=True).image
+    image = inverter.reconstruct(photos)
     with Watch():
         image.square().mean().backward()
     assert recorded["first"] == 0
@@ -296,11 +296,9 @@ def test_overfits_one_photo(generator: Generator, photos: Tensor) -> None:
 
 
 def test_a_compiler_can_follow_a_training_step(inverter: HyperInverter, photos: Tensor) -> None:
-    compiled = torch.compile(
-        lambda photo: inverter(photo, keep_factors=True).image, backend="eager", fullgraph=True
-    )
+    compiled = torch.compile(inverter.reconstruct, backend="eager", fullgraph=True)
     gradients = []
-    for draw in (compiled, lambda photo: inverter(photo, keep_factors=True).image):
+    for draw in (compiled, inverter.reconstruct):
         image = draw(photos)
         inverter.zero_grad()
         image.square().mean().backward()

@@ -1,4 +1,4 @@
-"""Phase I: the photo's place in W."""
+"""Phase I: photo -> w -> image, with the generator as it is."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hyperinverter.networks.generator import Generator
 
 
 class WInverter(nn.Module):
-    """Photo -> w -> image, with the generator as it is.
+    """Photo -> w -> image.
 
-    The generator is held by ``Held``: it moves with this module, but ``state_dict()``, ``parameters()``
-    and ``train()`` do not reach it. A checkpoint holds the encoder alone and loads strictly; the generator
+    The generator is in a ``Held``: it moves with this module, but ``state_dict()``, ``parameters()`` and
+    ``train()`` do not include it. A checkpoint holds the encoder alone and loads strictly; the generator
     comes from its own file.
 
     Args:
@@ -39,7 +39,7 @@ class WInverter(nn.Module):
         return self.generator.img_resolution
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        """What an optimizer should get: the encoder's."""
+        """Parameters for the optimizer: the encoder's."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def encode(self, photo: Tensor) -> Tensor:
@@ -50,8 +50,8 @@ class WInverter(nn.Module):
     def forward(self, photo: Tensor) -> Inversion:
         """Invert photos, RGB ``(B, 3, H, W)`` in [-1, 1]; gradients reach the encoder.
 
-        Photos may have any size: the encoder sees them at its own, bilinear and without antialiasing, as published
-        encoders did (a photo that is not square is squeezed). Images are ``(B, 3, R, R)``.
+        Photos may have any size: the encoder resizes them to its own, bilinear and without antialiasing, as published
+        encoders do (a photo that is not square is squeezed). Images are ``(B, 3, R, R)``.
 
         Raises:
             ValueError: If ``photo`` has another shape.

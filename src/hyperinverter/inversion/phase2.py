@@ -1,9 +1,8 @@
-"""Phase II: residuals to the generator's kernels bring back what W could not say."""
+"""Phase II: residuals to the generator's kernels restore the detail that w cannot hold."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +19,14 @@ from hyperinverter.ops.factored import FactoredResidual, Residual
 class HyperInverter(nn.Module):
     """Photo -> w and residuals -> image (Dinh et al. 2022, Fig. 2).
 
-    The phase-I inverter is finished: frozen, in eval mode for good, run without gradients. Its encoder is
+    The phase-I inverter is frozen: always in eval mode and without gradients. Its encoder is
     part of ``state_dict()`` (``w_inverter.encoder.*``), so that one file holds the whole method; the
     generator is not (see ``WInverter``).
 
     Args:
         w_inverter: Frozen in place.
         feature_encoder: Reads the photo and the phase-I image.
-        hypernet: Turns both readings into residuals.
+        hypernet: Turns the features of both into residuals.
     """
 
     def __init__(
@@ -40,10 +39,10 @@ class HyperInverter(nn.Module):
         self._half = False
 
     def half_precision(self, wanted: bool = True) -> HyperInverter:
-        """Trade accuracy for time where nothing is learnt: ``invert`` and every drawing compute in bfloat16.
+        """Trade accuracy for time outside training: ``invert`` and everything drawn is computed in bfloat16.
 
-        Weights, and what is returned, stay in float32. bfloat16 has float32's range, so nothing overflows on any
-        device. Phase-I images of this generator, and generators that ``prepare`` returns from now on, follow.
+        Weights and results stay in float32. bfloat16 has float32's range, so nothing overflows on any device.
+        This holds for phase-I images of this generator, too, and for generators that ``prepare`` returns from now on.
         """
         self._half = self.generator.synthesis.low_precision = wanted
         return self
@@ -54,7 +53,7 @@ class HyperInverter(nn.Module):
         return self
 
     def train(self, mode: bool = True) -> HyperInverter:
-        """Set the mode of the parts that learn."""
+        """Set the mode of the parts that are trained."""
         super().train(mode)
         self.w_inverter.eval()  # its BatchNorms keep the statistics phase I ended with
         return self
@@ -70,31 +69,38 @@ class HyperInverter(nn.Module):
         return self.w_inverter.resolution
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        """What an optimizer should get: the feature encoder's and the hypernetwork's."""
+        """Parameters for the optimizer: the feature encoder's and the hypernetwork's."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
-    def forward(
-        self, photo: Tensor, strength: float | Tensor = 1.0, *, keep_factors: bool = False
-    ) -> Inversion:
+    def forward(self, photo: Tensor, strength: float | Tensor = 1.0) -> Inversion:
         """Invert photos, RGB ``(B, 3, H, W)`` in [-1, 1].
 
         Args:
             photo: Of any size, see ``WInverter.forward``; images are ``(B, 3, R, R)``.
-            strength: Scales the residuals that draw ``image``, as in ``render``; those returned are whole.
-            keep_factors: Leave the residuals of 3x3 kernels as ``FactoredResidual``, which takes less memory:
-                for training, which does not look at them. ``render`` and ``prepare`` take either.
+            strength: Scales the residuals that draw ``image``, as in ``render``; those returned are not scaled.
 
         Raises:
             ValueError: If ``photo`` has another shape.
         """
+        first, features = self._read(photo)
+        residuals = self.hypernet(**features)
+        image = self.render(first.w, residuals, strength)
+        return Inversion(w=first.w, residuals=residuals, w_image=first.w_image, image=image)
+
+    def reconstruct(self, photo: Tensor, strength: float | Tensor = 1.0) -> Tensor:
+        """Return ``forward(photo, strength).image`` alone, in less memory: for training.
+
+        Residuals of 3x3 kernels stay factors (``HyperNetwork.factors``) and are not returned.
+        """
+        first, features = self._read(photo)
+        return self.render(first.w, self.hypernet.factors(**features), strength)
+
+    def _read(self, photo: Tensor) -> tuple[Inversion, dict[str, Tensor]]:
+        """Phase I, without gradients, and what the hypernetwork reads: two sets of features ``(B, L, C, 8, 8)``."""
         with torch.no_grad():
             first = self.w_inverter(photo)
-        photo_features, w_image_features = self.feature_encoder.pair(photo=photo, w_image=first.w_image)
-        predict = self.hypernet.factors if keep_factors else self.hypernet
-        residuals: Mapping[str, Residual] = predict(photo=photo_features, w_image=w_image_features)
-        image = self.render(first.w, residuals, strength)
-        returned = cast(dict[str, Tensor], residuals)  # factors only where somebody asked for them
-        return Inversion(w=first.w, residuals=returned, w_image=first.w_image, image=image)
+        of_photo, of_w_image = self.feature_encoder.pair(photo=photo, w_image=first.w_image)
+        return first, {"photo": of_photo, "w_image": of_w_image}
 
     @torch.no_grad()
     def invert(self, images: Tensor, strength: float | Tensor = 1.0) -> Inversion:
@@ -108,10 +114,10 @@ class HyperInverter(nn.Module):
         return Inversion(found.w.float(), residuals, found.w_image.float(), found.image.float())
 
     def prepare(self, residuals: Mapping[str, Residual], strength: float = 1.0) -> Synthesis:
-        """Return the generator as it is for one photo, to draw that photo's edits.
+        """Return the generator with one photo's residuals in its weights, to draw that photo's edits.
 
-        The residuals are added to the weights once. All codes of a batch then share their kernels, so that an
-        edit costs what the plain generator costs, and many edits can be one batch.
+        All codes of a batch then share their kernels, so that an edit costs as much as a plain image, and many
+        edits can be one batch.
 
         Args:
             residuals: Of one photo, ``KernelSpec.name`` -> ``(1, *shape)``.
@@ -131,8 +137,8 @@ class HyperInverter(nn.Module):
         Args:
             w: ``(B, D)`` or ``(B, L, D)``; may have been edited.
             residuals: ``KernelSpec.name`` -> ``(B, *shape)``.
-            strength: Times the residuals: 0 draws the phase-I image, 1 the full inversion, values between
-                trade detail against w's own look. One number, or one per sample, ``(B,)``.
+            strength: Factor of the residuals: 0 draws the phase-I image, 1 the full inversion, values between
+                something between both. One number, or one per sample, ``(B,)``.
 
         Returns:
             RGB, ``(B, 3, R, R)``.

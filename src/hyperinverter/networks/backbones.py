@@ -17,7 +17,7 @@ Taps = tuple[Tensor, Tensor, Tensor]
 
 
 class Backbone(nn.Module):
-    """What encoders need to know of a backbone."""
+    """What encoders need to know about a backbone."""
 
     input_size: int
     channels: tuple[int, int, int]
@@ -192,10 +192,10 @@ class _TinyUnit(nn.Module):
 
 
 class TinyBackbone(Backbone):
-    """A residual network for 64-pixel faces on a processor: 0.19 GMAC per image at the default widths.
+    """A residual network for 64-pixel faces on a CPU: 0.19 GMAC per image at the default widths.
 
     GroupNorm instead of BatchNorm: an image's features never depend on its batch or on what was seen before,
-    photos and phase-I images can share one pass, and on a processor it costs no more (measured: 75 ms for
+    photos and phase-I images can share one pass, and on a CPU it costs no more (measured: 75 ms for
     either, 16 images on one thread).
 
     Args:

@@ -34,7 +34,7 @@ SETS: dict[str, Callable[[KernelSpec], bool]] = {
     "torgb": _is_torgb,
     "convs_torgb": lambda spec: not _is_affine(spec),  # the paper's
     "all": lambda spec: True,  # with the affine layers that turn w into styles
-    # Bands of block resolution, convolutions and torgb; as layers of W are usually spoken of.
+    # Bands of block resolution, convolutions and torgb; as layers of W are usually called.
     "coarse": _in_band(4, 8),
     "medium": _in_band(16, 32),
     "fine": _in_band(64),

@@ -57,14 +57,14 @@ class WEncoder(nn.Module):
 
 
 class _StyleBlock(nn.Module):
-    """Halve a map with 3x3 convolutions until it is 8x8; one plain convolution if it is already."""
+    """Halve a map with 3x3 convolutions until it is 8x8; one convolution without a stride if it is 8x8 already."""
 
     def __init__(self, in_channels: int, channels: int, size: int) -> None:
         super().__init__()
         halvings = int(math.log2(size // FEATURE_SIZE))
         layers: list[nn.Module] = []
         for _ in range(max(halvings, 1)):
-            # in place: its gradient asks for the sign of the result only
+            # in place: its gradient needs only the sign of the result
             layers += [
                 nn.Conv2d(in_channels, channels, 3, 2 if halvings else 1, 1),
                 nn.LeakyReLU(0.01, inplace=True),
@@ -87,13 +87,13 @@ class FeatureEncoder(nn.Module):
         backbone: Shared by all levels.
         num_styles: L, ``generator.num_ws``.
         channels: C, of every feature map. The paper's is 512.
-        used: Style layers somebody reads (``HyperNetwork.used_styles``). Only these get a block: no time,
-            memory or gradient-less parameters for the others, whose maps are zero. None means all.
+        used: Style layers that are read (``HyperNetwork.used_styles``). Only these get a block; the maps of the
+            others are zero. None means all.
         heads: "layer": one block per style layer, the paper's. "resolution": the two layers of one resolution of
             the generator share a block, at the pyramid level of the first. "level": all layers of a level do.
         initial: Size at which the phase-I image is read: "full", the photo's and the paper's; "half" or
-            "quarter" of the side for a quarter or a sixteenth of the arithmetic, with the same weights. It came
-            out of one vector w, so most of its detail is the generator's own and not the photo's.
+            "quarter" of the side for a quarter or a sixteenth of the arithmetic, with the same weights. It was
+            drawn from one vector w, so most of its detail comes from the generator, not from the photo.
 
     Raises:
         ValueError: For style layers that do not exist, or unknown ``heads`` or ``initial``.
@@ -154,9 +154,9 @@ class FeatureEncoder(nn.Module):
         return self._encode(resize(image, self.backbone.input_size))
 
     def encode_w_image(self, w_image: Tensor) -> Tensor:
-        """As ``forward``, for the phase-I image ``(B, 3, R, R)``, at the size that ``initial`` says."""
+        """As ``forward``, for the phase-I image ``(B, 3, R, R)``, at the size given by ``initial``."""
         size = self.backbone.input_size // INITIAL[self.initial]
-        if self.initial != "full":  # averages: bilinear steps over pixels would keep every second one
+        if self.initial != "full":  # antialiased: without, every second pixel would be skipped
             w_image = F.interpolate(w_image, size=(size, size), mode="bilinear", antialias=True)
         return self._encode(resize(w_image, size))
 
@@ -186,10 +186,13 @@ class FeatureEncoder(nn.Module):
         return block(level)
 
     def pair(self, *, photo: Tensor, w_image: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode the photo ``(B, 3, H, W)`` and the phase-I image ``(B, 3, R, R)``, in one pass where that is the same.
+        """Encode the photo ``(B, 3, H, W)`` and the phase-I image ``(B, 3, R, R)``, in one pass if that is equal.
 
         A BatchNorm in train mode takes its statistics from the images of one call: such a backbone is called
-        twice, as in the paper, and what follows it once. Images of two sizes take two calls of everything.
+        twice, as in the paper, and the layers after it once. Images of two sizes are encoded one after the other.
+
+        Returns:
+            Features of the photo and of the phase-I image, ``(B, L, C, 8, 8)`` each.
         """
         if self.initial != "full":
             return self(photo), self.encode_w_image(w_image)

@@ -14,11 +14,11 @@ from hyperinverter.contracts import UserError
 N = TypeVar("N", bound=nn.Module)
 FrozenT = TypeVar("FrozenT", bound="Frozen")
 HeldT = TypeVar("HeldT", bound="Held")
-_LINE = 64  # bytes: where PyTorch lets every tensor of its own begin
+_LINE = 64  # bytes: the alignment of tensors that PyTorch allocates
 
 
 class Frozen(nn.Module):
-    """A module that never learns: its parameters want no gradient and ``train()`` leaves it in eval mode.
+    """A module that is never trained: its parameters need no gradient and ``train()`` leaves it in eval mode.
 
     Gradients still flow through it to its input.
     """
@@ -29,12 +29,12 @@ class Frozen(nn.Module):
         return self.train(False)
 
     def train(self: FrozenT, mode: bool = True) -> FrozenT:
-        """Stay in eval mode whatever ``mode`` says, because the statistics belong to the weights."""
+        """Stay in eval mode whatever ``mode`` is: the BatchNorm statistics belong to the weights."""
         return super().train(False)
 
 
 class Held(nn.Module, Generic[N]):
-    """Holds a finished network so that its owner can call and move it, and nothing else reaches it.
+    """Hold a finished network so that its owner can call and move it, and nothing else reaches it.
 
     The network is kept outside the list of submodules. It therefore
 
@@ -86,8 +86,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 def load_strictly(module: nn.Module, tensors: dict[str, Tensor], source: str | Path) -> None:
     """Make ``tensors`` the weights of ``module`` (meta device or not); names and shapes must match.
 
-    A file puts tensors anywhere in memory, and sums over them come out differently in the last digits there: they
-    are moved to where PyTorch puts its own.
+    Tensors are copied to 64-byte alignment: sums over unaligned tensors differ in the last digits.
 
     Raises:
         UserError: If a tensor is missing, left over or of another shape, naming the first such tensors.

@@ -50,14 +50,14 @@ class GeneratorConfig:
     channel_base: int = 32768
     channel_max: int = 512
     conv_clamp: float | None = None
-    widths: tuple[int, ...] | None = None  # of the blocks 4, 8, ..., where base and max cannot say them
+    widths: tuple[int, ...] | None = None  # of the blocks 4, 8, ...; None: by base and max
 
     def __post_init__(self) -> None:
         if self.img_resolution < 8 or self.img_resolution & (self.img_resolution - 1):
             raise ValueError(
                 f"img_resolution must be a power of two of at least 8, got {self.img_resolution}"
             )
-        if self.img_resolution > 8192 or not 1 <= self.mapping_layers <= 64:  # a header may say anything
+        if self.img_resolution > 8192 or not 1 <= self.mapping_layers <= 64:  # a file may say anything
             raise ValueError(
                 f"no generator has {self.img_resolution} px and {self.mapping_layers} mapping layers"
             )
@@ -168,9 +168,8 @@ class ToRGB(nn.Module):
     def forward(self, x: Tensor, w: Tensor, delta: Tensor | None, affine_delta: Tensor | None) -> Tensor:
         style = self.affine(w, affine_delta)
         weight = (self.weight if delta is None else self.weight + delta).flatten(-3)  # (..., 3, C)
-        # A 1x1 kernel for three colours is cheapest as one small matrix product per sample, along the layout of x: its
-        # gradient comes in the same one (else every pass over both takes four times as long), and wide maps are read
-        # once. Narrow maps alone would be twice as fast across, but then images would depend on who asks for gradients.
+        # One matrix product per sample in x's layout: in the other, the gradient makes each pass 4 times slower. (For
+        # narrow maps without gradients the other is faster, but whether gradients are wanted should not change images.)
         mixing, bias = (weight * style[:, None]).to(x.dtype), self.bias.to(x.dtype)
         if x.is_contiguous(memory_format=torch.channels_last):
             pixels = x.permute(0, 2, 3, 1).flatten(1, 2)
@@ -375,7 +374,7 @@ class Generator(nn.Module):
     def metadata(self) -> dict[str, object]:
         """The configuration as plain values, for a file's header."""
         plain = asdict(self.config)
-        if plain["widths"] is None:  # files of generators with ordinary widths do not speak of them
+        if plain["widths"] is None:  # left out of files of generators with ordinary widths
             del plain["widths"]
         else:
             plain["widths"] = list(plain["widths"])

@@ -28,8 +28,8 @@ class KernelRegressor(nn.Module):
 
     The fused map shrinks to a vector ``h`` of D numbers; two small matrices turn it into a kernel of shape
     (O, I, k, k) as ``M = (h w1 + b1).view(I, D) w2 + b2``, which is I rows of O k k numbers. M's numbers are
-    taken **in memory order** as (O, I, k, k): published weights depend on that reading, so rows of M
-    are output channels where O = I, in spite of w1's layout.
+    taken **in memory order** as (O, I, k, k): published weights depend on that. Rows of M are therefore
+    output channels where O = I, although w1's layout suggests input channels.
 
     Args:
         spec: The kernel. An affine weight (O, I) counts as k = 1.
@@ -132,11 +132,10 @@ class HyperNetwork(nn.Module):
         init: "paper": PyTorch's defaults for convolutions and tiny w1, w2, so that residuals stay near zero
             for the first thousands of steps. "fan_in": every product keeps the size of its input, so that the
             first residuals are about ``residual_scale`` times as large as the kernels.
-        activation: Of the regressors' convolutions. "relu" is the paper's. Under it most of h's units die at
-            large learning rates, which leaves one residual for all photos; "leaky_relu" (0.2) keeps them alive
-            and h has no activation.
-        residual_scale: Times every residual; 1 in the paper. Along its gradient a kernel needs to move by a
-            thousandth of its size only, so 0.01 allows learning rates that teach the rest of the network.
+        activation: Of the regressors' convolutions. "relu" is the paper's; at large learning rates most units of h
+            die, and all photos get one residual. "leaky_relu" (0.2) keeps them alive, and h has no activation.
+        residual_scale: Factor of every residual; 1 in the paper. A kernel has to change by only about a thousandth
+            of its size, so 0.01 allows learning rates that are large enough for the rest of the network.
 
     Raises:
         ValueError: Without kernels, or for two of the same name.

@@ -25,16 +25,14 @@ def scale_bias_leaky_relu(
 ) -> Tensor:
     """Return ``clamp(leaky_relu(scale * x + sqrt(2) * (bias + strength * noise)))``.
 
-    The gain sqrt(2) of a layer is positive and therefore moves inside the leaky ReLU, onto the small tensors: it has
-    to be in ``scale`` or ``x`` already (``ops.modconv``).
+    The gain sqrt(2) commutes with leaky ReLU; callers have already put it into ``scale`` or ``x``.
 
     Args:
-        x: Features, ``(B, C, H, W)``. Without ``scale``, or where no gradient is wanted, the result takes their place
-            in memory.
+        x: Features, ``(B, C, H, W)``. Overwritten by the result without ``scale``, or where no gradient is wanted.
         scale: Factor per sample and channel, ``(B, C, 1, 1)``; None for 1.
         bias: ``(C,)``.
         noise: ``(H, W)``, or ``(B, H, W)`` for one per sample; None for 0.
-        strength: Of the noise, ``()``.
+        strength: Factor of the noise, ``()``.
         clamp: Largest absolute value, None for no limit.
 
     Returns:
@@ -42,7 +40,9 @@ def scale_bias_leaky_relu(
     """
     if noise is not None and noise.ndim > 2:
         noise = noise.unsqueeze(-3)
-    if scale is None:  # two passes in place: both additions are small, their sum is as large as the features
+    if (
+        scale is None
+    ):  # added one by one, in place: bias + noise would be another tensor as large as the features
         out = x if noise is None else x.add_((noise * strength).to(x.dtype), alpha=GAIN)
         out = out.add_(bias.view(-1, 1, 1).to(x.dtype), alpha=GAIN)
     else:
@@ -50,12 +50,12 @@ def scale_bias_leaky_relu(
         if noise is None:
             offset = bias.view(-1, 1, 1)
         elif x.is_contiguous(memory_format=torch.channels_last):
-            # Made in the layout of x: several layouts in one pass over memory take several times as long.
+            # In the layout of x: a pass over memory that mixes layouts takes several times as long.
             noise = noise[..., None] if noise.ndim == 2 else noise.movedim(-3, -1)
             offset = torch.addcmul(bias, noise, strength, value=GAIN).movedim(-1, -3)
         else:
             offset = torch.addcmul(bias.view(-1, 1, 1), noise, strength, value=GAIN)
         place = None if torch.is_grad_enabled() or torch.compiler.is_compiling() else x
         out = torch.addcmul(offset.to(x.dtype), x, scale, out=place)
-    out = F.leaky_relu_(out, SLOPE)  # in place: its gradient asks for the sign of the result only
+    out = F.leaky_relu_(out, SLOPE)  # in place: its gradient needs only the sign of the result
     return out if clamp is None else out.clamp(-clamp, clamp)

@@ -1,15 +1,15 @@
 """Per-sample kernel residuals kept as the two factors that a hypernetwork makes them from.
 
-The regressor's last step is ``M = U W2 + b2``: U ``(I, D)`` is the sample's own, W2 ``(D, O k k)`` and b2 are the
-batch's. M's numbers are read in memory order as a kernel ``(O, I, k, k)``, so where ``I = g O`` row ``g o + h`` of M
+The regressor's last step is ``M = U W2 + b2``: U ``(I, D)`` belongs to one sample, W2 ``(D, O k k)`` and b2 are shared
+by the batch. M's numbers are read in memory order as a kernel ``(O, I, k, k)``. Where ``I = g O``, row ``g o + h`` of M
 is output channel o for input channels ``[h O, (h + 1) O)``. With ``V[o, h, d] = U[g o + h, d]``, W2[d] read as
 ``(O, k, k)`` and x cut into g parts x_h of O channels each:
 
     delta[o, h] = sum_d V[o, h, d] W2[d] + b2
     conv(x, theta + delta)[o] = conv(x, theta')[o] + sum_{h, d} V[o, h, d] conv(x_h, W2[d])
 
-where theta' = theta + b2 (repeated g times) is shared by the batch. What is left per sample is a mixing of g D maps,
-a 1x1 convolution. The norm for demodulation, with e = style^2, is a square of a sum:
+where theta' = theta + b2 (repeated g times) is shared by the batch. What remains per sample is a 1x1 convolution, which
+mixes g D maps. The norm for demodulation, with e = style^2, is a square of a sum:
 
     sum_{i, k} e_i (theta' + delta)^2 = sum_i e_i sum_k theta'^2                      base
         + 2 sum_{h, d} V[o, h, d] sum_c e_hc C[h, c, o, d]                            C = sum_k theta' W2
@@ -49,7 +49,7 @@ class FactoredResidual:
         return (len(self.u), *self.kernel_shape)
 
     def __getitem__(self, samples: slice) -> FactoredResidual:
-        """Those of some samples."""
+        """Residuals of some samples."""
         return replace(self, u=self.u[samples])
 
     @property
@@ -66,7 +66,7 @@ class FactoredResidual:
     def scaled(self, strength: float | Tensor) -> FactoredResidual:
         """Multiply by a number, or by one number per sample ``(B,)``."""
         if isinstance(strength, Tensor) and strength.ndim == 1:
-            # b2 becomes one more row of w2, and its factor a column of u, for it is no longer the same for all
+            # b2 is no longer the same for all samples: it becomes one more row of w2, with its factor in u
             u = torch.cat([self.u, self.u.new_ones(*self.u.shape[:2], 1)], dim=-1)
             w2 = torch.cat([self.w2, self.b2[None]])
             return replace(self, u=u * strength.to(u)[:, None, None], w2=w2, b2=torch.zeros_like(self.b2))
@@ -127,7 +127,7 @@ def residual_conv2d(
         gain: As in ``modulated_conv2d``.
 
     Returns:
-        Features and the factor ``(B, O, 1, 1)`` they are still to be multiplied by, or None.
+        Features, and the factor ``(B, O, 1, 1)`` that the caller still has to multiply them by, or None.
 
     Raises:
         ValueError: If the policy is to mix, but the kernel has a layout that does not allow it.
@@ -245,7 +245,7 @@ def _demodulation(shared: Tensor, parts: Tensor, v: Tensor, style: Tensor) -> Te
 
 @contextmanager
 def _made_again(tensor: Tensor, make: Callable[[], Tensor]) -> Iterator[None]:
-    """Within, autograd notes how to make ``tensor`` and views of it again, instead of keeping them."""
+    """Within, autograd keeps only how to make ``tensor`` and its views again, not their numbers."""
     # A compiler decides by itself what to keep, and cannot follow the hooks.
     if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and tensor.requires_grad):
         yield

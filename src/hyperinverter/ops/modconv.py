@@ -2,9 +2,11 @@
 
 Both ways scale the input channels by the style and the output channels by the demodulation factor,
 instead of the kernels themselves: the algebra is the same (Karras et al. 2020, Eqs. 1 and 3) and the
-kernels are touched once less. The output factor is returned, not applied, so that the caller can fold
-it into the pass that adds the bias. Where features have more numbers than one sample's kernel, the kernel
-gets both instead: the features are touched less, and no gradient needs them from before the factor.
+kernels are read once less. The output factor is returned, not applied, so that the caller can fold
+it into the pass that adds the bias. Where a sample's features have more numbers than its kernel, the kernel
+is scaled instead: fewer passes over the features, and the backward pass needs no copy from before the factor.
+
+Letters in shapes: B samples, I input and O output channels, k side of the kernel, H and W sides of the features.
 """
 
 from collections.abc import Iterable
@@ -52,7 +54,7 @@ def modulated_conv2d(
         style: Scale of each input channel, ``(B, I)``.
         demodulate: Bring every output channel back to unit variance.
         up: Transposed convolution with stride 2 and no padding; the caller filters the result.
-        gain: Times all of it, at no cost.
+        gain: Factor of the result, at no extra cost.
 
     Returns:
         Features ``(B, O, H, W)``, or ``(B, O, 2H + 1, 2W + 1)`` with ``up``, still to be multiplied by the
@@ -95,7 +97,7 @@ def sample_by_sample(
     """
     each = zip(x.split(1), kernels, style.split(1), strict=True)
     done = [modulated_conv2d(sample, kernel, scale, up=up, gain=gain) for sample, kernel, scale in each]
-    if len(done) == 1:  # nothing to put together, which would be one more copy
+    if len(done) == 1:  # joining would be one more copy
         return done[0]
     factors = [factor for _, factor in done if factor is not None]
     return torch.cat([out for out, _ in done]), torch.cat(factors) if factors else None
@@ -104,7 +106,7 @@ def sample_by_sample(
 def _modulated(kernel: Tensor, style: Tensor, gain: float) -> Tensor:
     """One sample's kernel ``(O, I, k, k)`` with everything in it: style ``(I,)``, demodulation, gain.
 
-    For features with more numbers than the kernel, which are then neither scaled nor kept to be scaled back.
+    For features with more numbers than the kernel: they are then neither scaled nor kept for scaling back.
     """
     with torch.autocast(kernel.device.type, enabled=False):
         kernel = kernel.float() * style.float()[:, None, None]

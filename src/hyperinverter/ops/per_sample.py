@@ -1,8 +1,8 @@
-"""Convolutions with a kernel of its own for every sample, made from factors: forward and backward by hand.
+"""Convolutions with one kernel per sample, made from factors: forward and backward written by hand.
 
-For processors. A sample's kernel ``K = theta + b2 + u W2`` (``ops.factored``) is made, used and forgotten before the
-next one's, in the backward pass once more, so that it stays in the cache and nothing of it is kept. Autograd would do
-the same in several times as many small operators; and what all samples share is added up inside the products.
+For CPUs. A sample's kernel ``K = theta + b2 + u W2`` (``ops.factored``) is made, used and dropped before the next one,
+and made again in the backward pass: it stays in the cache, and nothing of it is kept in between. Autograd would do the
+same in several times as many small operators; here gradients of what all samples share are summed inside the products.
 With style s, gain c and per output channel
 
     m = K s,    f = c / sqrt(sum m^2 + eps),    y = conv(x, f m) = f conv(x s, K)
@@ -45,15 +45,15 @@ def per_sample_conv2d(
     """Return demodulated convolutions of every sample with ``weight + (u w2 + b2)``, times ``gain``.
 
     Args:
-        x: Features, ``(B, I, H, W)``, of the type of all others.
+        x: Features, ``(B, I, H, W)``, of the same dtype as all others.
         weight: The batch's kernel theta, ``(O, I, k, k)``.
         u: ``(B, I, D)``.
         w2: ``(D, O k k)``.
         b2: ``(O k k,)``.
         style: ``(B, I)``.
-        plain: The same of the first six in differentiable operations: asked where gradients of gradients are wanted.
+        plain: The same function of the first six in differentiable operations, for gradients of gradients.
         up: Transposed, with stride 2 and no padding.
-        gain: Times all of it.
+        gain: Factor of the result.
 
     Returns:
         Features ``(B, O, H, W)``, or ``(B, O, 2H + 1, 2W + 1)`` with ``up``, in channels_last.

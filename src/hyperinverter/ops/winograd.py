@@ -10,8 +10,8 @@ where g is the kernel and * goes element by element, summed over input channels:
 with these points float32 results are as near to the exact ones as those of a direct convolution (a largest error of
 1e-5 of their spread for 512 channels), where the usual 0, +-1, +-2 is four times worse.
 
-Gradients are exact, too: by x a convolution with the turned kernel, by g through the adjoint of each step, both with a
-quarter of the multiplications again. On a GPU, cuDNN chooses such algorithms itself.
+Gradients are exact, too, and take a quarter of the multiplications again: for x, a convolution with the rotated kernel;
+for g, the adjoint of each step. On a GPU, cuDNN chooses such algorithms itself.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from hyperinverter.ops.policy import policy_of
 _TILE = 4  # outputs per side of a tile
 _WINDOW = _TILE + 2  # inputs per side
 _POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)  # and infinity
-_TILES_AT_ONCE = 256  # per thread; what is between the matrix products then stays in the cache
+_TILES_AT_ONCE = 256  # per thread; what the matrix products exchange then stays in the cache
 
 _A = [[point**row for point in _POINTS] + [float(row == _TILE - 1)] for row in range(_TILE)]  # (4, 6)
 _OTHERS = [[other for other in _POINTS if other != point] for point in _POINTS]
@@ -44,14 +44,15 @@ _B = [[*np.poly(others)[::-1], 0.0] for others in _OTHERS] + [list(np.poly(_POIN
 def pays(x: Tensor, weight: Tensor) -> bool:
     """Whether ``conv3x3(x, weight)`` is to be taken: where policy allows it and it is faster than the direct one.
 
-    In multiplications, for P pixels of a batch, with what moving data costs in their stead (measured with 512-bit
-    vectors on one thread and on two, which share the way to memory):
+    Counted in multiplications for the P pixels of a batch; moving data counts as the multiplications that take the
+    same time (measured with 512-bit vectors on one thread and on two, which share the memory's bandwidth):
 
         direct    9 I O P
         here      2.25 I O P + m (150 (I + O) P + 3000 I O)        products; tiles and kernels, m = sqrt(threads)
 
-    It must save a tenth. From 64 channels on it does (from 128 with two threads), unless pixels are few: 512 channels
-    need more than 2 images of 16x16. It saves up to a fifth at 64 channels and about half from 256 on, backward too.
+    It is taken where it saves a tenth: from 64 channels on (from 128 with two threads), unless pixels are few (512
+    channels need more than 2 images of 16x16). It saves up to a fifth at 64 channels and about half from 256 on, also
+    in the backward pass.
     """
     choice = policy_of(x).winograd
     if weight.shape[2:] != (3, 3) or choice == "never":
@@ -84,7 +85,7 @@ def conv3x3(x: Tensor, weight: Tensor) -> Tensor:
 
 
 class Conv3x3(nn.Conv2d):
-    """``nn.Conv2d`` with a 3x3 kernel that takes the faster of both ways; stride 1 and padding 1 for the other one."""
+    """``nn.Conv2d`` with a 3x3 kernel; with stride 1 and padding 1 it takes the faster of both ways."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         plain = self.stride == (1, 1) and self.padding == (1, 1) and self.groups == 1
@@ -104,7 +105,7 @@ class _Conv3x3(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         by_x, by_weight = ctx.needs_input_grad
-        if torch.is_grad_enabled():  # a gradient of this gradient is wanted: the direct way has one
+        if torch.is_grad_enabled():  # a gradient of this gradient is wanted: the direct convolution has one
             wanted = [by_x, by_weight, False]
             one = [1, 1]
             found = torch.ops.aten.convolution_backward(
@@ -182,7 +183,7 @@ def _windows(x: Tensor) -> Tensor:
 def _both_ways(matrix: Tensor, blocks: Tensor) -> Tensor:
     """``M d M^T`` of every block d: ``(n, n, ..., C)`` -> ``(m^2, tiles, C)`` for M ``(m, n)``.
 
-    As batches of products, which a library shares out among threads; one product of so few rows stays on one.
+    As batches of products, which run on several threads; one product of so few rows would stay on one.
     """
     m, n = matrix.shape
     channels = blocks.shape[-1]

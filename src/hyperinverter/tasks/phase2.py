@@ -68,7 +68,7 @@ class PhaseIIHyper(PhaseTask):
 
     def draw(self, photo: Tensor) -> Tensor:
         """The final image, G(w; theta + residuals)."""
-        return cast(Tensor, self.inverter(photo, keep_factors=True).image)
+        return cast(HyperInverter, self.inverter).reconstruct(photo)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if self.critic is None:

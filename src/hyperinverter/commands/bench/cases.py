@@ -93,7 +93,7 @@ def make_model(size: str) -> HyperInverter:
 
 def step(model: HyperInverter, photo: Tensor) -> Tensor:
     """Forward and backward pass of a training step with the pixel loss, as ``PhaseIIHyper`` does them."""
-    loss = F.mse_loss(model(photo, keep_factors=True).image, photo)
+    loss = F.mse_loss(model.reconstruct(photo), photo)
     loss.backward()
     return loss.detach()
 
