@@ -38,5 +38,34 @@ class Inversion:
 class UserError(Exception):
     """Something the person can mend: one sentence with the cause and the way out.
 
-    The command line prints its message without a traceback and exits with status 1.
+    The command line prints its message without a traceback and exits with status 1. What a sentence quotes from a
+    file cannot steer the terminal or fill it: control characters are written as escapes, and it is cut.
     """
+
+    def __str__(self) -> str:
+        sentence = super().__str__()
+        return printable(sentence if len(sentence) <= _LONGEST else f"{sentence[:_LONGEST]}...", keep="\n\t")
+
+
+_LONGEST = 4_000  # letters of a sentence to a person
+
+
+def shown(value: object, most: int = 80) -> str:
+    """A value of a file as a sentence may show it: on one line, printable and cut; a container by its kind alone.
+
+    Args:
+        value: Anything.
+        most: Letters that are kept of a text or a number.
+    """
+    if value is None or isinstance(value, (bool, int, float)):
+        value = repr(value)
+    if not isinstance(value, str):
+        return f"a {type(value).__name__.strip('_')}"
+    return printable(value if len(value) <= most else f"{value[:most]}... ({len(value)} letters)")
+
+
+def printable(text: str, keep: str = "") -> str:
+    """``text`` with every character that a terminal would act on written as an escape, but those in ``keep``."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
