@@ -36,6 +36,7 @@ from hyperinverter.networks.critic import Critic
 from hyperinverter.networks.encoders import FeatureEncoder, WEncoder
 from hyperinverter.networks.generator import Generator
 from hyperinverter.networks.hypernets import HyperNetwork
+from hyperinverter.system.command import train_command
 from hyperinverter.system.files import sha256_of
 from hyperinverter.tasks.common import PhaseTask, Schedule
 from hyperinverter.tasks.phase1 import PhaseIEncoder
@@ -228,7 +229,7 @@ def finished_phase1(cfg: Config, generator: Generator) -> tuple[WInverter, dict[
         return load_w_inverter(cfg.domain.name, generator), {"path": cfg.domain.name, "sha256": sha256}
     raise UserError(
         f"no finished phase I run for domain {cfg.domain.name!r} under {cfg.paths.outputs}; run "
-        f"`python train.py domain={cfg.domain.name}` or pass phase.from_run=PATH"
+        f"`{train_command()} domain={cfg.domain.name}` or pass phase.from_run=PATH"
     )
 
 

@@ -29,6 +29,7 @@ from hyperinverter import config, runs
 from hyperinverter.config import Config
 from hyperinverter.contracts import UserError
 from hyperinverter.runcard import RunCard, read_card
+from hyperinverter.system.command import train_command
 from hyperinverter.system.errors import cause
 from hyperinverter.system.files import hold, writing
 from hyperinverter.system.machine import GB, available_bytes, cores, keep_freed_memory
@@ -65,7 +66,7 @@ def run(cfg: Config, folder: Path | None = None) -> float:
                 0
             )  # a non-zero end of a helper process would have the first one killed before it has written
         say(
-            f"interrupted; go on with: python train.py resume={short(folder)}"
+            f"interrupted; go on with: {train_command()} resume={short(folder)}"
             if _last(folder)
             else "interrupted"
         )
@@ -471,7 +472,7 @@ def _identity(cfg: Config) -> dict[str, Any]:
         "seed": cfg.seed,
         "rank_by": cfg.phase.rank_by,
         "overrides": typed,
-        "command": " ".join(["python train.py", *typed]),
+        "command": " ".join([train_command(), *typed]),
         "metrics": {},
     }
 

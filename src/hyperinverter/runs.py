@@ -13,6 +13,7 @@ from hyperinverter import config
 from hyperinverter.config.overrides import SWEEP
 from hyperinverter.contracts import UserError
 from hyperinverter.runcard import CARD, read_card, write_json
+from hyperinverter.system.command import train_command
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,7 +111,9 @@ def latest_sweep(outputs: Path | str) -> Path:
     """
     found = [path.parent for path in (Path(outputs) / "sweeps").glob(f"*/{SWEEP}")]
     if not found:
-        raise UserError(f"there is no sweep under {outputs}/sweeps yet; run `python train.py phase=2 +sweep`")
+        raise UserError(
+            f"there is no sweep under {outputs}/sweeps yet; run `{train_command()} phase=2 +sweep`"
+        )
     return max(found, key=lambda path: (path / SWEEP).stat().st_mtime)
 
 

@@ -10,17 +10,14 @@ import sys
 import time
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig
 
 from hyperinverter import config
 
-CONF = str(Path(__file__).resolve().parents[2] / "conf")
 SCORES = {"ConcatFusion": 0.05, "AddFusion": 0.04, "DifferenceFusion": 0.03, "MultiplyFusion": 0.02}
 
 
-@hydra.main(version_base="1.3", config_path=CONF, config_name="config")
-def main(cfg: DictConfig) -> float:
+def job(cfg: DictConfig) -> float:
     folder = config.run_dir()
     fusion = cfg.fusion._target_.rsplit(".", 1)[1]
     fate = dict(pair.split("=") for pair in os.environ.get("FAKE", "").split() if pair)
@@ -57,4 +54,4 @@ def write(folder: Path, card: dict, code: int) -> None:
 
 
 if __name__ == "__main__":
-    config.front_door(main)
+    config.front_door(job)

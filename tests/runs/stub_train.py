@@ -5,14 +5,10 @@ import sys
 import time
 import types
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig
 
 from hyperinverter.config import front_door
-
-CONF = str(Path(__file__).resolve().parents[2] / "conf")
 
 
 def install() -> None:
@@ -110,8 +106,7 @@ def install() -> None:
     sys.modules["hyperinverter.assembly"] = module
 
 
-@hydra.main(version_base="1.3", config_path=CONF, config_name="config")
-def main(cfg: DictConfig) -> float:
+def job(cfg: DictConfig) -> float:
     install()
     from hyperinverter.cli import run
 
@@ -119,4 +114,4 @@ def main(cfg: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    front_door(main)
+    front_door(job)

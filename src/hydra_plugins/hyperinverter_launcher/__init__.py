@@ -30,6 +30,7 @@ from hyperinverter import runs
 from hyperinverter.config import normalise_overrides, parse_overrides, quote
 from hyperinverter.contracts import UserError
 from hyperinverter.runcard import CARD, now, read_card, write_json
+from hyperinverter.system.command import again, train_command
 
 # Variables by which a launcher tells a process its place; a job must find its own.
 RANK_VARIABLES = (
@@ -146,7 +147,7 @@ class StudySweeper(Sweeper):
         before = runs.read_sweep(folder)  # of a sweep that is resumed
         self.record: dict[str, Any] = {
             "id": folder.name,
-            "command": before.get("command") or " ".join(["python train.py", *sys.argv[1:]]),
+            "command": before.get("command") or " ".join([train_command(), *sys.argv[1:]]),
             "typed": before.get("typed") or sys.argv[1:],
             "design": self.design,
             "factors": self.factors,
@@ -166,7 +167,7 @@ class StudySweeper(Sweeper):
             listed = ", ".join(str(index) for index in failed)
             raise SweepFailed(
                 f"{len(failed)} of {len(returns)} jobs failed ({listed}); see {folder}/N/log.txt; once mended, "
-                f"python train.py resume={folder} does these alone"
+                f"{train_command()} resume={folder} does these alone"
             )
         return returns
 
@@ -189,7 +190,7 @@ class StudySweeper(Sweeper):
         idle = [name for name in self.factors if phase == 1 and name.split(".")[0] in PHASE2_FACTORS]
         if idle:
             raise UserError(
-                f"phase I has no {idle[0]}: write `python train.py phase=2 +sweep`, or +sweep=loss"
+                f"phase I has no {idle[0]}: write `{train_command()} phase=2 +sweep`, or +sweep=loss"
             )
         points = design_points(self.design, self.factors)
         for point in points:
@@ -342,7 +343,7 @@ class FreshLauncher(Launcher):
             if signals.received:
                 board.say("stopping the running jobs; each saves its state first")
                 self._stop(running, signals)
-                board.say(f"go on with: python train.py resume={folder}")
+                board.say(f"go on with: {train_command()} resume={folder}")
                 raise KeyboardInterrupt
         return [job.result() for job in every]
 
@@ -481,7 +482,7 @@ class Job:
 
     def command(self) -> list[str]:
         """What runs this job, from its last checkpoint if it has begun before."""
-        command = [sys.executable, str(Path(sys.argv[0]).resolve()), *self.overrides]
+        command = [*again(), *self.overrides]
         command += ["resume=auto"] if (self.folder / CARD).is_file() else []
         return [*command, "hydra.mode=RUN", f"hydra.run.dir={quote(str(self.folder))}"]
 

@@ -23,6 +23,7 @@ from hyperinverter import config, runs
 from hyperinverter.config import parse_overrides, quote
 from hyperinverter.contracts import UserError
 from hyperinverter.runcard import now, write_json
+from hyperinverter.system.command import train_command
 
 
 class OptunaSweeper(Sweeper):
@@ -84,7 +85,7 @@ class OptunaSweeper(Sweeper):
         folder.mkdir(parents=True, exist_ok=True)
         record: dict[str, Any] = {
             "id": folder.name,
-            "command": " ".join(["python train.py", *sys.argv[1:]]),
+            "command": " ".join([train_command(), *sys.argv[1:]]),
             "design": f"optuna {self.sampler}",
             "factors": {name: _shown(domain) for name, domain in space.items()},
             "started": now(),

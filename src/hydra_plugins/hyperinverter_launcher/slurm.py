@@ -1,6 +1,6 @@
 """The jobs of a sweep as an array of Slurm jobs, submitted with submitit.
 
-Slurm starts a supervisor for every task of a job; the supervisor starts ``train.py`` in a fresh process, as the
+Slurm starts a supervisor for every task of a job; the supervisor starts the training in a fresh process, as the
 launcher for one machine does. When Slurm takes the machine away, or the time is up, the training saves its state
 first, then the job goes back into the queue and continues from that checkpoint. Hydra's own submitit launcher runs
 the training inside the supervisor and requeues without asking it to save.
@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from hydra_plugins.hyperinverter_launcher import RANK_VARIABLES, Job, _Board, _Signals, job_return
 from hyperinverter.contracts import UserError
 from hyperinverter.runcard import CARD, read_card, write_json
+from hyperinverter.system.command import train_command
 
 _KEPT_BY_SLURM = ("MASTER_ADDR", "MASTER_PORT")  # a cluster's own choice, if it makes one
 
@@ -123,7 +124,7 @@ class SlurmLauncher(Launcher):
                 board.say("cancelling the Slurm jobs; each saves its state first")
                 for entry in left:
                     entry.cancel()
-                board.say(f"go on with: python train.py resume={folder}")
+                board.say(f"go on with: {train_command()} resume={folder}")
                 raise KeyboardInterrupt
         done = {entry.num: not entry.failed for entry in entries}
         return [job_return(j.num, j.overrides, j.folder, done.get(j.num, True)) for j in every]

@@ -29,6 +29,7 @@ from hyperinverter.networks.encoders import FeatureEncoder, WEncoder
 from hyperinverter.networks.frozen import load_strictly
 from hyperinverter.networks.generator import Generator, GeneratorConfig, MappingNetwork
 from hyperinverter.networks.hypernets import HyperNetwork
+from hyperinverter.system.command import train_command
 from hyperinverter.system.errors import first_line
 from hyperinverter.system.files import replacing, sha256_of
 
@@ -340,7 +341,7 @@ def load_hyperinverter(
     loaded = _own_model(found, _generator_object(found.generator_path if generator is None else generator))
     if not isinstance(loaded, HyperInverter):
         raise UserError(
-            f"{source} holds phase I only; train phase II on it: python train.py phase=2 phase.from_run={source}"
+            f"{source} holds phase I only; train phase II on it: {train_command()} phase=2 phase.from_run={source}"
         )
     if w_encoder is not None and not _same(_w_encoder_object(w_encoder), loaded.w_inverter.encoder):
         raise UserError(

@@ -27,6 +27,7 @@ from hyperinverter.contracts import UserError
 
 # Name of the command, of its module and of the function in it -> what `hyperinverter --help` says of it.
 COMMANDS = {
+    "train": "Train one phase, or a sweep of runs.",
     "doctor": "Show what this machine has, and what a domain still needs.",
     "weights": "Fetch weight files, once and checked, or list them.",
     "bench": "Measure speed, memory and arithmetic on this machine.",

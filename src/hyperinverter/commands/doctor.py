@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hyperinverter.system.command import train_command
 from hyperinverter.system.machine import GB, available_bytes, cores, versions
 
 if TYPE_CHECKING:
@@ -76,5 +77,5 @@ def _examine(cfg: Config) -> bool:
 
 def _first_command(cfg: Config) -> str:
     if cfg.data.source == "digiface":
-        return "python train.py"
-    return f"python train.py domain={cfg.domain.name} data.root=FOLDER"
+        return train_command()
+    return f"{train_command()} domain={cfg.domain.name} data.root=FOLDER"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import hydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -36,8 +37,8 @@ def compose(overrides: Sequence[str] = (), conf: Path | None = None) -> Config:
         raise UserError(diagnose(error, typed, conf)) from error
 
 
-def front_door(main: Callable[[], Any]) -> NoReturn:
-    """Run Hydra's ``main``; every expected failure is one sentence on stderr and exit status 1.
+def front_door(job: Callable[[Config], Any]) -> NoReturn:
+    """Do a job with what was typed, or a sweep of them; every expected failure is one sentence and exit status 1.
 
     Tracebacks appear with ``debug=true`` on the command line or ``HYPERINVERTER_DEBUG=1``.
     """
@@ -48,7 +49,7 @@ def front_door(main: Callable[[], Any]) -> NoReturn:
         sys.argv[1:] = normalise_overrides(sys.argv[1:])
         if int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0) > 0:
             sys.argv.append("hydra.output_subdir=null")  # only the first process writes what was typed
-        main()
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
     except UserError as error:
         _fail(str(error), debug)
     except (HydraException, OmegaConfBaseException) as error:

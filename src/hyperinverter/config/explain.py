@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from hyperinverter.config.groups import compose_choices, default_groups, groups_of, options_of
 from hyperinverter.config.overrides import parse_overrides, quote, unreadable, values_of
 from hyperinverter.contracts import UserError
+from hyperinverter.system.command import train_command
 
 
 def diagnose(error: Exception, overrides: Sequence[str], conf: Path) -> str:
@@ -78,7 +79,7 @@ def unknown_key(key: str, keys: list[str], conf: Path) -> str:
     siblings = [name for name in siblings if not name.startswith("_")]
     listed = f"{parent} has: {', '.join(siblings)}"
     if not siblings:
-        listed = f"groups are: {', '.join(groups)}; `python train.py --help` lists every key"
+        listed = f"groups are: {', '.join(groups)}; `{train_command()} --help` lists every key"
     return _joined(f"there is no '{key}'{hint}", listed)
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 
 from hydra import compose as hydra_compose
@@ -11,21 +12,27 @@ from omegaconf import DictConfig, OmegaConf
 
 import hyperinverter.config.moment  # noqa: F401  registers ${moment:}
 from hyperinverter.contracts import UserError
+from hyperinverter.system.command import train_command
 
 Config = DictConfig
+_OURS = Path("domain", "digiface.yaml")  # other projects have a conf/config.yaml too
+
+OmegaConf.register_new_resolver("train_command", train_command, replace=True)  # for the help text
 
 
 def conf_dir() -> Path:
-    """The folder ``conf/`` of the checkout, found from this file, from the script, or from the working folder.
+    """The folder ``conf/``: next to the script, of this file's checkout, here, or as it was installed.
 
     Raises:
         UserError: If there is none.
     """
-    places = [Path(__file__).resolve().parents[3], Path(sys.argv[0]).resolve().parent, Path.cwd()]
-    for place in places:
-        if (place / "conf" / "config.yaml").is_file():
-            return place / "conf"
-    raise UserError(f"no conf/config.yaml in {places[0]} or {places[-1]}; run from a checkout of the project")
+    places = [Path(sys.argv[0]).resolve().parent, Path(__file__).resolve().parents[3], Path.cwd()]
+    folders = [place / "conf" for place in places]
+    folders.append(Path(str(resources.files("hyperinverter") / "conf")))
+    for folder in folders:
+        if (folder / "config.yaml").is_file() and (folder / _OURS).is_file():
+            return folder
+    raise UserError(f"the folder {folders[-1]} is missing; install hyperinverter again")
 
 
 def compose_choices(overrides: Sequence[str], conf: Path) -> Config:
