@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperinverter import cli, config
+from hyperinverter.checkpoints.opening import read_checkpoint
 from hyperinverter.contracts import UserError
 from hyperinverter.runcard import read_card
 from hyperinverter.runs import read_metrics
@@ -58,7 +59,7 @@ def after_kill(folder: Path) -> dict[str, Any]:
     told: dict[str, Any] = {"seen": seen(folder), "saved": 0, "readable": True}
     if last.is_file():
         try:
-            told["saved"] = int(saved.read_checkpoint(last)["state_dict"]["images_seen"])
+            told["saved"] = int(read_checkpoint(last)["state_dict"]["images_seen"])
         except UserError as error:
             told |= {"readable": False, "why": str(error)}
     return told
@@ -88,7 +89,7 @@ def compared(whole: Path, folder: Path) -> dict[str, bool]:
     told = {"metrics": timeless[0] == timeless[1] and bool(timeless[0]), "rows": rows(whole) == rows(folder)}
     told["weights"] = True
     for file in (saved.BEST, saved.LAST):
-        contents = [saved.read_checkpoint(run / "checkpoints" / file) for run in (whole, folder)]
+        contents = [read_checkpoint(run / "checkpoints" / file) for run in (whole, folder)]
         # the weights, and beside an average what is trained
         states = [
             c["state_dict"] | {f"learning.{n}": t for n, t in c.get("learning", {}).items()} for c in contents

@@ -31,7 +31,10 @@ DOORS = {
     "metrics": {"contracts", "judges"},
     "inversion": {"contracts", "ops", "networks"},
     "editing": {"contracts"},
-    "tasks": {"contracts", "ops", "networks", "inversion", "losses", "metrics", "pictures", "system"},
+    "tasks": {
+        *("contracts", "ops", "networks", "inversion", "losses", "metrics", "pictures", "system"),
+        "checkpoints",
+    },
     "data": {"contracts", "system"},
     "config": {"contracts", "runcard", "system"},
     "checkpoints": {"contracts", "system", "ops", "networks", "inversion"},
@@ -41,7 +44,7 @@ DOORS = {
         *("tasks", "data", "checkpoints", "config", "system"),
     },
     "runs": {"contracts", "config", "assembly", "runcard", "system"},
-    "cli": {"contracts", "config", "assembly", "runs", "runcard", "system", "tasks"},
+    "cli": {"contracts", "config", "assembly", "runs", "runcard", "system", "tasks", "checkpoints"},
     "commands": {
         *("contracts", "config", "checkpoints", "networks", "system"),
         *("ops", "inversion", "data"),  # the benchmark's

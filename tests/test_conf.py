@@ -23,7 +23,7 @@ from hyperinverter.checkpoints import (
 from hyperinverter.checkpoints.registry import fetched_path
 from hyperinverter.config import Config
 from hyperinverter.contracts import UserError
-from hyperinverter.inversion.description import build, describe
+from hyperinverter.inversion.specification import ModelSpec, build, describe
 from hyperinverter.networks.generator import Generator
 from hyperinverter_recipes.paper_scale import write_weights
 
@@ -144,9 +144,9 @@ def test_savings_are_off_by_default_and_in_files_from_before(v0: Generator, phas
     cfg.phase.from_run = str(phase1_file)
     model, _ = assembly.hyper_inverter(cfg, v0)
     assert (model.feature_encoder.heads, model.feature_encoder.initial) == ("layer", "full")
-    described = describe(model)
+    described = describe(model).plain()
     del described["features"]["heads"], described["features"]["initial"]  # as older files have it
-    built = build(described, v0)
+    built = build(ModelSpec.from_plain(described), v0)
     assert list(built.state_dict()) == list(model.state_dict())
     assert built.feature_encoder.initial == "full"
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from torch import nn
 
 from hyperinverter import config
 from hyperinverter.checkpoints import find_critic, load_generator, load_w_inverter
-from hyperinverter.checkpoints.loading import checkpoint_of
+from hyperinverter.checkpoints.opening import checkpoint_of
 from hyperinverter.checkpoints.registry import PACKAGED, fetched_path, packaged
 from hyperinverter.checkpoints.starts import published_start, start_from_published
 from hyperinverter.config import Config
@@ -26,16 +28,25 @@ from hyperinverter.data.digiface import RESOLUTION as BUILT_IN_RESOLUTION
 from hyperinverter.data.module import ImageDataModule
 from hyperinverter.inversion.phase1 import WInverter
 from hyperinverter.inversion.phase2 import HyperInverter
+from hyperinverter.inversion.specification import (
+    FeaturesSpec,
+    HypernetSpec,
+    ModelSpec,
+    Part,
+    WEncoderSpec,
+    build_on,
+    build_w_encoder,
+)
 from hyperinverter.judges.base import Judge
 from hyperinverter.judges.catalogue import build_judge
 from hyperinverter.losses.reconstruction import IdentityLoss, PerceptualLoss, PixelLoss
 from hyperinverter.losses.weighted import WeightedLoss
 from hyperinverter.metrics import MetricSuite
+from hyperinverter.networks.backbones import BACKBONES
 from hyperinverter.networks.coverage import select
 from hyperinverter.networks.critic import Critic
-from hyperinverter.networks.encoders import FeatureEncoder, WEncoder
+from hyperinverter.networks.fusion import FUSIONS
 from hyperinverter.networks.generator import Generator
-from hyperinverter.networks.hypernets import HyperNetwork
 from hyperinverter.system.command import train_command
 from hyperinverter.system.files import sha256_of
 from hyperinverter.tasks.common import PhaseTask, Schedule
@@ -122,10 +133,11 @@ def settle_resolution(cfg: Config, generator: Generator) -> None:
 
 def w_inverter(cfg: Config, generator: Generator) -> WInverter:
     """Phase I with a new encoder."""
-    backbone = config.build(cfg.encoder.backbone)
+    with _from_configuration():
+        encoder = build_w_encoder(w_encoder_spec(cfg), generator.w_dim)
     if cfg.encoder.start == "published":
-        start_from_published(backbone, start_file(backbone, cfg))
-    return WInverter(generator, WEncoder(backbone, generator.w_dim, head=cfg.encoder.head))
+        start_from_published(encoder.backbone, start_file(encoder.backbone, cfg))
+    return WInverter(generator, encoder)
 
 
 def hyper_inverter(cfg: Config, generator: Generator) -> tuple[HyperInverter, dict[str, str]]:
@@ -136,32 +148,67 @@ def hyper_inverter(cfg: Config, generator: Generator) -> tuple[HyperInverter, di
 
 def on_phase1(cfg: Config, first: WInverter) -> HyperInverter:
     """Phase II with a new feature encoder and hypernetwork on a phase I at hand."""
-    generator = first.generator
-    kernels = select(generator.kernels(), list(cfg.coverage.include))
-    hypernet = HyperNetwork(
-        kernels,
-        cfg.hypernet.channels,
-        cfg.hypernet.hidden_dim,
-        fusion=functools.partial(config.build, cfg.fusion),
-        extractor_channels=cfg.hypernet.extractor_channels,
-        init=cfg.hypernet.init,
-        activation=cfg.hypernet.activation,
-        residual_scale=cfg.hypernet.residual_scale,
-    )
-    backbone = config.build(cfg.encoder.features_backbone or cfg.encoder.backbone)
+    with _from_configuration():
+        model = build_on(first, model_spec(cfg, first.generator), cfg.hypernet.init)
+    backbone = model.feature_encoder.backbone
     if cfg.encoder.start == "phase1":
         start_from_phase1(backbone, first)
     elif cfg.encoder.start == "published":
         start_from_published(backbone, start_file(backbone, cfg))
-    features = FeatureEncoder(
-        backbone,
-        generator.num_ws,
-        cfg.hypernet.channels,
-        used=hypernet.used_styles,
-        heads=cfg.encoder.heads,
-        initial=cfg.encoder.initial,
+    return model.use_checkpointing(cfg.phase.checkpointing)
+
+
+def w_encoder_spec(cfg: Config) -> WEncoderSpec:
+    """Phase I's encoder as the configuration describes it."""
+    return WEncoderSpec(_part(cfg.encoder.backbone, BACKBONES), cfg.encoder.head)
+
+
+def model_spec(cfg: Config, generator: Generator) -> ModelSpec:
+    """Both phases as the configuration describes them, for a generator.
+
+    Raises:
+        UserError: If ``coverage`` selects nothing of this generator.
+    """
+    options = config.to_dict(cfg.hypernet)
+    return ModelSpec(
+        "hyperinverter",
+        generator.config,
+        w_encoder_spec(cfg),
+        FeaturesSpec(
+            _part(cfg.encoder.features_backbone or cfg.encoder.backbone, BACKBONES),
+            channels=options.pop("channels"),
+            heads=cfg.encoder.heads,
+            initial=cfg.encoder.initial,
+        ),
+        HypernetSpec(
+            tuple(kernel.name for kernel in select(generator.kernels(), list(cfg.coverage.include))),
+            fusion=_part(cfg.fusion, FUSIONS),
+            **{name: value for name, value in options.items() if name != "init"},
+        ),
     )
-    return HyperInverter(first, features, hypernet).use_checkpointing(cfg.phase.checkpointing)
+
+
+def _part(node: Config, table: Mapping[str, type[nn.Module]]) -> Part:
+    """A leaf of the configuration whose ``_target_`` is one of the classes in ``table``."""
+    arguments = config.to_dict(node)
+    target = str(arguments.pop("_target_"))
+    name = target.rpartition(".")[2]
+    if name not in table or f"{table[name].__module__}.{name}" != target:
+        known = ", ".join(f"{kind.__module__}.{name}" for name, kind in table.items())
+        raise UserError(f"_target_={target} is not a network that models are built from; choose from {known}")
+    return Part(name, arguments)
+
+
+@contextmanager
+def _from_configuration() -> Iterator[None]:
+    """Turn what a network refuses into the sentence a person reads."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"the model cannot be built from the configuration: {str(error).splitlines()[0]}; check encoder, fusion "
+            "and hypernet"
+        ) from error
 
 
 def starting_critic(cfg: Config, generator: Generator) -> Critic:

@@ -26,6 +26,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from hyperinverter import config, runs
+from hyperinverter.checkpoints.opening import read_checkpoint
 from hyperinverter.config import Config
 from hyperinverter.contracts import UserError
 from hyperinverter.runcard import RunCard, read_card
@@ -217,7 +218,7 @@ def _train(cfg: Config, folder: Path, card: RunCard, loggers: list[Logger]) -> f
 
     best = checkpoints.best if checkpoints.best.is_file() else checkpoints.last
     if best.is_file():
-        task.load_state_dict(saved.read_checkpoint(best)["state_dict"], strict=task.strict_loading)
+        task.load_state_dict(read_checkpoint(best)["state_dict"], strict=task.strict_loading)
     seen_in_training = images_seen(task)
     measured = _guarded(lambda: trainer.test(task, datamodule=data, verbose=False), cfg)[0]
     numbers = {name: float(value) for name, value in sorted(measured.items())}
@@ -378,7 +379,7 @@ def find_resume(cfg: Config, folder: Path | None = None) -> Path | None:
         return None
     place = folder if automatic and folder is not None else Path(cfg.resume).expanduser()
     if place.is_file():
-        saved.read_checkpoint(place)
+        read_checkpoint(place)
         return place
     found = saved.newest_readable(place / "checkpoints")
     if found is None and automatic:
@@ -396,7 +397,7 @@ def find_resume(cfg: Config, folder: Path | None = None) -> Path | None:
 
 def _go_on(checkpoint: Path, table: MetricsFile) -> int:
     """Cut the table of numbers to what the checkpoint stands behind; return the photos seen by then."""
-    content = saved.read_checkpoint(checkpoint)
+    content = read_checkpoint(checkpoint)
     seen = int(content["state_dict"].get("images_seen", 0))
     if is_first():
         kept = [

@@ -28,7 +28,7 @@ from hyperinverter.checkpoints import (
     load_w_inverter,
     pickles,
 )
-from hyperinverter.checkpoints.loading import read_checkpoint
+from hyperinverter.checkpoints.opening import read_checkpoint
 from hyperinverter.contracts import UserError
 from hyperinverter.networks.generator import Generator
 

@@ -27,12 +27,12 @@ from hyperinverter.checkpoints import (
     save_hyperinverter,
     save_model,
 )
-from hyperinverter.checkpoints.loading import checkpoint_of, read_checkpoint
+from hyperinverter.checkpoints.opening import checkpoint_of, read_checkpoint
 from hyperinverter.checkpoints.registry import PACKAGED, Packaged, packaged
 from hyperinverter.contracts import UserError
-from hyperinverter.inversion.description import describe
 from hyperinverter.inversion.phase1 import WInverter
 from hyperinverter.inversion.phase2 import HyperInverter
+from hyperinverter.inversion.specification import describe
 from hyperinverter.networks.backbones import TinyBackbone
 from hyperinverter.networks.coverage import select
 from hyperinverter.networks.encoders import FeatureEncoder, WEncoder
@@ -67,7 +67,7 @@ def save_as_run(model: WInverter | HyperInverter, path: Path, **more: Any) -> Pa
     """What a training run writes, without the training."""
     state = {f"inverter.{name}": tensor for name, tensor in model.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"state_dict": state, "model": describe(model), **more}, path)
+    torch.save({"state_dict": state, "model": describe(model).plain(), **more}, path)
     return path
 
 

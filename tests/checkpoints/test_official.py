@@ -29,8 +29,8 @@ from hyperinverter.checkpoints import (
     save_hyperinverter,
 )
 from hyperinverter.contracts import UserError
-from hyperinverter.inversion.description import describe
 from hyperinverter.inversion.phase2 import HyperInverter
+from hyperinverter.inversion.specification import describe
 from hyperinverter.networks.generator import Generator
 
 SMALL = Shape()
@@ -498,7 +498,7 @@ def test_other_generators_are_named_and_refused(change: Any, problem: str, tmp_p
                 g.update({f"style.{i}.weight": torch.zeros(16, 16) for i in range(3, 80)})
                 or g.update({f"style.{i}.bias": torch.zeros(16) for i in range(3, 80)})
             ),
-            "is no network there can be .*79 mapping layers",
+            "is not a possible network .*79 mapping layers",
         ),
     ],
 )

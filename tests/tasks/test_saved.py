@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from hyperinverter.checkpoints.opening import read_checkpoint
 from hyperinverter.contracts import UserError
 from hyperinverter.tasks import saved
 
@@ -36,14 +37,14 @@ def test_a_flipped_bit_is_found_where_torch_would_load_a_wrong_weight(tmp_path: 
     loaded = torch.load(path, weights_only=True)["state_dict"]["weight"]
     assert not bool((loaded == 2.0).all())  # torch says nothing
     with pytest.raises(UserError, match="cannot be read as a checkpoint .*damaged"):
-        saved.read_checkpoint(path)
+        read_checkpoint(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK half of a", b"not a zip file at all"])
 def test_half_a_file_is_no_checkpoint(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "last.ckpt").write_bytes(content)
-    with pytest.raises(UserError, match="cut short or something else"):
-        saved.read_checkpoint(tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match="cut short or of another kind"):
+        read_checkpoint(tmp_path / "last.ckpt")
 
 
 def test_the_one_before_is_taken_if_the_last_is_damaged_and_the_trouble_is_told(tmp_path: Path) -> None:
@@ -71,5 +72,5 @@ def test_random_numbers_go_on_where_they_were_through_a_file(tmp_path: Path) -> 
 
     expected = draws()
     random.seed(6), np.random.seed(6), torch.manual_seed(6)
-    saved.restore_random_state(saved.read_checkpoint(tmp_path / "state")["random"])
+    saved.restore_random_state(read_checkpoint(tmp_path / "state")["random"])
     assert draws() == expected

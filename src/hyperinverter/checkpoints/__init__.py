@@ -1,13 +1,10 @@
 """Where pretrained numbers come from."""
 
-from hyperinverter.checkpoints.loading import (
-    find_critic,
-    load_critic,
-    load_generator,
+from hyperinverter.checkpoints.generators import find_critic, load_critic, load_generator, save_generator
+from hyperinverter.checkpoints.models import (
     load_hyperinverter,
     load_w_encoder,
     load_w_inverter,
-    save_generator,
     save_hyperinverter,
     save_model,
 )

@@ -1,16 +1,39 @@
-"""Reading the weights of judges and starts: files that ship with the package, and files of others."""
+"""Read tensors that ship with the package or are others', and say in one sentence what is wrong with a file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from hyperinverter.checkpoints.pickles import Unreadable
 from hyperinverter.checkpoints.registry import FETCHED, fetch_command, packaged_path
 from hyperinverter.contracts import UserError
+from hyperinverter.system.errors import first_line
+
+# What shapes or descriptions that no network can have trip over.
+IMPOSSIBLE = (ValueError, TypeError, RuntimeError, ArithmeticError, AttributeError, LookupError)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and header of a safetensors file.
+
+    Raises:
+        UserError: If it cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path} cannot be read as safetensors ({first_line(error)}): it is cut short or of another kind; restore "
+            "it from its source"
+        ) from error
 
 
 def read_packaged(key: str) -> dict[str, Tensor]:
@@ -55,3 +78,54 @@ def with_counters(network: nn.Module, weights: Mapping[str, Tensor]) -> dict[str
     """Add BatchNorm's batch counters, which files of old torch versions lack and eval mode never reads."""
     counters = [name for name in network.state_dict() if name.endswith("num_batches_tracked")]
     return {name: torch.zeros((), dtype=torch.long) for name in counters} | dict(weights)
+
+
+def existing(path: str | Path) -> Path:
+    """The file at a path.
+
+    Raises:
+        UserError: If there is none.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(f"there is no file {file}; check its path")
+    return file
+
+
+def nothing_known(file: Path, way_out: str) -> UserError:
+    """The sentence for a file that is no container of weights at all."""
+    start = file.read_bytes()[:200] if file.stat().st_size < 1 << 20 else b""
+    if file.stat().st_size == 0:
+        reason = "is empty"
+    elif start.startswith(b"version https://git-lfs"):
+        reason, way_out = "is a pointer of Git LFS, not the file itself", "fetch it with git lfs pull"
+    elif start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        reason = "is a web page, not weights"
+        way_out = "download it again, in a browser if the page asks for a click"
+    else:
+        reason = "is neither a torch file, a pickle nor safetensors: it is cut short or of another kind"
+    return UserError(f"{file} {reason}; {way_out}")
+
+
+@contextmanager
+def reported(file: Path, way_out: str) -> Iterator[None]:
+    """Turn a reader's reason into the sentence a person reads."""
+    try:
+        yield
+    except Unreadable as error:
+        raise UserError(f"{file} {error.reason}; {error.mend or way_out}") from error
+    except (OSError, MemoryError) as error:
+        raise UserError(
+            f"{file} cannot be read ({first_line(error)}); check the disk and free memory"
+        ) from error
+    except IMPOSSIBLE as error:  # such as a w of no numbers
+        raise UserError(f"{file} is not a possible network ({first_line(error)}); {way_out}") from error
+
+
+@contextmanager
+def fitting(file: Path, way_out: str) -> Iterator[None]:
+    """Turn what a wrong description trips over into the sentence a person reads."""
+    try:
+        yield
+    except IMPOSSIBLE as error:
+        raise UserError(f"{file} does not fit: {first_line(error)}; {way_out}") from error

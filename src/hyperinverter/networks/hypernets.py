@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -37,9 +37,16 @@ class KernelRegressor(nn.Module):
         hidden_dim: D, width of the hidden vector; w1 has I D^2 numbers.
         fusion: Makes the module that merges two maps of C channels into one.
         extractor_channels: Width of the convolutions between map and vector.
-        init: "paper", or "fan_in" (see ``HyperNetwork``).
-        activation: Of the extractor, see ``HyperNetwork``.
-        residual_scale: The kernel is multiplied by it, see ``HyperNetwork``.
+        init: "paper": PyTorch's defaults for convolutions and tiny w1, w2, so that residuals stay near zero for the
+            first thousands of steps. "fan_in": every product keeps the size of its input, so that the first
+            residuals are about ``residual_scale`` times as large as the kernels.
+        activation: Of the convolutions. "relu" is the paper's; at large learning rates most units of h die, and all
+            photos get one residual. "leaky_relu" (0.2) keeps them alive, and h has no activation.
+        residual_scale: Factor of the residual; 1 in the paper. A kernel has to change by only about a thousandth of
+            its size, so 0.01 allows learning rates that are large enough for the rest of the network.
+
+    Raises:
+        ValueError: For an unknown ``init`` or ``activation``, or a ``residual_scale`` that is not above 0.
     """
 
     def __init__(
@@ -128,14 +135,7 @@ class HyperNetwork(nn.Module):
         channels: C of the feature maps.
         hidden_dim: D of every regressor; the paper's is 256, its light version's 128.
         fusion: Makes the module that merges two maps of the given number of channels, one per kernel.
-        extractor_channels: Width of the regressors' convolutions.
-        init: "paper": PyTorch's defaults for convolutions and tiny w1, w2, so that residuals stay near zero
-            for the first thousands of steps. "fan_in": every product keeps the size of its input, so that the
-            first residuals are about ``residual_scale`` times as large as the kernels.
-        activation: Of the regressors' convolutions. "relu" is the paper's; at large learning rates most units of h
-            die, and all photos get one residual. "leaky_relu" (0.2) keeps them alive, and h has no activation.
-        residual_scale: Factor of every residual; 1 in the paper. A kernel has to change by only about a thousandth
-            of its size, so 0.01 allows learning rates that are large enough for the rest of the network.
+        options: Further arguments of every ``KernelRegressor``: ``init``, ``activation`` and so on.
 
     Raises:
         ValueError: Without kernels, or for two of the same name.
@@ -147,10 +147,7 @@ class HyperNetwork(nn.Module):
         channels: int = 512,
         hidden_dim: int = 128,
         fusion: Callable[[int], nn.Module] = ConcatFusion,
-        extractor_channels: int = 64,
-        init: Init = "paper",
-        activation: Activation = "relu",
-        residual_scale: float = 1.0,
+        **options: Any,
     ) -> None:
         super().__init__()
         if not kernels:
@@ -159,16 +156,7 @@ class HyperNetwork(nn.Module):
         # Module names must not contain dots; published files replace them the same way.
         self.weight_regressors = nn.ModuleDict(
             {
-                spec.name.replace(".", "_"): KernelRegressor(
-                    spec,
-                    channels,
-                    hidden_dim,
-                    fusion,
-                    extractor_channels,
-                    init,
-                    activation,
-                    residual_scale,
-                )
+                spec.name.replace(".", "_"): KernelRegressor(spec, channels, hidden_dim, fusion, **options)
                 for spec in self.kernels
             }
         )

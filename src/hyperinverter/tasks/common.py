@@ -242,9 +242,9 @@ class PhaseTask(LightningModule, ABC):
         return inversion, time.perf_counter() - start
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        from hyperinverter.inversion.description import describe
+        from hyperinverter.inversion.specification import describe
 
-        checkpoint["model"] = describe(self.inverter)  # plain values: enough to build the model again
+        checkpoint["model"] = describe(self.inverter).plain()  # plain values: enough to build the model again
         generator = cast(Generator, self.inverter.generator)  # told by name and hash, not stored
         checkpoint["generator_path"], checkpoint["generator_sha256"] = generator.source, generator.sha256
 

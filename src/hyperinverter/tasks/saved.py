@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,37 +10,13 @@ import numpy as np
 import torch
 from torch import distributed
 
+from hyperinverter.checkpoints.opening import read_checkpoint
 from hyperinverter.contracts import UserError
-from hyperinverter.system.errors import cause
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
 
 # Files ----------------------------------------------------------------------------------------------------
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint after comparing every byte of it with the sums inside the file.
-
-    ``torch.load`` itself does not look at the sums: a flipped bit would become a wrong weight.
-
-    Raises:
-        UserError: If the file is cut short, damaged, or something else than a checkpoint of a run.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise zipfile.BadZipFile(f"{damaged} is damaged")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(content, dict) or "state_dict" not in content:
-            raise ValueError("it has no state_dict")
-    except Exception as error:  # zipfile, zlib and torch raise many kinds for files that are cut short
-        raise UserError(
-            f"{path} cannot be read as a checkpoint ({cause(error)}): it is cut short or something else; "
-            "resume from another one, or start anew"
-        ) from error
-    return content
 
 
 def newest_readable(folder: Path) -> tuple[Path, dict[str, Any], str | None] | None:

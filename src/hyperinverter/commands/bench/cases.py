@@ -19,13 +19,17 @@ from hyperinverter.commands.bench import slow_reference
 from hyperinverter.contracts import UserError
 from hyperinverter.data.module import ImageDataModule
 from hyperinverter.data.transforms import save_png
-from hyperinverter.inversion.phase1 import WInverter
 from hyperinverter.inversion.phase2 import HyperInverter
-from hyperinverter.networks.backbones import Backbone, ResNet34, TinyBackbone
+from hyperinverter.inversion.specification import (
+    FeaturesSpec,
+    HypernetSpec,
+    ModelSpec,
+    Part,
+    WEncoderSpec,
+    build,
+)
 from hyperinverter.networks.coverage import select
-from hyperinverter.networks.encoders import FeatureEncoder, WEncoder
 from hyperinverter.networks.generator import Generator
-from hyperinverter.networks.hypernets import HyperNetwork
 
 Side = Literal["ours", "reference"]
 Run = Callable[[], object]
@@ -39,8 +43,8 @@ class Size:
     """Shapes of one benchmarked model."""
 
     generator: dict[str, int]
-    encoder: Callable[[], Backbone]
-    features: Callable[[], Backbone]
+    encoder: Part  # backbones
+    features: Part
     channels: int
     hidden_dim: int
     cases: tuple[str, ...]  # measured when none are named
@@ -49,16 +53,16 @@ class Size:
 SIZES = {
     "smoke": Size(
         {**_SMOKE, "img_resolution": 16},
-        functools.partial(TinyBackbone, (8, 8, 8), (1, 1, 1)),
-        functools.partial(TinyBackbone, (8, 8, 8), (1, 1, 1)),
+        Part("TinyBackbone", {"widths": (8, 8, 8), "units": (1, 1, 1)}),
+        Part("TinyBackbone", {"widths": (8, 8, 8), "units": (1, 1, 1)}),
         channels=8,
         hidden_dim=4,
         cases=("synthesis:2", "step:2"),
     ),
     "digiface": Size(
         {**_SMALL, "img_resolution": 64},
-        TinyBackbone,
-        functools.partial(TinyBackbone, (32, 64, 128), (1, 1, 1)),
+        Part("TinyBackbone"),
+        Part("TinyBackbone", {"widths": (32, 64, 128), "units": (1, 1, 1)}),
         channels=64,
         hidden_dim=64,
         cases=(
@@ -69,8 +73,8 @@ SIZES = {
     ),
     "full256": Size(
         {"img_resolution": 256},
-        ResNet34,
-        ResNet34,
+        Part("ResNet34"),
+        Part("ResNet34"),
         channels=512,
         hidden_dim=128,
         cases=("synthesis:1", "phase1:1", "phase2:1", "phase2:8", "step:4", "edit:1", "data:8"),
@@ -82,13 +86,22 @@ def make_model(size: str) -> HyperInverter:
     """Build the model with random weights and visible residuals."""
     shape = SIZES[size]
     generator = Generator(None, **shape.generator)
-    first = WInverter(generator, WEncoder(shape.encoder(), generator.w_dim))
     kernels = select(generator.kernels(), ["convs_torgb"])
-    hypernet = HyperNetwork(
-        kernels, shape.channels, shape.hidden_dim, init="fan_in", activation="leaky_relu", residual_scale=0.1
+    spec = ModelSpec(
+        "hyperinverter",
+        generator.config,
+        WEncoderSpec(shape.encoder),
+        FeaturesSpec(shape.features, shape.channels),
+        HypernetSpec(
+            tuple(kernel.name for kernel in kernels),
+            shape.hidden_dim,
+            activation="leaky_relu",
+            residual_scale=0.1,
+        ),
     )
-    features = FeatureEncoder(shape.features(), generator.num_ws, shape.channels, used=hypernet.used_styles)
-    return HyperInverter(first, features, hypernet)
+    model = build(spec, generator, init="fan_in")
+    assert isinstance(model, HyperInverter)
+    return model
 
 
 def step(model: HyperInverter, photo: Tensor) -> Tensor:

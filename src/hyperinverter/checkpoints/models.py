@@ -1,0 +1,298 @@
+"""Load and save both phases: W encoders, phase I, and the complete method."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from hyperinverter.checkpoints import authors
+from hyperinverter.checkpoints.generators import generator_inside, load_generator
+from hyperinverter.checkpoints.opening import GENERATOR_INSIDE, Opened, open_model
+from hyperinverter.checkpoints.reading import fitting, reported
+from hyperinverter.checkpoints.shapes import under
+from hyperinverter.contracts import UserError
+from hyperinverter.inversion.phase1 import WInverter
+from hyperinverter.inversion.phase2 import HyperInverter
+from hyperinverter.inversion.specification import (
+    ModelSpec,
+    WEncoderSpec,
+    build,
+    build_on,
+    build_w_encoder,
+    describe,
+)
+from hyperinverter.networks.encoders import WEncoder
+from hyperinverter.networks.frozen import load_strictly
+from hyperinverter.networks.generator import Generator
+from hyperinverter.system.command import train_command
+from hyperinverter.system.files import replacing
+
+_FORMAT = "hyperinverter model"
+
+_W_ENCODERS = (
+    "give a W encoder of HyperInverter's release, a phase I run folder, its checkpoint, or a packaged name such as "
+    "digiface"
+)
+_MODELS = (
+    "give a checkpoint of HyperInverter's release, a run folder, its checkpoint, a file of save_hyperinverter, or a "
+    "packaged name such as digiface"
+)
+
+_log = logging.getLogger(__name__)
+
+
+# Phase I -----------------------------------------------------------------------------------------------------
+
+
+def load_w_encoder(path: str | Path) -> WEncoder:
+    """Load phase I's encoder, frozen and in eval mode: photos -> offsets from the generator's mean w.
+
+    Args:
+        path: A W encoder of HyperInverter's release (IR-SE-50 or ResNet-34, told by its tensors; a ``latent_avg`` in
+            it is not used, the generator's own mean counts), or what ``load_w_inverter`` takes.
+
+    Raises:
+        UserError: If the file is missing, damaged, or holds no W encoder.
+    """
+    found = open_model(path, "phase1", _W_ENCODERS)
+    if found.spec is None:
+        return _their_w_encoder(found)
+    prefix = "encoder" if found.spec.kind == "w_encoder" else "w_inverter.encoder"
+    return _w_encoder(
+        found.file, found.spec.w_encoder, found.spec.generator.w_dim, under(found.tensors, prefix)
+    )
+
+
+def load_w_inverter(path: str | Path, generator: Generator) -> WInverter:
+    """Load phase I.
+
+    Args:
+        path: The name of a packaged domain, a run folder, its checkpoint, a file of ``save_model`` or
+            ``save_hyperinverter``, or a W encoder of HyperInverter's release.
+        generator: The generator it was trained with.
+
+    Raises:
+        UserError: If the file is missing, damaged, of another kind or for another generator.
+    """
+    found = open_model(path, "phase1", _W_ENCODERS)
+    if found.spec is None:
+        return _joined(generator, _their_w_encoder(found), path).eval()
+    model = _own_model(found, found.spec, generator)
+    return model.w_inverter if isinstance(model, HyperInverter) else model
+
+
+def _their_w_encoder(found: Opened) -> WEncoder:
+    """E1 of the authors' W encoder file, or the copy in a HyperInverter file."""
+    with reported(found.file, _W_ENCODERS):
+        spec, w_dim, tensors = authors.read_w_encoder(found.stored, found.file)
+    return _w_encoder(found.file, spec, w_dim, tensors)
+
+
+def _w_encoder(file: Path, spec: WEncoderSpec, w_dim: int, tensors: Mapping[str, Tensor]) -> WEncoder:
+    with fitting(file, _W_ENCODERS), torch.device("meta"):
+        encoder = build_w_encoder(spec, w_dim)
+    load_strictly(encoder, dict(tensors), file)
+    return encoder.requires_grad_(False).eval()
+
+
+def _joined(generator: Generator, encoder: WEncoder, source: object) -> WInverter:
+    width = encoder.linear.weight.shape[0]
+    if width != generator.w_dim:
+        raise UserError(
+            f"the W encoder {source} gives codes of {width} numbers, the generator {generator.source or 'given'} takes "
+            f"{generator.w_dim}; give the two that were trained together"
+        )
+    return WInverter(generator, encoder)
+
+
+# Both phases -------------------------------------------------------------------------------------------------
+
+
+def load_hyperinverter(
+    path: str | Path | None = None,
+    generator: Generator | str | Path | None = None,
+    *,
+    w_encoder: WEncoder | str | Path | None = None,
+    hyper: str | Path | None = None,
+) -> HyperInverter:
+    """Load the whole method, in eval mode: ``model.invert(images)`` for ``(B, 3, H, W)`` in [-1, 1].
+
+    Ours: ``load_hyperinverter("digiface")``, a run folder, its checkpoint, a file of ``save_model`` or
+    ``save_hyperinverter``. The authors': ``load_hyperinverter(generator=PKL, w_encoder=PT, hyper=PT)``; hidden size
+    and coverage are read from ``hyper``. Loading checks that the parts belong together: resolution, number of style
+    layers, width of w, names and shapes of layers, and the generator's hash where it was recorded.
+
+    Args:
+        path: The model. ``hyper`` is another name for it.
+        generator: Object, packaged name or file. Default: the one inside a self-contained file, the packaged
+            generator of the domain, or the one the run was trained with. The authors' files hold none.
+        w_encoder: Object, or what ``load_w_encoder`` takes. Default: the copy inside the model. As in the authors'
+            code a given one is used in place of the copy; if the two differ the log says so. Our own files refuse
+            another one than they were trained on.
+        hyper: The model, by the name of its part.
+
+    Raises:
+        UserError: If a file is missing, damaged, of another kind, or the parts do not belong together.
+    """
+    if (path is None) == (hyper is None):
+        raise UserError(
+            "name one model: load_hyperinverter(PATH), or load_hyperinverter(generator=, w_encoder=, hyper=PATH)"
+        )
+    source = path if path is not None else hyper
+    assert source is not None
+    found = open_model(source, "phase2", _MODELS)
+    if found.spec is None:
+        if generator is None:
+            raise UserError(
+                f"{found.file} holds no generator; add generator=PATH, the file it was trained with"
+            )
+        model = _their_model(found, _generator_object(generator), w_encoder)
+        return model.eval()
+    if generator is None and found.has_generator:
+        generator = generator_inside(found.file, found.tensors, found.header)
+        generator.source = str(source)
+    around = _generator_object(found.generator_path if generator is None else generator)
+    loaded = _own_model(found, found.spec, around)
+    if not isinstance(loaded, HyperInverter):
+        raise UserError(
+            f"{source} holds phase I only; train phase II on it: {train_command()} phase=2 phase.from_run={source}"
+        )
+    if w_encoder is not None and not _same(_w_encoder_object(w_encoder), loaded.w_inverter.encoder):
+        raise UserError(
+            f"{found.file} was trained on another W encoder than {_called(w_encoder)}; leave w_encoder out, the file "
+            "holds its own"
+        )
+    return loaded.eval()
+
+
+def save_hyperinverter(model: HyperInverter, path: str | Path) -> None:
+    """Write one self-contained safetensors file: encoders, hypernetwork, generator and what they are.
+
+    ``load_hyperinverter(path)`` gives the same model back, number for number; ``load_generator(path)`` and
+    ``load_w_encoder(path)`` read their parts of it. The file appears when it is complete.
+
+    Args:
+        model: Both phases.
+        path: Usually ending in ``.safetensors``.
+
+    Raises:
+        UserError: If the file cannot be written.
+    """
+    path = Path(path).expanduser()
+    inside = {f"{GENERATOR_INSIDE}{name}": t for name, t in model.generator.state_dict().items()}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in (model.state_dict() | inside).items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as unfinished:
+            save_file(tensors, unfinished, _model_header(model, {}))
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be written ({error}); choose another place for it") from error
+
+
+def save_model(
+    model: WInverter | HyperInverter, path: Path, recipe: Mapping[str, Any], half: bool = False
+) -> None:
+    """Write what was trained (in phase II phase I's encoder too) with the model's description in the header.
+
+    Args:
+        model: The model; its generator is named by hash, not stored.
+        path: A ``.safetensors`` file.
+        recipe: How it was trained, as plain values.
+        half: Store float16.
+    """
+    tensors = {
+        name: (tensor.half() if half and tensor.is_floating_point() else tensor).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    save_file(tensors, path, _model_header(model, recipe))
+
+
+def _model_header(model: WInverter | HyperInverter, recipe: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "format": _FORMAT,
+        "model": json.dumps(describe(model).plain()),
+        "generator_sha256": model.generator.sha256,
+        "recipe": json.dumps(dict(recipe)),
+    }
+
+
+def _their_model(
+    found: Opened, generator: Generator, w_encoder: WEncoder | str | Path | None
+) -> HyperInverter:
+    """A checkpoint of HyperInverter's release around its generator."""
+    used = _their_w_encoder(found) if w_encoder is None else _w_encoder_object(w_encoder)
+    w_inverter = _joined(generator, used, found.file if w_encoder is None else _called(w_encoder))
+    with reported(found.file, _MODELS):
+        features, hypernet, tensors = authors.read_hyper(found.stored, generator, found.file)
+        spec = ModelSpec(
+            "hyperinverter", generator.config, describe(w_inverter).w_encoder, features, hypernet
+        )
+        with torch.device("meta"):
+            model = build_on(w_inverter, spec)
+    load_strictly(model.hypernet, under(tensors, "hypernet"), found.file)
+    load_strictly(model.feature_encoder, under(tensors, "feature_encoder"), found.file)
+    if w_encoder is not None and (copy := authors.w_encoder_copy(found.stored, found.file)):
+        _compare_with_copy(used, copy, found.file, _called(w_encoder))
+    return model
+
+
+def _compare_with_copy(used: WEncoder, copy: Mapping[str, Tensor], file: Path, name: str) -> None:
+    """Say so if the W encoder in use is not the one that the model was trained on."""
+    state = used.state_dict()
+    if copy.keys() != state.keys() or any(not torch.equal(copy[n], t.cpu()) for n, t in state.items()):
+        _log.warning(
+            "%s was trained on another W encoder than %s, which is used now; leave w_encoder out to use its own",
+            file,
+            name,
+        )
+
+
+def _own_model(found: Opened, spec: ModelSpec, generator: Generator) -> WInverter | HyperInverter:
+    file, ours = found.file, generator.sha256
+    if found.made_for and ours and found.made_for != ours and not found.has_generator:
+        raise UserError(
+            f"{file} was trained with another generator (SHA-256 {found.made_for[:12]}..., this one is "
+            f"{ours[:12]}...); choose that generator with generator.path=FILE, or train again"
+        )
+    inside = under(found.tensors, GENERATOR_INSIDE.rstrip("."))
+    state = generator.state_dict()
+    if inside and (
+        inside.keys() != state.keys()
+        or any(not torch.equal(inside[name], t.cpu()) for name, t in state.items())
+    ):
+        raise UserError(
+            f"{file} was trained with another generator than {generator.source or 'this one'}; leave generator out, "
+            "the file holds its own"
+        )
+    with fitting(file, _MODELS), torch.device("meta"):
+        model = build(spec, generator)
+    own = {name: t for name, t in found.tensors.items() if not name.startswith(GENERATOR_INSIDE)}
+    load_strictly(model, own, file)
+    return model.eval()
+
+
+def _generator_object(generator: Generator | str | Path) -> Generator:
+    return generator if isinstance(generator, Generator) else load_generator(generator)
+
+
+def _w_encoder_object(w_encoder: WEncoder | str | Path) -> WEncoder:
+    return w_encoder if isinstance(w_encoder, WEncoder) else load_w_encoder(w_encoder)
+
+
+def _called(part: nn.Module | str | Path) -> str:
+    return "the given one" if isinstance(part, nn.Module) else str(part)
+
+
+def _same(one: nn.Module, other: nn.Module) -> bool:
+    mine, theirs = one.state_dict(), other.state_dict()
+    return mine.keys() == theirs.keys() and all(
+        torch.equal(t.cpu(), theirs[n].cpu()) for n, t in mine.items()
+    )

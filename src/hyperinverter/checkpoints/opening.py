@@ -1,0 +1,194 @@
+"""What a path leads to: a packaged name, a run folder, its checkpoint, or a file of this project or of the authors."""
+
+from __future__ import annotations
+
+import json
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hyperinverter.checkpoints import pickles
+from hyperinverter.checkpoints.pickles import Unreadable
+from hyperinverter.checkpoints.reading import fitting, nothing_known, read_safetensors, reported
+from hyperinverter.checkpoints.registry import PACKAGED, packaged
+from hyperinverter.checkpoints.shapes import under
+from hyperinverter.contracts import UserError
+from hyperinverter.inversion.specification import ModelSpec
+from hyperinverter.system.errors import cause
+from hyperinverter.system.files import sha256_of
+
+GENERATOR_INSIDE = "generator."  # before the names of the generator's tensors in a self-contained model
+_DEFAULT_GENERATOR = "digiface"  # of runs and files that name none
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An opened model file: of this project where it has a ``spec``, else of HyperInverter's release."""
+
+    file: Path
+    spec: ModelSpec | None = None
+    tensors: dict[str, Tensor] = field(default_factory=dict)  # ours
+    stored: dict[str, Any] = field(default_factory=dict)  # the authors': name -> StoredTensor
+    made_for: str = ""  # SHA-256 of the generator
+    generator_path: str = _DEFAULT_GENERATOR  # where the generator came from
+    header: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def has_generator(self) -> bool:
+        """Whether the file is self-contained."""
+        return any(name.startswith(GENERATOR_INSIDE) for name in self.tensors)
+
+
+def open_model(path: str | Path, kind: str, way_out: str) -> Opened:
+    """Open a packaged name, a run or a file, of this project or of HyperInverter's release.
+
+    Args:
+        path: What the person gave.
+        kind: "phase1" or "phase2", for packaged names.
+        way_out: What to do instead, for the sentence about a file that is something else.
+
+    Raises:
+        UserError: If it is none of these.
+    """
+    if isinstance(path, str) and f"{path}_{kind}" in PACKAGED:
+        file, _ = packaged(kind, path)
+        return replace(_open_safetensors(file, way_out), generator_path=path)
+    file = checkpoint_of(path)
+    container = pickles.kind_of(file)
+    if container == "safetensors" or file.suffix == ".safetensors":
+        return _open_safetensors(file, way_out)
+    if file.suffix == ".ckpt":
+        return _open_run(file, way_out)
+    if container == "other":
+        raise nothing_known(file, way_out)
+    with reported(file, way_out):
+        content = pickles.read(file)
+        if _is_ours(content):
+            return _open_run(file, way_out)
+        return Opened(file, stored=state_dict_of(content))
+
+
+def checkpoint_of(path: str | Path) -> Path:
+    """The checkpoint of a run folder, or the file itself.
+
+    Raises:
+        UserError: If there is none.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        for name in ("best.ckpt", "last.ckpt"):
+            if (path / "checkpoints" / name).is_file():
+                return path / "checkpoints" / name
+        raise UserError(f"{path} has no checkpoints/best.ckpt; give the folder of a run that has trained")
+    if not path.is_file():
+        raise UserError(f"there is no checkpoint {path}; give a run folder or a file")
+    return path
+
+
+def read_checkpoint(file: Path) -> dict[str, Any]:
+    """Read a run's checkpoint, tensors and plain values only, after comparing its bytes with the sums inside.
+
+    ``torch.load`` does not look at the sums: a flipped bit would become a wrong weight.
+
+    Raises:
+        UserError: If it is cut short, damaged, of another kind, or holds anything else.
+    """
+    try:
+        pickles.check_archive(file)
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise zipfile.BadZipFile(f"{damaged} is damaged")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about foreign files; what is wrong is said below
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # what is raised for bytes that are no checkpoint depends on the bytes
+        raise UserError(
+            f"{file} cannot be read as a checkpoint ({cause(error)}): it is cut short or of another kind; give "
+            "best.ckpt, last.ckpt or previous.ckpt of a run"
+        ) from error
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise UserError(
+            f"{file} is not a checkpoint of this project: it has no state_dict; give best.ckpt, last.ckpt or "
+            "previous.ckpt of a run"
+        )
+    return content
+
+
+def find_file(path: str | Path, kind: str) -> tuple[Path, str]:
+    """File and SHA-256 of a packaged name or a path.
+
+    Raises:
+        UserError: If there is no such file.
+    """
+    if isinstance(path, str) and f"{path}_{kind}" in PACKAGED:
+        return packaged(kind, path)
+    file = Path(path).expanduser()
+    if not file.is_file():
+        names = sorted(k.removesuffix(f"_{kind}") for k in PACKAGED if k.endswith(f"_{kind}"))
+        raise UserError(
+            f"there is no {kind} file {file}; check {kind}.path, or use a packaged one: {', '.join(names) or 'none'}"
+        )
+    return file, sha256_of(file)
+
+
+def state_dict_of(content: Any) -> dict[str, Any]:
+    """``state_dict`` of a foreign checkpoint, its names checked to be text.
+
+    Raises:
+        Unreadable: If it has none.
+    """
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise Unreadable("is not a checkpoint of HyperInverter's release: it has no state_dict")
+    return state
+
+
+def _open_safetensors(file: Path, way_out: str) -> Opened:
+    tensors, header = read_safetensors(file)
+    try:
+        described = json.loads(header["model"])
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            f"{file} is not a model of this project: its header describes none; {way_out}"
+        ) from error
+    return Opened(
+        file,
+        _spec(described, file, way_out),
+        {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()},
+        made_for=header.get("generator_sha256", ""),
+        header=header,
+    )
+
+
+def _open_run(file: Path, way_out: str) -> Opened:
+    content = read_checkpoint(file)
+    if not _is_ours(content):
+        raise UserError(f"{file} is not a checkpoint of this project: it names no model; {way_out}")
+    return Opened(
+        file,
+        _spec(content["model"], file, way_out),
+        {name: t for name, t in under(content["state_dict"], "inverter").items() if isinstance(t, Tensor)},
+        made_for=str(content.get("generator_sha256", "")),
+        generator_path=str(content.get("generator_path", _DEFAULT_GENERATOR)),
+    )
+
+
+def _spec(described: Any, file: Path, way_out: str) -> ModelSpec:
+    if not isinstance(described, Mapping):
+        raise UserError(
+            f"{file} is not a model of this project: it describes {str(described)[:60]!r}; {way_out}"
+        )
+    with fitting(file, way_out):
+        return ModelSpec.from_plain(described)
+
+
+def _is_ours(content: Any) -> bool:
+    return isinstance(content, dict) and isinstance(content.get("state_dict"), dict) and "model" in content

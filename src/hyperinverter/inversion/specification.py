@@ -1,0 +1,254 @@
+"""What a model is, as plain values, and the one builder of every model.
+
+Whoever needs a model makes a ``ModelSpec``: from a configuration, from a file of this project, from the authors'
+files, or by hand. ``describe`` reads it off a model; ``ModelSpec.plain`` and ``ModelSpec.from_plain`` carry it
+through a file. Only names from the tables of this package are ever resolved: a file cannot name other code.
+
+A new option of a network is an argument that the network keeps as an attribute of the same name, a field here, and a
+line in ``conf/``. Fields have the default that files from before the option stand for.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
+
+from torch import nn
+
+from hyperinverter.inversion.phase1 import WInverter
+from hyperinverter.inversion.phase2 import HyperInverter
+from hyperinverter.networks.backbones import BACKBONES
+from hyperinverter.networks.encoders import FeatureEncoder, Heads, Initial, WEncoder
+from hyperinverter.networks.fusion import FUSIONS
+from hyperinverter.networks.generator import Generator, GeneratorConfig
+from hyperinverter.networks.hypernets import Activation, HyperNetwork, Init
+
+Kind = Literal["w_encoder", "hyperinverter"]  # what kind of model: decides which parts there are
+_PHASES: dict[Any, Kind] = {1: "w_encoder", 2: "hyperinverter"}  # how files from before ``kind`` say it
+
+S = TypeVar("S")
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A network by the name of its class and the arguments that are its own."""
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, network: nn.Module) -> Part:
+        """Describe a network whose ``arguments()`` says what it was made with."""
+        arguments: Callable[[], Mapping[str, Any]] = network.arguments  # type: ignore[assignment]
+        return cls(type(network).__name__, arguments())
+
+    def build(self, table: Mapping[str, type[M]], *given: Any) -> M:
+        """Make the network, with random weights.
+
+        Raises:
+            ValueError: If the table has no such name, or the class refuses the arguments.
+        """
+        if self.name not in table:
+            raise ValueError(f"this version does not know {self.name!r}; it has: {', '.join(table)}")
+        try:
+            return table[self.name](*given, **self.arguments)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{self.name} cannot be built: {error}") from error
+
+
+@dataclass(frozen=True)
+class WEncoderSpec:
+    """Phase I's encoder; fields are arguments of ``WEncoder``."""
+
+    backbone: Part
+    head: Literal["pool", "flatten"] = "pool"
+
+
+@dataclass(frozen=True)
+class FeaturesSpec:
+    """Phase II's encoder; fields are arguments of ``FeatureEncoder``."""
+
+    backbone: Part
+    channels: int = 512  # of the feature maps, which the hypernetwork reads
+    heads: Heads = "layer"
+    initial: Initial = "full"
+
+
+@dataclass(frozen=True)
+class HypernetSpec:
+    """The hypernetwork; fields but ``kernels`` are arguments of every ``KernelRegressor``."""
+
+    kernels: tuple[str, ...]  # names of ``generator.kernels()``
+    hidden_dim: int = 128
+    fusion: Part = Part("ConcatFusion")
+    extractor_channels: int = 64
+    activation: Activation = "relu"
+    residual_scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model without its weights."""
+
+    kind: Kind
+    generator: GeneratorConfig  # the one it is for
+    w_encoder: WEncoderSpec
+    features: FeaturesSpec | None = None  # of a "hyperinverter"
+    hypernet: HypernetSpec | None = None  # of a "hyperinverter"
+
+    def plain(self) -> dict[str, Any]:
+        """Numbers, strings, lists and dictionaries, for a checkpoint or a header."""
+        return _plain(self)
+
+    @classmethod
+    def from_plain(cls, said: Mapping[str, Any]) -> ModelSpec:
+        """Read what ``plain`` wrote, in this version or an earlier one.
+
+        Raises:
+            ValueError: If something is missing, or named that this version does not have.
+        """
+        said = dict(said)
+        if "kind" not in said and said.get("phase") in _PHASES:
+            said["kind"] = _PHASES[said["phase"]]
+        said.pop("phase", None)
+        spec = _from_plain(cls, said)
+        if spec.kind not in get_args(Kind):
+            raise ValueError(f"this version does not know models of the kind {spec.kind!r}")
+        return spec
+
+
+def describe(model: nn.Module) -> ModelSpec:
+    """Return what ``build`` makes such a model from.
+
+    Raises:
+        TypeError: If ``model`` is neither a ``WInverter`` nor a ``HyperInverter``.
+    """
+    if isinstance(model, HyperInverter):
+        regressor = next(iter(model.hypernet.weight_regressors.values()))
+        kernels = tuple(spec.name for spec in model.hypernet.kernels)
+        return replace(
+            describe(model.w_inverter),
+            kind="hyperinverter",
+            features=_read_off(FeaturesSpec, model.feature_encoder),
+            hypernet=_read_off(HypernetSpec, regressor, kernels=kernels),
+        )
+    if isinstance(model, WInverter):
+        return ModelSpec("w_encoder", model.generator.config, _read_off(WEncoderSpec, model.encoder))
+    raise TypeError(f"expected a WInverter or a HyperInverter, got {type(model).__name__}")
+
+
+def build(spec: ModelSpec, generator: Generator, init: Init = "paper") -> WInverter | HyperInverter:
+    """Build a model with random weights around a generator.
+
+    Args:
+        spec: The model.
+        generator: Of the shape ``spec.generator``.
+        init: How the hypernetwork begins, see ``HyperNetwork``.
+
+    Raises:
+        ValueError: If the specification is for another generator, or names something this version does not have.
+    """
+    if not spec.generator.same_network(generator.config):
+        raise ValueError(
+            f"made for a generator of the shape {_plain(spec.generator)}, this one is {generator.metadata()}"
+        )
+    first = WInverter(generator, build_w_encoder(spec.w_encoder, generator.w_dim))
+    return first if spec.kind == "w_encoder" else build_on(first, spec, init)
+
+
+def build_w_encoder(spec: WEncoderSpec, w_dim: int) -> WEncoder:
+    """Build phase I's encoder alone, with random weights.
+
+    Raises:
+        ValueError: If the specification names something this version does not have.
+    """
+    return WEncoder(spec.backbone.build(BACKBONES), w_dim, **_options(spec, "backbone"))
+
+
+def build_on(first: WInverter, spec: ModelSpec, init: Init = "paper") -> HyperInverter:
+    """Build phase II with random weights on a phase I at hand, whatever ``spec.w_encoder`` says.
+
+    Raises:
+        ValueError: If the specification has no phase II, or names something this version or the generator does not
+            have.
+    """
+    features, hyper, generator = spec.features, spec.hypernet, first.generator
+    if features is None or hyper is None:
+        raise ValueError("the description lacks features or hypernet")
+    by_name = {kernel.name: kernel for kernel in generator.kernels()}
+    if unknown := [name for name in hyper.kernels if name not in by_name]:
+        raise ValueError(f"this generator does not know {unknown[0]!r}")
+    hypernet = HyperNetwork(
+        [by_name[name] for name in hyper.kernels],
+        features.channels,
+        fusion=functools.partial(hyper.fusion.build, FUSIONS),
+        init=init,
+        **_options(hyper, "kernels", "fusion"),
+    )
+    encoder = FeatureEncoder(
+        features.backbone.build(BACKBONES),
+        generator.num_ws,
+        used=hypernet.used_styles,
+        **_options(features, "backbone"),
+    )
+    return HyperInverter(first, encoder, hypernet)
+
+
+# Plain values ------------------------------------------------------------------------------------------------
+
+
+def _options(spec: Any, *but: str) -> dict[str, Any]:
+    """Fields that are handed to a network as they are."""
+    return {option.name: getattr(spec, option.name) for option in fields(spec) if option.name not in but}
+
+
+def _read_off(kind: type[S], network: nn.Module, **known: Any) -> S:
+    """Fill a specification with the attributes of the same names; a network among them becomes a ``Part``."""
+    values = {f.name: getattr(network, f.name) for f in fields(kind) if f.name not in known}  # type: ignore[arg-type]
+    return kind(**known, **{n: Part.of(v) if isinstance(v, nn.Module) else v for n, v in values.items()})
+
+
+def _plain(spec: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for option in fields(spec):
+        name, value = option.name, getattr(spec, option.name)
+        if isinstance(value, Part):
+            values |= {name: value.name, f"{name}_args": dict(value.arguments)}
+        elif is_dataclass(value):
+            values[name] = _plain(value)
+        elif value is not None or option.default is not None:
+            values[name] = list(value) if isinstance(value, tuple) else value
+    return values
+
+
+def _from_plain(kind: type[S], said: Any) -> S:
+    """The reverse of ``_plain``; options that are not said have their default."""
+    if not isinstance(said, Mapping):
+        raise ValueError(f"the description has {str(said)[:60]!r} where a {kind.__name__} belongs")
+    hints, values, known = get_type_hints(kind), {}, set()
+    for option in fields(kind):  # type: ignore[arg-type]
+        name, inner = option.name, _dataclass_of(hints[option.name])
+        known |= {name, f"{name}_args"} if inner is Part else {name}
+        if name not in said:
+            if option.default is MISSING and option.default_factory is MISSING:
+                raise ValueError(f"the description lacks {name}")
+            continue
+        value = said[name]
+        if inner is Part:  # files from before arguments were noted have the default ones
+            value = Part(value, said.get(f"{name}_args", {}))
+        elif inner is not None and value is not None:
+            value = _from_plain(inner, value)
+        values[name] = tuple(value) if isinstance(value, list) else value
+    if unknown := sorted(str(name)[:60] for name in said if name not in known):
+        raise ValueError(f"this version does not know the option {unknown[0]!r}")
+    return kind(**values)
+
+
+def _dataclass_of(hint: Any) -> type | None:
+    """The dataclass in a type such as ``HypernetSpec | None``; None for plain types."""
+    return next(
+        (kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and is_dataclass(kind)), None
+    )
