@@ -349,8 +349,8 @@ def one_sentence(told: pytest.ExceptionInfo[UserError], file: Path) -> None:
 def test_foreign_generator(kind: str, tmp_path: Path) -> None:
     file = write_foreign(kind, tmp_path / "file.safetensors", tmp_path / "sprung")
     expected = {
-        "trap": r"asks to run 'posix' 'system'.*nothing of it was run",
-        "zipped trap": r"asks to run 'posix' 'system'.*nothing of it was run",
+        "trap": "is a pickle without G_ema",
+        "zipped trap": "a torch file without a generator",
         "list": "a torch file without a generator",
         "weights": "a torch file without a generator",
         "training": "a torch file without a generator",
@@ -372,8 +372,6 @@ def test_foreign_model(kind: str, suffix: str, generator: Generator, tmp_path: P
             "nothing": "is empty",
             "noise": "is neither a torch file, a pickle nor safetensors",
             "text": "is a pointer of Git LFS",
-            "trap": r"asks to run 'posix' 'system'",
-            "zipped trap": r"asks to run 'posix' 'system'",
             "training": "holds no W encoder|holds no generator",
             "safetensors": "is not a model of this project",
         }.get(kind, "is not a checkpoint of HyperInverter's release")
