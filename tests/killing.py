@@ -19,8 +19,7 @@ from typing import Any
 from hyperinverter import cli, config
 from hyperinverter.checkpoints.opening import read_checkpoint
 from hyperinverter.contracts import UserError
-from hyperinverter.runcard import read_card
-from hyperinverter.runs import read_metrics
+from hyperinverter.runs import read_card, read_metrics
 from hyperinverter.tasks import saved
 
 

@@ -20,7 +20,7 @@ from hyperinverter.measures import higher_is_better, measure_of, shown
         ("train/loss", False),
         ("fid", False),
         ("seconds", False),
-        ("seconds_per_image", None),
+        ("seconds_per_image", False),
         ("parameters", None),
         ("beauty", None),
     ],

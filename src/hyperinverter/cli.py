@@ -29,7 +29,7 @@ from hyperinverter import config, runs
 from hyperinverter.checkpoints.opening import read_checkpoint
 from hyperinverter.config import Config
 from hyperinverter.contracts import UserError
-from hyperinverter.runcard import RunCard, read_card
+from hyperinverter.runs import RunCard, read_card
 from hyperinverter.system.command import train_command
 from hyperinverter.system.errors import cause
 from hyperinverter.system.files import hold, writing

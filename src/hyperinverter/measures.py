@@ -40,6 +40,7 @@ _MEASURES: tuple[tuple[str, Measure], ...] = (
     (r"(\w+_)?(frechet|fid|kid)(_\w+)?", Measure(higher_is_better=False)),
     (r"(\w+_)?(loss|error)", Measure(higher_is_better=False)),
     (r"seconds", Measure(higher_is_better=False, unit="s", digits=0)),
+    (r"seconds_\w+", Measure(higher_is_better=False, unit="s")),
     (r"parameters", Measure(unit="M", digits=2, scale=1e6)),
     (r"rank|seeds|failed", Measure(digits=0)),
 )

@@ -29,8 +29,10 @@ from omegaconf import DictConfig, OmegaConf
 from hyperinverter import runs
 from hyperinverter.config import normalise_overrides, parse_overrides, quote
 from hyperinverter.contracts import UserError
-from hyperinverter.runcard import CARD, now, read_card, write_json
+from hyperinverter.runs import CARD, read_card
 from hyperinverter.system.command import again, train_command
+from hyperinverter.system.files import write_json
+from hyperinverter.system.machine import now
 
 # Variables by which a launcher tells a process its place; a job must find its own.
 RANK_VARIABLES = (
@@ -242,7 +244,7 @@ class StudySweeper(Sweeper):
 
 def compare(folder: Path, config: DictConfig) -> list[Path]:
     """Write and show what compares the jobs of a sweep that is over; give it to W&B with ``logger.sweep=true``."""
-    written = runs.finish(folder)
+    written = runs.write_comparison(folder)
     runs.show(folder)
     settings = {str(name): value for name, value in config.logger.items()}
     if settings["kind"] == "wandb" and settings["sweep"]:

@@ -22,8 +22,9 @@ from hydra_plugins.hyperinverter_launcher import _flatten, _sweep_values, _typed
 from hyperinverter import config, runs
 from hyperinverter.config import parse_overrides, quote
 from hyperinverter.contracts import UserError
-from hyperinverter.runcard import now, write_json
 from hyperinverter.system.command import train_command
+from hyperinverter.system.files import write_json
+from hyperinverter.system.machine import now
 
 
 class OptunaSweeper(Sweeper):
@@ -78,7 +79,7 @@ class OptunaSweeper(Sweeper):
             raise UserError(f"{folder} holds a sweep already: a search cannot be resumed, start a new one")
         rank_by = str(OmegaConf.select(self._config, "phase.rank_by"))
         study = optuna.create_study(
-            direction="maximize" if runs.higher_is_better(rank_by) else "minimize",
+            direction="maximize" if runs.best_is_highest(rank_by) else "minimize",
             sampler=_sampler(optuna, self.sampler, self.seed),
             pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
         )

@@ -25,8 +25,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.hyperinverter_launcher import RANK_VARIABLES, Job, _Board, _Signals, job_return
 from hyperinverter.contracts import UserError
-from hyperinverter.runcard import CARD, read_card, write_json
+from hyperinverter.runs import CARD, read_card
 from hyperinverter.system.command import train_command
+from hyperinverter.system.files import write_json
 
 _KEPT_BY_SLURM = ("MASTER_ADDR", "MASTER_PORT")  # a cluster's own choice, if it makes one
 

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,6 +15,8 @@ from hyperinverter.config.explain import diagnose
 from hyperinverter.config.groups import Config, compose_choices, conf_dir
 from hyperinverter.config.overrides import normalise_overrides, typed_value
 from hyperinverter.contracts import UserError
+from hyperinverter.system.processes import is_first
+from hyperinverter.system.terminal import fail, write_line
 
 
 def compose(overrides: Sequence[str] = (), conf: Path | None = None) -> Config:
@@ -47,21 +48,14 @@ def front_door(job: Callable[[Config], Any]) -> NoReturn:
     debug = debug or typed_value(sys.argv[1:], "debug") in ("true", "True", "1")
     try:
         sys.argv[1:] = normalise_overrides(sys.argv[1:])
-        if int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0) > 0:
+        if not is_first():
             sys.argv.append("hydra.output_subdir=null")  # only the first process writes what was typed
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
     except UserError as error:
-        _fail(str(error), debug)
+        fail(str(error), debug=debug, everywhere=True)
     except (HydraException, OmegaConfBaseException) as error:
-        _fail(diagnose(error, sys.argv[1:], conf_dir()), debug)
+        fail(diagnose(error, sys.argv[1:], conf_dir()), debug=debug, everywhere=True)
     except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted\n")
+        write_line("\ninterrupted")
         sys.exit(130)
     sys.exit(0)
-
-
-def _fail(sentence: str, debug: bool) -> NoReturn:
-    if debug:
-        traceback.print_exc()
-    sys.stderr.write(f"error: {sentence}\n")
-    sys.exit(1)

@@ -10,14 +10,15 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-import hyperinverter.config.moment  # noqa: F401  registers ${moment:}
 from hyperinverter.contracts import UserError
 from hyperinverter.system.command import train_command
+from hyperinverter.system.processes import moment
 
 Config = DictConfig
 _OURS = Path("domain", "digiface.yaml")  # other projects have a conf/config.yaml too
 
 OmegaConf.register_new_resolver("train_command", train_command, replace=True)  # for the help text
+OmegaConf.register_new_resolver("moment", moment, replace=True)  # names of folders in conf/ use it
 
 
 def conf_dir() -> Path:

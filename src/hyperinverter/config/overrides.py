@@ -13,9 +13,7 @@ from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
 
 from hyperinverter.contracts import UserError
-from hyperinverter.runcard import CARD, held, read_card
-
-SWEEP = "sweep.json"  # what a sweep is, next to its numbered jobs
+from hyperinverter.runs import SWEEP, latest_unfinished
 
 
 def normalise_overrides(arguments: Sequence[str]) -> list[str]:
@@ -79,17 +77,9 @@ def typed_value(arguments: Iterable[str], key: str) -> str | None:
 
 
 def _unfinished(typed: Sequence[str]) -> Path | None:
-    """The newest unfinished run of the same command that no process is working on."""
-    command = sorted(i for i in typed if not i.startswith(("resume=", "hydra.", "-")))
+    """The newest unfinished run of the same command."""
     outputs = typed_value(typed, "paths.outputs") or os.environ.get("HYPERINVERTER_OUTPUTS") or "outputs"
-    found = []
-    for path in (Path(outputs).expanduser() / "runs").glob(f"*/{CARD}"):
-        card = read_card(path.parent) or {}
-        before = [str(item) for item in card.get("overrides") or []]
-        same = sorted(item for item in before if not item.startswith("resume=")) == command
-        if same and card.get("status") != "finished" and not held(path.parent):
-            found.append((str(card.get("started")), path.parent))
-    return max(found)[1] if found else None
+    return latest_unfinished(Path(outputs), typed)
 
 
 def _resumed(typed: list[str], resume: str) -> list[str]:
@@ -113,8 +103,8 @@ def _resumed_sweep(typed: list[str], sweep: Path) -> list[str]:
         before = json.loads((sweep / SWEEP).read_text(encoding="utf-8"))["typed"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"resume={sweep} cannot be resumed: its {SWEEP} does not say what was typed for it; resume its jobs "
-            f"one by one with resume={sweep}/N"
+            f"resume={sweep} cannot be resumed: its {SWEEP} does not hold its command; resume its jobs one by one "
+            f"with resume={sweep}/N"
         ) from error
     again = ("resume", "hydra.sweep.dir")
     rest = [item for item in typed if item.split("=", 1)[0] not in again and item not in before]

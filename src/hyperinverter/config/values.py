@@ -1,6 +1,5 @@
 """Values, objects and files of a configuration, and what Hydra knows about the running job."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from hyperinverter.config.groups import Config
 from hyperinverter.contracts import UserError
+from hyperinverter.system.errors import first_line
+from hyperinverter.system.files import write_text
 
 
 def build(node: Config, *given: Any, **objects: Any) -> Any:
@@ -26,7 +27,7 @@ def build(node: Config, *given: Any, **objects: Any) -> Any:
         if isinstance(cause, UserError):
             raise cause from error
         target = OmegaConf.select(node, "_target_")
-        detail = str(cause if cause is not None else error).splitlines()[0]
+        detail = first_line(cause if isinstance(cause, Exception) else error)
         raise UserError(f"{target} cannot be built from the configuration: {detail}") from error
 
 
@@ -45,9 +46,7 @@ def to_dict(cfg: Config) -> dict[str, Any]:
 def save(cfg: Config, path: Path) -> None:
     """Write the resolved configuration as YAML."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(OmegaConf.to_yaml(OmegaConf.create(to_dict(cfg))), encoding="utf-8")
-    os.replace(scratch, path)
+    write_text(path, OmegaConf.to_yaml(OmegaConf.create(to_dict(cfg))))
 
 
 def load(path: Path) -> Config:
@@ -61,7 +60,7 @@ def load(path: Path) -> Config:
     except FileNotFoundError as error:
         raise UserError(f"there is no {path}; give the folder of a run, which holds config.yaml") from error
     except Exception as error:  # the YAML library has a family of its own
-        raise UserError(f"{path} is not a readable configuration: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} is not a readable configuration: {first_line(error)}") from error
     if not isinstance(cfg, DictConfig):
         raise UserError(f"{path} is not a configuration but a list")
     return cfg

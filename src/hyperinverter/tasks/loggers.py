@@ -307,7 +307,7 @@ def register_sweep(folder: Path, settings: Mapping[str, Any], files: Sequence[Pa
     Args:
         folder: The sweep's; its name is the group.
         settings: As for ``WandbTracker``.
-        files: What compares the jobs, see ``runs.finish``.
+        files: What compares the jobs, see ``runs.write_comparison``.
         say: Prints the one line that says where the record is.
     """
     identity = {"name": folder.name, "group": folder.name, "job_type": "sweep"}

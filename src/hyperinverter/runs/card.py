@@ -6,11 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hyperinverter.system.files import held as held
-from hyperinverter.system.files import hold as hold
-from hyperinverter.system.files import write_json as write_json
-from hyperinverter.system.machine import code_state, peak_memory_mb, versions
-from hyperinverter.system.machine import now as now
+from hyperinverter.system.files import write_json
+from hyperinverter.system.machine import code_state, now, peak_memory_mb, versions
 
 CARD = "run.json"
 
@@ -18,8 +15,13 @@ CARD = "run.json"
 class RunCard:
     """Facts about one run, written to ``run.json`` at every change, so that a killed run leaves them too.
 
-    ``status`` is ``running``, ``finished``, ``failed`` or ``interrupted``. A resumed run adds its time to the
-    card's.
+    ``status`` is ``running``, ``finished``, ``failed`` or ``interrupted``. A resumed run adds its time to that of the
+    card it finds.
+
+    Args:
+        folder: The run folder; a card in it is continued.
+        facts: What is known from the start.
+        write: False in processes other than the first, which leave the file alone.
     """
 
     def __init__(self, folder: Path, facts: Mapping[str, Any], *, write: bool = True) -> None:
@@ -29,12 +31,8 @@ class RunCard:
         self._seconds_before = float(before.get("seconds") or 0.0)
         self._peak_before = float(before.get("peak_memory_mb") or 0.0)
         self._begin = time.monotonic()
-        sessions = int(before.get("sessions") or 0) + 1
-        self.facts: dict[str, Any] = {
-            "status": "running",
-            "error": None,
-            "started": before.get("started") or now(),
-        }
+        started, sessions = before.get("started") or now(), int(before.get("sessions") or 0) + 1
+        self.facts: dict[str, Any] = {"status": "running", "error": None, "started": started}
         self.facts |= {
             "finished": None,
             "sessions": sessions,
@@ -53,7 +51,7 @@ class RunCard:
             write_json(self._path, self.facts)
 
     def close(self, status: str, error: str | None = None) -> None:
-        """Write the last word on this run."""
+        """Write how the run ended."""
         self.update(status=status, error=error, finished=now())
 
 

@@ -1,0 +1,104 @@
+"""Runs and sweeps on disk: where they are, and what their files say."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hyperinverter.contracts import UserError
+from hyperinverter.runs.card import CARD, read_card
+from hyperinverter.system.command import train_command
+from hyperinverter.system.files import held
+
+SWEEP = "sweep.json"  # what a sweep is, next to its numbered jobs
+
+
+def cards(outputs: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Every run folder under ``outputs/runs`` with its card; an empty one where it cannot be read."""
+    for path in (outputs.expanduser() / "runs").glob(f"*/{CARD}"):
+        yield path.parent, read_card(path.parent) or {}
+
+
+def latest_unfinished(outputs: Path, overrides: Sequence[str]) -> Path | None:
+    """The newest unfinished run of the same command that no process is working on; None if there is none.
+
+    Args:
+        outputs: Where runs write.
+        overrides: The command; their order, and whether it is resumed, do not matter.
+    """
+    command, found = settings(overrides), []
+    for run, card in cards(outputs):
+        same = settings(card.get("overrides") or []) == command
+        if same and card.get("status") != "finished" and not held(run):
+            found.append((str(card.get("started")), run))
+    return max(found)[1] if found else None
+
+
+def settings(overrides: Sequence[Any]) -> list[str]:
+    """What was typed for a run, sorted, without what does not change its result."""
+    return sorted(str(item) for item in overrides if not str(item).startswith(("resume=", "hydra.", "-")))
+
+
+def latest_finished(outputs: Path, *, domain: str, phase: int, generator: str | None = None) -> Path | None:
+    """The newest run under ``outputs/runs`` that trained this phase to its full length; None if there is none.
+
+    Args:
+        outputs: Where runs write.
+        domain: Its name.
+        phase: 1 or 2.
+        generator: Packaged name or path; runs with another one do not count. None takes all.
+    """
+    found = []
+    for run, card in cards(outputs):
+        same = card.get("domain") == domain and card.get("phase") == phase
+        drawn_by = ((card.get("loaded") or {}).get("generator") or {}).get("path")
+        if generator is not None and drawn_by is not None:
+            same = same and Path(drawn_by).expanduser() == Path(generator).expanduser()
+        if same and card.get("status") == "finished" and card.get("complete"):
+            found.append((str(card.get("finished")), run))
+    return max(found)[1] if found else None
+
+
+def jobs(sweep: Path | str) -> list[Path]:
+    """The job folders of a sweep, in the order they were numbered.
+
+    Raises:
+        UserError: If there are none.
+    """
+    folder = Path(sweep)
+    found = sorted(
+        (p.parent for p in folder.glob(f"*/{CARD}") if p.parent.name.isdigit()), key=lambda p: int(p.name)
+    )
+    if not found:
+        raise UserError(f"{folder} is not a sweep: it has no numbered job with a {CARD}")
+    return found
+
+
+def latest_sweep(outputs: Path | str) -> Path:
+    """The newest sweep under ``outputs/sweeps``.
+
+    Raises:
+        UserError: If there is none.
+    """
+    found = [path.parent for path in (Path(outputs) / "sweeps").glob(f"*/{SWEEP}")]
+    if not found:
+        raise UserError(
+            f"there is no sweep under {outputs}/sweeps yet; run `{train_command()} phase=2 +sweep`"
+        )
+    return max(found, key=lambda path: (path / SWEEP).stat().st_mtime)
+
+
+def read_sweep(sweep: Path | str) -> dict[str, Any]:
+    """What ``sweep.json`` says; an empty dictionary for a folder that has none."""
+    path = Path(sweep) / SWEEP
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return content
+
+
+def read_metrics(run: Path | str) -> list[dict[str, str]]:
+    """The rows of a run's ``metrics.csv``."""
+    with (Path(run) / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

@@ -1,0 +1,53 @@
+"""Tables of a sweep: one row per job, one per setting, every logged number."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hyperinverter import runs
+from hyperinverter.contracts import UserError
+
+
+def test_table_has_a_row_per_job_with_settings_numbers_and_costs(sweep: Path) -> None:
+    frame = runs.table(sweep)
+    assert list(frame.job) == [0, 1, 2, 3, 4]
+    assert list(frame.fusion) == ["concat", "add", "gated", "concat", "add"]
+    assert list(frame.l2.dropna()) == [0.05, 0.04, 0.07, 0.03]
+    assert frame.status[2] == "failed"
+    assert frame.error[2] == "it broke"
+    assert list(frame.parameters) == [1000, 2000, 3000, 4000, 5000]
+    assert list(frame)[:5] == ["job", "name", "status", "fusion", "seed"]
+
+
+def test_no_sweep_here(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not a sweep"):
+        runs.table(tmp_path)
+
+
+def test_summary_ranks_the_means_and_shows_the_spread(sweep: Path) -> None:
+    frame = runs.summary(sweep)
+    assert list(frame.fusion) == ["add", "concat", "gated"]
+    assert list(frame["rank"]) == [1, 2, 3]
+    assert frame.l2[0] == pytest.approx(0.035)
+    assert frame.l2_std[0] == pytest.approx(0.00707107, rel=1e-4)  # of 0.04 and 0.03
+    assert list(frame.seeds) == [2, 2, 0]
+    assert list(frame.failed) == [0, 0, 1]
+    assert list(runs.summary(sweep, by="psnr").fusion) == ["add", "concat", "gated"]
+    with pytest.raises(UserError, match="no job measured l3; there are: l2, phase1/l2, psnr"):
+        runs.summary(sweep, by="l3")
+
+
+def test_a_ranking_by_a_number_that_has_no_better_way(sweep: Path) -> None:
+    card = json.loads((sweep / "0" / "run.json").read_text())
+    card["metrics"]["test/beauty"] = 1.0
+    (sweep / "0" / "run.json").write_text(json.dumps(card))
+    with pytest.raises(UserError, match="not known whether a high or a low beauty is better"):
+        runs.summary(sweep, by="beauty")
+
+
+def test_curves_put_all_jobs_under_one_another(sweep: Path) -> None:
+    frame = runs.curves(sweep)
+    assert set(frame.name) == {"baseline (fusion=concat)", "fusion=add", "fusion=gated"}
+    assert len(frame) == 10
+    assert list(frame[frame.job == 1]["train/loss"]) == pytest.approx([0.14, 0.09])

@@ -1,0 +1,30 @@
+"""Runs and sweeps on disk."""
+
+import json
+from pathlib import Path
+
+from hyperinverter import runs
+
+
+def test_latest_finished_is_the_newest_complete_run_of_domain_and_phase(tmp_path: Path) -> None:
+    def run(name: str, **facts: object) -> None:
+        card = {"status": "finished", "complete": True, "domain": "digiface", "phase": 1, **facts}
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "run.json").write_text(json.dumps(card))
+
+    assert runs.latest_finished(tmp_path, domain="digiface", phase=1) is None
+    run("a", finished="2026-01-01T10:00:00+00:00")
+    run("b", finished="2026-01-02T10:00:00+00:00")
+    run("c", finished="2026-01-03T10:00:00+00:00", status="interrupted")
+    run("d", finished="2026-01-04T10:00:00+00:00", complete=False)
+    run("e", finished="2026-01-05T10:00:00+00:00", domain="faces")
+    run("f", finished="2026-01-06T10:00:00+00:00", phase=2)
+    (tmp_path / "runs" / "g").mkdir()
+    (tmp_path / "runs" / "g" / "run.json").write_text("{ cut off")
+    found = runs.latest_finished(tmp_path, domain="digiface", phase=1)
+    assert found == tmp_path / "runs" / "b"
+    run("h", finished="2026-01-01T09:00:00+00:00", loaded={"generator": {"path": "cats.pkl"}})
+    run("i", finished="2026-01-07T10:00:00+00:00", loaded={"generator": {"path": "dogs.pkl"}})
+    by_cats = runs.latest_finished(tmp_path, domain="digiface", phase=1, generator="cats.pkl")
+    assert by_cats == tmp_path / "runs" / "b"  # a card that names no generator may be any one's
+    assert runs.latest_finished(tmp_path, domain="digiface", phase=1) == tmp_path / "runs" / "i"
