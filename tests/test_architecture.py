@@ -29,12 +29,13 @@ DOORS = {
     "losses": {"contracts", "judges"},
     "metrics": {"contracts", "judges"},
     "inversion": {"contracts", "ops", "networks"},
-    "editing": {"contracts"},
+    "editing": {"contracts", "system", "ops", "networks", "inversion", "judges", "checkpoints"},
     "tasks": {
         *("contracts", "ops", "networks", "inversion", "losses", "metrics", "pictures", "system"),
         "checkpoints",
     },
     "data": {"contracts", "system"},
+    "alignment": {"contracts", "system", "data"},
     "config": {"contracts", "runs", "system"},
     "checkpoints": {"contracts", "system", "ops", "networks", "inversion"},
     "assets": set(),
@@ -45,8 +46,8 @@ DOORS = {
     "runs": {"contracts", "measures", "pictures", "system"},
     "cli": {"contracts", "config", "assembly", "runs", "system", "tasks", "checkpoints"},
     "commands": {
-        *("contracts", "config", "checkpoints", "networks", "system"),
-        *("ops", "inversion", "data"),  # the benchmark's
+        *("contracts", "config", "checkpoints", "networks", "system", "pictures", "judges", "alignment"),
+        *("ops", "inversion", "data", "editing"),
     },
     "train": {"config", "cli"},
     "__main__": {"commands"},
@@ -63,9 +64,18 @@ LIBRARY_ROOMS = {
     "matplotlib": {"recipes"},  # and the notebooks
     "wandb": {"tasks.loggers"},
     "torchmetrics": {"metrics"},
-    "PIL": {"pictures", "data", "tasks.callbacks", "runs", "recipes", "commands.bench.slow_reference"},
-    "tqdm": {"data", "recipes"},
-    "facenet_pytorch": {"judges", "data.digiface", "recipes"},
+    "PIL": {
+        "pictures",
+        "data",
+        "alignment",
+        "tasks.callbacks",
+        "runs",
+        "recipes",
+        "commands",
+        "editing.animation",
+    },
+    "tqdm": {"data", "recipes", "commands.align"},
+    "facenet_pytorch": {"judges", "alignment", "data.digiface", "recipes"},
 }
 
 FILES = [*sorted(SOURCES.rglob("*.py")), ROOT / "train.py"]

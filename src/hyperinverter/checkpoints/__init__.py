@@ -3,6 +3,7 @@
 from hyperinverter.checkpoints.generators import find_critic, load_critic, load_generator, save_generator
 from hyperinverter.checkpoints.models import (
     load_hyperinverter,
+    load_inverter,
     load_w_encoder,
     load_w_inverter,
     save_hyperinverter,
@@ -14,6 +15,7 @@ __all__ = [
     "load_critic",
     "load_generator",
     "load_hyperinverter",
+    "load_inverter",
     "load_w_encoder",
     "load_w_inverter",
     "save_generator",

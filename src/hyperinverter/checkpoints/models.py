@@ -33,7 +33,7 @@ from hyperinverter.networks.encoders import WEncoder
 from hyperinverter.networks.frozen import load_strictly
 from hyperinverter.networks.generator import Generator
 from hyperinverter.system.command import train_command
-from hyperinverter.system.files import replacing
+from hyperinverter.system.files import replacing, sha256_of
 
 _FORMAT = "hyperinverter model"
 
@@ -156,11 +156,7 @@ def load_hyperinverter(
             )
         model = _their_model(found, _generator_object(generator), w_encoder)
         return model.eval()
-    if generator is None and found.has_generator:
-        generator = generator_inside(found.file, found.tensors, found.header)
-        generator.source = str(source)
-    around = _generator_object(found.generator_path if generator is None else generator)
-    loaded = _own_model(found, found.spec, around)
+    loaded = _own_around(found, found.spec, source, generator)
     if not isinstance(loaded, HyperInverter):
         raise UserError(
             f"{source} holds phase I only; train phase II on it: {train_command()} phase=2 phase.from_run={source}"
@@ -171,6 +167,42 @@ def load_hyperinverter(
             "holds its own"
         )
     return loaded.eval()
+
+
+def load_inverter(
+    path: str | Path, generator: Generator | str | Path | None = None
+) -> WInverter | HyperInverter:
+    """Load whatever way to invert a model holds, phase I or both phases, in eval mode.
+
+    Args:
+        path: A packaged name (both phases), a run folder of either phase, its checkpoint, or a model file.
+        generator: As for ``load_hyperinverter``.
+
+    Returns:
+        The model; its ``source`` and ``sha256`` say where it came from.
+
+    Raises:
+        UserError: If the file is missing, damaged, of another kind, or for another generator.
+    """
+    found = open_model(path, "phase2", _MODELS)
+    model: WInverter | HyperInverter
+    if found.spec is None:
+        model = load_hyperinverter(path, generator)
+    else:
+        model = _own_around(found, found.spec, path, generator).eval()
+    model.source, model.sha256 = str(path), sha256_of(found.file)
+    return model
+
+
+def _own_around(
+    found: Opened, spec: ModelSpec, source: str | Path, generator: Generator | str | Path | None
+) -> WInverter | HyperInverter:
+    """A model of this project around the given generator, else the one inside its file, else the one it names."""
+    if generator is None and found.has_generator:
+        generator = generator_inside(found.file, found.tensors, found.header)
+        generator.source = str(source)
+    around = _generator_object(found.generator_path if generator is None else generator)
+    return _own_model(found, spec, around)
 
 
 def save_hyperinverter(model: HyperInverter, path: str | Path) -> None:

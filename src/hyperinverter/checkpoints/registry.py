@@ -69,6 +69,12 @@ PACKAGED: dict[str, Packaged] = {
         "python train.py phase=2; run card in outputs/published/digiface_phase2 and in the file's header",
         "MIT",
     ),
+    "digiface_directions": Packaged(  # read by editing.catalogue
+        "digiface_directions.safetensors",
+        "23ad2f5091e8bb4b5babdf5e4a1727a2c2c7a85d8f61fd275082372c5f1ec6a8",
+        "python -m hyperinverter_recipes.digiface_directions --out outputs/published/digiface_directions",
+        "MIT",
+    ),
     "digiface_sampler": Packaged(  # read by data.digiface
         "digiface_dcgan.safetensors",
         "ad270fc3cac0d741361b274455ce4478e7687fff36e41e4c4dab24da1dd0f5db",

@@ -28,6 +28,13 @@ from hyperinverter.contracts import UserError
 # Name of the command, of its module and of the function in it -> what `hyperinverter --help` says of it.
 COMMANDS = {
     "train": "Train one phase, or a sweep of runs.",
+    "align": "Find the faces of photos and cut them out.",
+    "paste": "Put edited crops back into their photos.",
+    "invert": "Invert photos: images, codes and residuals in files.",
+    "edit": "Edit photos along directions: pictures, strips, animations.",
+    "interpolate": "Go from one photo to another in equal steps.",
+    "mix": "Draw one photo's code with another photo's residuals.",
+    "directions": "List, show, fit or discover directions of editing.",
     "doctor": "Show what this machine has, and what a domain still needs.",
     "weights": "Fetch weight files, once and checked, or list them.",
     "bench": "Measure speed, memory and arithmetic on this machine.",

@@ -64,11 +64,34 @@ def load_rgb(path: str | Path) -> Image.Image:
     Raises:
         UserError: See :func:`read_photo`.
     """
+    return to_rgb(load_upright(path), path)
+
+
+def load_upright(path: str | Path) -> Image.Image:
+    """Decode a photo at its full size, upright, in its own mode and colour space.
+
+    Raises:
+        UserError: See :func:`read_photo`.
+    """
     path = Path(path)
     with _explaining(path), Image.open(path) as image:
         _check_size(image, path)
         image.load()
-        return _to_rgb(ImageOps.exif_transpose(image), path)
+        return ImageOps.exif_transpose(image)
+
+
+def to_rgb(image: Image.Image, path: str | Path) -> Image.Image:
+    """Bring any PIL mode to 8-bit sRGB, transparency over white.
+
+    Args:
+        image: An upright photo.
+        path: Its file, for messages.
+
+    Raises:
+        UserError: If its pixels cannot be brought to 8 bits.
+    """
+    with _explaining(Path(path)):
+        return _to_rgb(image, Path(path))
 
 
 def unreadable_header(path: Path) -> str:
@@ -144,7 +167,6 @@ def _tell_enlarging(side: int, resolution: int) -> None:
 
 
 def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
-    """Bring any PIL mode to 8-bit sRGB, transparency over white."""
     if image.mode.startswith("I") or image.mode == "F":
         return _from_wide(image, path).convert("RGB")
     alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
@@ -171,16 +193,44 @@ def _from_wide(image: Image.Image, path: Path) -> Image.Image:
 def _to_srgb(image: Image.Image, profile: bytes, path: Path) -> Image.Image:
     """Follow the colour profile in the file, if it can be followed."""
     try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if source.profile.xcolor_space.strip() != _PROFILE_SPACES[image.mode]:
-            return image.convert("RGB")  # a leftover of an earlier format says nothing about these pixels
-        if "sRGB" in (source.profile.profile_description or ""):
-            return image.convert("RGB")  # already there: spare the rounding
+        source = _worth_following(profile, image.mode)
+        if source is None:
+            return image.convert("RGB")
         target = ImageCms.createProfile("sRGB")
         converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
     except (ImageCms.PyCMSError, OSError) as error:
         log.warning("%s: its colour profile cannot be used (%s); colours are taken as they are", path, error)
         return image.convert("RGB")
+    assert converted is not None  # only inPlace=True returns None
+    return converted
+
+
+def _worth_following(profile: bytes, mode: str) -> ImageCms.ImageCmsProfile | None:
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    if source.profile.xcolor_space.strip() != _PROFILE_SPACES[mode]:
+        return None  # a leftover of an earlier format says nothing about these pixels
+    if "sRGB" in (source.profile.profile_description or ""):
+        return None  # already there: spare the rounding
+    return source
+
+
+def from_rgb(image: Image.Image, mode: str, profile: bytes | None) -> Image.Image:
+    """8-bit sRGB -> the colours of a photo, the way back of :func:`to_rgb` as far as there is one.
+
+    Args:
+        image: RGB.
+        mode: ``"RGB"``, ``"L"``, ``"CMYK"`` or ``"I;16"``.
+        profile: ICC profile of the photo; one that cannot be followed is not, as in :func:`to_rgb`.
+    """
+    if mode == "I;16":
+        return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    try:
+        target = _worth_following(profile, mode) if profile else None
+        if target is None:
+            return image.convert(mode)
+        converted = ImageCms.profileToProfile(image, ImageCms.createProfile("sRGB"), target, outputMode=mode)
+    except (ImageCms.PyCMSError, OSError):  # reported when the photo was read
+        return image.convert(mode)
     assert converted is not None  # only inPlace=True returns None
     return converted
 

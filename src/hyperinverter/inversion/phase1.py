@@ -6,12 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from hyperinverter.contracts import Inversion
+from hyperinverter.inversion.drawing import Drawing, Strength
 from hyperinverter.networks.encoders import WEncoder
 from hyperinverter.networks.frozen import Held, evaluating
 from hyperinverter.networks.generator import Generator
 
 
-class WInverter(nn.Module):
+class WInverter(Drawing):
     """Photo -> w -> image.
 
     The generator is in a ``Held``: it moves with this module, but ``state_dict()``, ``parameters()`` and
@@ -32,11 +33,6 @@ class WInverter(nn.Module):
     def generator(self) -> Generator:
         """The frozen generator."""
         return self._frozen_generator.network
-
-    @property
-    def resolution(self) -> int:
-        """R: side of the images that are drawn."""
-        return self.generator.img_resolution
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Parameters for the optimizer: the encoder's."""
@@ -61,14 +57,13 @@ class WInverter(nn.Module):
         return Inversion(w=w, residuals={}, w_image=image, image=image)
 
     @torch.no_grad()
-    def invert(self, images: Tensor) -> Inversion:
-        """``forward`` in eval mode and without gradients; the module's own mode is kept."""
+    def invert(self, images: Tensor, strength: Strength = 1.0) -> Inversion:
+        """``forward`` in eval mode and without gradients; the module's own mode is kept.
+
+        ``strength`` is that of every way to invert; there are no residuals here, so it changes nothing.
+        """
         with evaluating(self):
             return self(images)
-
-    def render(self, w: Tensor) -> Tensor:
-        """Draw images ``(B, 3, R, R)`` from codes ``(B, D)`` or ``(B, L, D)`` with the stored noise."""
-        return self.generator.synthesis(w, noise_mode="const")
 
 
 def check_photo(photo: Tensor) -> None:

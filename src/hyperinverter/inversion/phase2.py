@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
 from hyperinverter.contracts import Inversion
+from hyperinverter.inversion.drawing import Drawing, Strength
 from hyperinverter.inversion.phase1 import WInverter
 from hyperinverter.networks.encoders import FeatureEncoder
 from hyperinverter.networks.frozen import evaluating
-from hyperinverter.networks.generator import Generator, Synthesis
+from hyperinverter.networks.generator import Generator
 from hyperinverter.networks.hypernets import HyperNetwork
-from hyperinverter.ops.factored import FactoredResidual, Residual
 
 
-class HyperInverter(nn.Module):
+class HyperInverter(Drawing):
     """Photo -> w and residuals -> image (Dinh et al. 2022, Fig. 2).
 
     The phase-I inverter is frozen: always in eval mode and without gradients. Its encoder is
@@ -63,16 +61,11 @@ class HyperInverter(nn.Module):
         """The frozen generator."""
         return self.w_inverter.generator
 
-    @property
-    def resolution(self) -> int:
-        """R: side of the images that are drawn."""
-        return self.w_inverter.resolution
-
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Parameters for the optimizer: the feature encoder's and the hypernetwork's."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
-    def forward(self, photo: Tensor, strength: float | Tensor = 1.0) -> Inversion:
+    def forward(self, photo: Tensor, strength: Strength = 1.0) -> Inversion:
         """Invert photos, RGB ``(B, 3, H, W)`` in [-1, 1].
 
         Args:
@@ -87,7 +80,7 @@ class HyperInverter(nn.Module):
         image = self.render(first.w, residuals, strength)
         return Inversion(w=first.w, residuals=residuals, w_image=first.w_image, image=image)
 
-    def reconstruct(self, photo: Tensor, strength: float | Tensor = 1.0) -> Tensor:
+    def reconstruct(self, photo: Tensor, strength: Strength = 1.0) -> Tensor:
         """Return ``forward(photo, strength).image`` alone, in less memory: for training.
 
         Residuals of 3x3 kernels stay factors (``HyperNetwork.factors``) and are not returned.
@@ -103,7 +96,7 @@ class HyperInverter(nn.Module):
         return first, {"photo": of_photo, "w_image": of_w_image}
 
     @torch.no_grad()
-    def invert(self, images: Tensor, strength: float | Tensor = 1.0) -> Inversion:
+    def invert(self, images: Tensor, strength: Strength = 1.0) -> Inversion:
         """``forward`` in eval mode and without gradients; the module's own mode is kept."""
         with evaluating(self):
             if not self._half:
@@ -112,50 +105,3 @@ class HyperInverter(nn.Module):
                 found = self(images, strength)
         residuals = {name: residual.float() for name, residual in found.residuals.items()}
         return Inversion(found.w.float(), residuals, found.w_image.float(), found.image.float())
-
-    def prepare(self, residuals: Mapping[str, Residual], strength: float = 1.0) -> Synthesis:
-        """Return the generator with one photo's residuals in its weights, to draw that photo's edits.
-
-        All codes of a batch then share their kernels, so that an edit costs as much as a plain image, and many
-        edits can be one batch.
-
-        Args:
-            residuals: Of one photo, ``KernelSpec.name`` -> ``(1, *shape)``.
-            strength: As in ``render``.
-
-        Returns:
-            w ``(B, D)`` or ``(B, L, D)`` -> RGB ``(B, 3, R, R)``.
-
-        Raises:
-            ValueError: For residuals of several photos.
-        """
-        return self.generator.synthesis.with_residuals(scale_residuals(residuals, strength))
-
-    def render(self, w: Tensor, residuals: Mapping[str, Residual], strength: float | Tensor = 1.0) -> Tensor:
-        """Draw images from codes and residuals.
-
-        Args:
-            w: ``(B, D)`` or ``(B, L, D)``; may have been edited.
-            residuals: ``KernelSpec.name`` -> ``(B, *shape)``.
-            strength: Factor of the residuals: 0 draws the phase-I image, 1 the full inversion, values between
-                something between both. One number, or one per sample, ``(B,)``.
-
-        Returns:
-            RGB, ``(B, 3, R, R)``.
-        """
-        return self.generator.synthesis(w, scale_residuals(residuals, strength), noise_mode="const")
-
-
-def scale_residuals(residuals: Mapping[str, Residual], strength: float | Tensor) -> dict[str, Residual]:
-    """Multiply every residual ``(B, ...)`` by a number, or by one number per sample ``(B,)``."""
-    if isinstance(strength, (int, float)) and strength == 1:
-        return dict(residuals)
-    return {name: _scaled(residual, strength) for name, residual in residuals.items()}
-
-
-def _scaled(residual: Residual, strength: float | Tensor) -> Residual:
-    if isinstance(residual, FactoredResidual):
-        return residual.scaled(strength)
-    if isinstance(strength, Tensor) and strength.ndim == 1:
-        strength = strength.view(-1, *[1] * (residual.ndim - 1)).to(residual)
-    return residual * strength

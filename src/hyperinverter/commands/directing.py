@@ -1,0 +1,145 @@
+"""What ``hyperinverter directions`` does."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hyperinverter.checkpoints import load_inverter
+from hyperinverter.commands.inputs import sources
+from hyperinverter.commands.inverting import progress
+from hyperinverter.contracts import UserError
+from hyperinverter.data.transforms import read_photo
+from hyperinverter.editing import catalogue
+from hyperinverter.editing.directions import Direction
+from hyperinverter.editing.discovery import fit, from_two_groups, pca, sample_codes, sefa
+from hyperinverter.editing.foreign import save_directions
+from hyperinverter.inversion.drawing import Drawing
+from hyperinverter.system.files import writing
+
+
+def show_all(given: Sequence[str], model: str) -> int:
+    """A line per direction of a catalogue or file."""
+    known = catalogue.for_generator(load_inverter(model).generator, given[0] if given else None)
+    width = max(map(len, known))
+    for name, direction in known.items():
+        low, high = direction.safe
+        print(f"{name:<{width}}  safe {low:+.1f} to {high:+.1f}  {direction.about or direction.unit}")
+    return 0
+
+
+def show_one(given: Sequence[str], model: str) -> int:
+    """Everything known about one direction."""
+    if not given:
+        raise UserError("which direction? For example: hyperinverter directions show smile")
+    known = catalogue.for_generator(load_inverter(model).generator, given[0] if len(given) > 1 else None)
+    name = given[-1]
+    if name not in known:
+        raise UserError(f"there is no direction {name[:40]!r}; there are: {', '.join(known)}")
+    direction = known[name]
+    lines = {
+        "what": direction.about,
+        "power 1": f"{direction.unit}; moves w by {direction.length:.3g}",
+        "safe": "{:g} to {:g}".format(*direction.safe),
+        "moves": "all style layers"
+        if direction.shift.ndim == 1
+        else f"its own way in each of {len(direction.shift)} layers",
+        **{key.replace("_", " "): value for key, value in direction.facts.items()},
+    }
+    print(name)
+    for key, value in lines.items():
+        if value != "":
+            print(f"  {key}: {value}")
+    return 0
+
+
+def fit_to(
+    given: Sequence[str], model: str, name: str, *, keep: Sequence[str], shrinkage: float, out: Path | None
+) -> int:
+    """Fit a direction to a CSV of labels, or to two folders: without, and with what is meant."""
+    inverter = load_inverter(model)
+    known = catalogue.for_generator(inverter.generator) if keep else {}
+    missing = [wanted for wanted in keep if wanted not in known]
+    if missing:
+        raise UserError(
+            f"--keep names {missing[0][:40]!r}, which is no direction; there are: {', '.join(known)}"
+        )
+    still = {wanted: known[wanted] for wanted in keep}
+    if len(given) == 2 and all(Path(place).expanduser().is_dir() for place in given):
+        without, with_it = (_codes(inverter, [s.path for s in sources([place])[0]]) for place in given)
+        found = from_two_groups(name, without, with_it, shrinkage=shrinkage, keep=still)
+    elif len(given) == 1:
+        photos, labels = _labels(Path(given[0]).expanduser())
+        found = fit(name, _codes(inverter, photos), labels, shrinkage=shrinkage, keep=still)
+    else:
+        raise UserError(
+            "fit needs a CSV with the columns photo,label, or two folders: photos without it, photos with it"
+        )
+    print(
+        f"{name}: {found.kind} {found.score:.2f} on photos left out of the fit; power 1 moves w by "
+        f"{found.direction.length:.2f}"
+    )
+    if found.weak:
+        print(
+            f"{name} is weak: it explains little of these labels, and edits with it may show something else"
+        )
+    _save({name: found.direction}, inverter, out or Path(f"{name}.safetensors"))
+    return 0
+
+
+def discover(model: str, method: str, count: int, out: Path | None) -> int:
+    """Directions of a generator that need no labels."""
+    inverter = load_inverter(model)
+    if method not in ("pca", "sefa"):
+        raise UserError(f"--method={method[:20]} is neither pca nor sefa")
+    found = (
+        pca(sample_codes(inverter.generator), count) if method == "pca" else sefa(inverter.generator, count)
+    )
+    _save(found, inverter, out or Path(f"{method}.safetensors"))
+    return 0
+
+
+def _save(found: dict[str, Direction], inverter: Drawing, path: Path) -> None:
+    if path.suffix != ".safetensors":
+        raise UserError(f"directions are written as .safetensors, got --out {path.name[:60]}")
+    with writing(path.parent, "give another file with --out"):
+        save_directions(found, path, {"generator_sha256": inverter.generator.sha256})
+    print(f"{path}: {', '.join(list(found)[:12])}{', ...' if len(found) > 12 else ''}")
+
+
+@torch.no_grad()
+def _codes(inverter: Drawing, photos: Sequence[Path]) -> Tensor:
+    """w of photos, ``(N, D)``."""
+    found = []
+    with progress() as bar:
+        for path in bar.track(photos, description="photos"):
+            found.append(inverter.invert(read_photo(path, inverter.resolution)).w)
+    codes = torch.cat(found)
+    return codes if codes.ndim == 2 else codes.mean(1)
+
+
+def _labels(file: Path) -> tuple[list[Path], Tensor]:
+    """Photos and their labels; paths are relative to the file."""
+    if not file.is_file():
+        raise UserError(f"there is no file {file}: give a CSV with the columns photo,label, or two folders")
+    photos: list[Path] = []
+    labels: list[float] = []
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        table = csv.DictReader(lines)
+        if not {"photo", "label"} <= set(table.fieldnames or ()):
+            raise UserError(
+                f"{file} needs the columns photo and label, it has: {', '.join(table.fieldnames or ())[:200]}"
+            )
+        for number, row in enumerate(table, 2):
+            try:
+                labels.append(float(row["label"]))
+            except (TypeError, ValueError) as error:
+                raise UserError(
+                    f"{file}, line {number}: the label {str(row['label'])[:40]!r} is no number"
+                ) from error
+            photos.append(file.parent / row["photo"])
+    return photos, torch.tensor(labels)

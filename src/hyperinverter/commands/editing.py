@@ -1,0 +1,231 @@
+"""Edit, interpolate and mix inversions: pictures, labelled strips, animations, faces put back into photos."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from hyperinverter import pictures
+from hyperinverter.checkpoints import load_inverter
+from hyperinverter.commands.inputs import INVERSION, Matrix, Source, read
+from hyperinverter.commands.inverting import progress
+from hyperinverter.contracts import Inversion, UserError
+from hyperinverter.editing import catalogue
+from hyperinverter.editing.animation import save_animation as save_animation
+from hyperinverter.editing.directions import Direction
+from hyperinverter.editing.files import load_inversion
+from hyperinverter.editing.moves import interpolated, with_residuals_of
+from hyperinverter.inversion.drawing import shifted
+from hyperinverter.system.files import replacing, writing
+from hyperinverter.system.terminal import say
+
+Powers = Sequence[tuple[str, float]]
+OTHER_FOLDER = "give another folder with --out"
+
+
+def parse_sweep(text: str | None) -> list[float] | None:
+    """``-3:3:7`` -> seven powers from -3 to 3.
+
+    Raises:
+        UserError: If it is not of that form.
+    """
+    if text is None:
+        return None
+    try:
+        first, last, steps = text.split(":")
+        low, high, count = float(first), float(last), int(steps)
+    except ValueError as error:
+        raise UserError(f"--sweep={text[:40]} is not FROM:TO:STEPS, such as -3:3:7") from error
+    if not 2 <= count <= 200 or not all(map(math.isfinite, (low, high))):
+        raise UserError(f"--sweep={text[:40]} needs finite ends and 2 to 200 steps")
+    return torch.linspace(low, high, count).tolist()
+
+
+class Editor:
+    """A model, its directions, and a folder for results.
+
+    Args:
+        model: ``digiface``, a run folder, or a model file.
+        directions: A catalogue or file; None: the catalogue of the model's generator, else its principal components.
+        out: Where pictures go.
+        align: Whether to find the face of each photo first.
+        strength: Of the residuals.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        directions: str | None,
+        out: Path,
+        *,
+        align: bool = False,
+        strength: float | Mapping[str, float] = 1.0,
+    ) -> None:
+        self.model = load_inverter(model)
+        self.source, self.out, self.align, self.strength = directions, out, align, strength
+        with writing(out, OTHER_FOLDER):
+            out.mkdir(parents=True, exist_ok=True)
+
+    def run(
+        self,
+        found: Sequence[Source],
+        powers: Powers,
+        *,
+        sweep: Sequence[float] | None = None,
+        animate: str | None = None,
+        paste: Path | None = None,
+        paste_mode: str = "face",
+    ) -> int:
+        """Edit every photo; 1 if one failed."""
+        edits = self.edits(powers)
+        failed = 0
+        with progress() as bar:
+            for source in bar.track(found, description="editing"):
+                try:
+                    inversion, crop = self.inversion(source)
+                    self._edit(source.name, inversion, edits, sweep, animate)
+                    if paste is not None:
+                        self._paste(source.name, inversion, edits, crop, paste, paste_mode)
+                except UserError as error:
+                    failed += 1
+                    say(f"{source.path.name}: {error}")
+        say(f"{len(found) - failed} edited{f', {failed} failed' if failed else ''}: {self.out}")
+        return int(failed > 0)
+
+    def edits(self, powers: Powers) -> list[tuple[Direction, float]]:
+        """Directions by name, and a line for every power outside of what is safe.
+
+        Raises:
+            UserError: If there is no direction of a name.
+        """
+        known = catalogue.for_generator(self.model.generator, self.source)
+        found = []
+        for name, power in powers:
+            if name not in known:
+                raise UserError(f"there is no direction {name[:40]!r}; there are: {', '.join(known)}")
+            low, high = known[name].safe
+            if not low <= power <= high:
+                say(
+                    f"{name}={power:g} is outside of its safe range {low:g} to {high:g}: faces may fall apart"
+                )
+            found.append((known[name], power))
+        return found
+
+    def inversion(self, source: Source) -> tuple[Inversion, Matrix | None]:
+        """The inversion in a file, or of a photo; and the matrix photo -> crop, if it was aligned.
+
+        Raises:
+            UserError: If it cannot be read, or is of another generator.
+        """
+        if source.path.name.endswith(INVERSION):
+            inversion, origin = load_inversion(source.path)
+            if origin.generator_sha256 and origin.generator_sha256 != self.model.generator.sha256:
+                raise UserError(
+                    f"{source.path.name} was made with another generator: give its model with --model"
+                )
+            return inversion, origin.crop
+        image, crop = read(
+            source.path, self.model.resolution, self.model.generator.source, aligned=self.align
+        )
+        return self.model.invert(image), crop
+
+    def _edit(
+        self,
+        name: str,
+        inversion: Inversion,
+        edits: list[tuple[Direction, float]],
+        sweep: Sequence[float] | None,
+        animate: str | None,
+    ) -> None:
+        with writing(self.out, OTHER_FOLDER):
+            edited = self.model.edit(inversion, edits, strength=self.strength)
+            pictures.save_picture(pictures.to_picture(edited[0]), self.out / f"{name}.edit.png")
+        if sweep is None:
+            return
+        first, others = edits[0][0], edits[1:]
+        self.save_strip(
+            [f"{first.name} {power:+.2g}" for power in sweep],
+            self._swept(inversion, first, others, sweep),
+            f"{name}.sweep",
+        )
+        if animate is not None:
+            smooth = torch.linspace(sweep[0], sweep[-1], 25).tolist()
+            save_animation(
+                self._swept(inversion, first, others, smooth), self.out / f"{name}.sweep.{animate}"
+            )
+
+    @torch.no_grad()
+    def _swept(
+        self,
+        inversion: Inversion,
+        first: Direction,
+        others: list[tuple[Direction, float]],
+        powers: Sequence[float],
+    ) -> list[Image.Image]:
+        """One picture per power of the first direction; the weights of the photo are made once."""
+        draw = self.model.prepare(inversion.residuals, self.strength)
+        w = inversion.w.expand(len(powers), *inversion.w.shape[1:])
+        codes = shifted(w, [(first, torch.tensor(powers)), *others])
+        return [pictures.to_picture(image) for part in codes.split(8) for image in draw(part)]
+
+    @torch.no_grad()
+    def between(self, first: Source, second: Source, *, steps: int, what: str) -> list[Image.Image]:
+        """Pictures from one photo to another."""
+        start, end = self.inversion(first)[0], self.inversion(second)[0]
+        frames = []
+        for index in range(steps):
+            w, residuals = interpolated(start, end, index / (steps - 1), what=what)
+            frames.append(pictures.to_picture(self.model.render(w, residuals, self.strength)[0]))
+        return frames
+
+    @torch.no_grad()
+    def mixed(
+        self, first: Source, second: Source, groups: Sequence[str]
+    ) -> tuple[list[str], list[Image.Image]]:
+        """The first inversion, the second, and the first's w with the second's residuals in these groups."""
+        one, other = self.inversion(first)[0], self.inversion(second)[0]
+        residuals = with_residuals_of(one, other, groups)
+        images = [one.image, other.image, self.model.render(one.w, residuals, self.strength)]
+        return [first.name[:20], second.name[:20], "mixed"], [
+            pictures.to_picture(image[0]) for image in images
+        ]
+
+    def save_strip(self, titles: list[str], frames: list[Image.Image], name: str) -> None:
+        """One row of labelled pictures, ``NAME.png``."""
+        size = max(96, min(256, frames[0].width))
+        with writing(self.out, OTHER_FOLDER):
+            pictures.save_picture(pictures.sheet(titles, [frames], size), self.out / f"{name}.png")
+
+    def _paste(
+        self,
+        name: str,
+        inversion: Inversion,
+        edits: list[tuple[Direction, float]],
+        crop: Matrix | None,
+        photo: Path,
+        mode: str,
+    ) -> None:
+        if crop is None:
+            raise UserError(
+                "--paste needs to know where the face was: add --align, here or when the photo is inverted"
+            )
+        from hyperinverter.alignment import Crop, paste
+
+        edited = self.model.edit(inversion, edits, strength=self.strength)
+        before = self.model.render(inversion.w, inversion.residuals, self.strength)
+        where = Crop(np.array(crop), self.model.resolution)
+        pasted = paste(photo, _picture(edited), where, inversion=_picture(before), mode=mode)
+        if pasted.note:
+            say(f"{photo.name}: {pasted.note}")
+        with writing(self.out, OTHER_FOLDER), replacing(self.out / f"{name}.pasted.png") as part:
+            pasted.image.save(part, "PNG", icc_profile=pasted.image.info.get("icc_profile"))
+
+
+def _picture(image: Tensor) -> Image.Image:
+    return pictures.to_picture(image[0])

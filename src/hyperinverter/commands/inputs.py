@@ -1,0 +1,139 @@
+"""What the commands for photos share: which photos were meant, and what the results of each are called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hyperinverter.contracts import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Source:
+    """A photo, or the inversion of one, as it was asked for."""
+
+    path: Path
+    name: str  # of its results, without an ending; unique within a command
+
+
+INVERSION = ".inversion.safetensors"
+
+
+def sources(places: Iterable[str | Path], *, inversions: bool = False) -> tuple[list[Source], str]:
+    """Find the photos below files and folders, in order.
+
+    Two photos whose names differ only in folder or ending get numbered names.
+
+    Args:
+        places: Files and folders.
+        inversions: Whether files of inversions are meant as well.
+
+    Returns:
+        The photos, and one line on what was left out or renamed; empty if nothing was.
+
+    Raises:
+        UserError: If a place does not exist, or nothing is there.
+    """
+    from hyperinverter.data.folders import list_photos
+
+    found: list[Path] = []
+    lines: list[str] = []
+    for place in places:
+        path = Path(place).expanduser()
+        if path.is_dir():
+            saved = sorted(path.rglob(f"*{INVERSION}")) if inversions else []
+            found += saved
+            if not saved:
+                listing = list_photos(path)
+                found += [path / name for name in listing.names]
+                lines += [line for line in [listing.report(path)] if line]
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise UserError(f"there is no photo or folder {path}; check the path")
+    if not found:
+        raise UserError("no photos were found: give image files, or folders with some")
+    named, renamed = _named(found)
+    if renamed:
+        lines.append(f"{renamed} photos share their names with others, so their results have numbers")
+    return named, "; ".join(lines)
+
+
+def single(place: str | Path) -> Source:
+    """One photo, or the inversion of one.
+
+    Raises:
+        UserError: If it is a folder, or does not exist.
+    """
+    path = Path(place).expanduser()
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: give one photo, or one NAME{INVERSION}")
+    return sources([path], inversions=True)[0][0]
+
+
+def _named(paths: Sequence[Path]) -> tuple[list[Source], int]:
+    taken: set[str] = set()
+    named, renamed = [], 0
+    for path in dict.fromkeys(paths):
+        stem = path.name.removesuffix(INVERSION) if path.name.endswith(INVERSION) else path.stem
+        stem = (
+            stem.encode()[:100].decode(errors="ignore") or "photo"
+        )  # results add to it, file systems end at 255 bytes
+        name, number = stem, 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{stem}_{number}"
+        renamed += number > 1
+        taken.add(name.casefold())
+        named.append(Source(path, name))
+    return named, renamed
+
+
+def parse_strength(text: str) -> float | dict[str, float]:
+    """``0.5``, or ``coarse=1,fine=0.5``: strength of the residuals, everywhere or per group of layers.
+
+    Raises:
+        UserError: If it is neither.
+    """
+    try:
+        if "=" not in text:
+            return float(text)
+        pairs = (item.split("=") for item in text.split(","))
+        return {name.strip(): float(value) for name, value in pairs}
+    except ValueError as error:
+        raise UserError(
+            f"--strength={text[:80]} is neither a number nor GROUP=NUMBER,...: such as fine=0.5"
+        ) from error
+
+
+Matrix = list[list[float]]  # photo -> crop, 3x3, in pixels
+
+
+def read(path: Path, resolution: int, generator: str, *, aligned: bool) -> tuple[Tensor, Matrix | None]:
+    """A photo as a model takes it, ``(1, 3, R, R)``, and where its face was cut out if ``aligned``.
+
+    Args:
+        path: The photo.
+        resolution: R.
+        generator: Source of the model's generator: the built-in one frames faces in its own way.
+        aligned: Whether to find the face first.
+
+    Raises:
+        UserError: If the photo cannot be read, or has no face to align.
+    """
+    from hyperinverter.data.transforms import read_photo, to_tensor
+
+    if not aligned:
+        return read_photo(path, resolution), None
+    import numpy as np
+
+    from hyperinverter.alignment import align, framing_of  # facenet-pytorch: seconds to import
+
+    face = align(path, resolution, framing=framing_of(generator, True)).face
+    matrix = [[float(value) for value in row] for row in face.crop.matrix]
+    return to_tensor(np.array(face.image))[None], matrix

@@ -1,0 +1,46 @@
+"""``hyperinverter interpolate``: from one inverted photo to another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLE = "hyperinverter interpolate first.jpg second.jpg --steps 7 --out between"
+
+
+def interpolate(
+    first: Annotated[str, typer.Argument(metavar="INVERSION|PHOTO", help="What the strip begins with.")],
+    second: Annotated[str, typer.Argument(metavar="INVERSION|PHOTO", help="What it ends with.")],
+    model: Annotated[str, typer.Option(help="digiface, a run folder, or a model file.")] = "digiface",
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("between"),
+    steps: Annotated[int, typer.Option(min=2, help="Pictures, both ends included.")] = 7,
+    what: Annotated[str, typer.Option(help="What is mixed: w, residuals, or both.")] = "both",
+    align: Annotated[
+        bool, typer.Option("--align", help="Find the face of each photo and cut it out first.")
+    ] = False,
+    animate: Annotated[
+        str | None, typer.Option(metavar="gif|webp|mp4", help="Also an animation, there and back.")
+    ] = None,
+) -> int:
+    """Mix two inversions in equal steps: FIRST_to_SECOND.png, a labelled strip.
+
+    With --what w the residuals stay the first photo's, with --what residuals its code does.
+    """
+    from hyperinverter.commands.editing import Editor, save_animation
+    from hyperinverter.commands.inputs import single
+    from hyperinverter.contracts import UserError
+
+    if what not in ("w", "residuals", "both"):
+        raise UserError(f"--what={what[:20]} is none of w, residuals, both")
+    if animate is not None and animate not in ("gif", "webp", "mp4"):
+        raise UserError(f"--animate={animate[:20]} is none of gif, webp, mp4")
+    one, other = single(first), single(second)
+    editor = Editor(model, None, out, align=align)
+    frames = editor.between(one, other, steps=steps, what=what)
+    name = f"{one.name}_to_{other.name}"
+    editor.save_strip([f"{index / (steps - 1):.2f}" for index in range(steps)], frames, name)
+    if animate is not None:
+        save_animation(editor.between(one, other, steps=25, what=what), out / f"{name}.{animate}")
+    return 0

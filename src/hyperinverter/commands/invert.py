@@ -1,0 +1,43 @@
+"""``hyperinverter invert``: photos -> images, codes and residuals in files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLE = "hyperinverter invert photo.jpg --model digiface --out inverted"
+
+
+def invert(
+    photos: Annotated[
+        list[str], typer.Argument(metavar="PHOTO|FOLDER", help="Image files, or folders of them.")
+    ],
+    model: Annotated[str, typer.Option(help="digiface, a run folder, or a model file.")] = "digiface",
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("inverted"),
+    align: Annotated[
+        bool, typer.Option("--align", help="Find the face of each photo and cut it out first.")
+    ] = False,
+    strength: Annotated[
+        str,
+        typer.Option(help="Of the residuals: 0 to 1, or per group of layers: coarse=1,medium=1,fine=0.5."),
+    ] = "1",
+    batch: Annotated[int, typer.Option(min=1, help="Photos in one pass.")] = 8,
+    again: Annotated[
+        bool, typer.Option("--again", help="Invert photos that have their results already, too.")
+    ] = False,
+) -> int:
+    """Invert photos: NAME.inverted.png, NAME.w_image.png and NAME.inversion.safetensors for each, and a report.
+
+    What is done already is skipped. The exit status is 1 if a photo could not be inverted; the others are.
+    """
+    from hyperinverter.commands.inputs import parse_strength, sources
+    from hyperinverter.commands.inverting import Inversions
+    from hyperinverter.system.terminal import say
+
+    found, line = sources(photos)
+    if line:
+        say(line)
+    job = Inversions(model, out, align=align, strength=parse_strength(strength), batch=batch)
+    return job.run(found, again=again)

@@ -1,0 +1,237 @@
+"""Invert many photos into a folder: batches, a report, a contact sheet, and nothing done twice."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from hyperinverter import pictures
+from hyperinverter.checkpoints import load_inverter
+from hyperinverter.commands.inputs import INVERSION, Matrix, Source, read
+from hyperinverter.contracts import Inversion, UserError
+from hyperinverter.editing.files import Origin, load_origin, save_inversion
+from hyperinverter.judges.catalogue import build_judge
+from hyperinverter.system.files import sha256_of, write_text, writing
+from hyperinverter.system.terminal import say
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+REPORT = "report.csv"
+DISTANCE = "st_lpips_alex"  # ships with the package, and means something on any photo
+COLUMNS = ("name", "photo", "status", "l2", DISTANCE, "seconds", "message")
+_SHEET_ROWS = 16
+
+
+@dataclass
+class Ready:
+    """One photo as the model takes it."""
+
+    source: Source
+    image: Tensor  # (1, 3, R, R)
+    sha256: str
+    crop: Matrix | None = None
+
+
+class Inversions:
+    """A folder of inversions.
+
+    Args:
+        model: ``digiface``, a run folder, or a model file.
+        out: The folder.
+        align: Whether to find the face of each photo first.
+        strength: Of the residuals in the image that is drawn; the residuals in the file are complete.
+        batch: Photos in one pass.
+
+    Raises:
+        UserError: If the model cannot be loaded or the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        out: Path,
+        *,
+        align: bool = False,
+        strength: float | Mapping[str, float] = 1.0,
+        batch: int = 8,
+    ) -> None:
+        self.called, self.out, self.align, self.strength, self.batch = model, out, align, strength, batch
+        self.model = load_inverter(model)
+        self.model_sha256 = self.model.sha256
+        self.distance = build_judge(DISTANCE)
+        with writing(out, "give another folder with --out"):
+            out.mkdir(parents=True, exist_ok=True)
+        self.rows = self._rows_before()
+
+    def run(self, found: Sequence[Source], *, again: bool = False) -> int:
+        """Invert what is not done yet; 1 if a photo failed."""
+        failed = 0
+        waiting: list[Ready] = []
+        with progress() as bar:
+            task = bar.add_task("inverting", total=len(found))
+            skipped = 0
+            for source in found:
+                ready = self._ready(source, again)
+                if isinstance(ready, Ready):
+                    waiting.append(ready)
+                else:
+                    failed += ready is None
+                    skipped += ready is not None
+                    bar.advance(task)
+                if len(waiting) == self.batch:
+                    self._invert(waiting)
+                    bar.advance(task, len(waiting))
+                    waiting = []
+            if waiting:
+                self._invert(waiting)
+                bar.advance(task, len(waiting))
+        self._finish(found)
+        done = len(found) - failed - skipped
+        parts = [
+            f"{done} inverted",
+            *([f"{skipped} done before"] if skipped else []),
+            *([f"{failed} failed"] if failed else []),
+        ]
+        say(f"{', '.join(parts)}: {self.out / REPORT}")
+        return int(failed > 0)
+
+    def _ready(self, source: Source, again: bool) -> Ready | str | None:
+        """The photo; "done" if its results are there; None if it cannot be read, which the report then says."""
+        try:
+            digest = sha256_of(source.path) if source.path.is_file() else ""
+            if not again and self._is_done(source, digest):
+                return "done"
+            image, crop = read(
+                source.path, self.model.resolution, self.model.generator.source, aligned=self.align
+            )
+            return Ready(source, image, digest, crop)
+        except UserError as error:
+            say(f"{source.path.name}: {error}")
+            self.rows[source.name] = {
+                "name": source.name,
+                "photo": str(source.path),
+                "status": "failed",
+                "message": str(error),
+            }
+            return None
+
+    def _is_done(self, source: Source, digest: str) -> bool:
+        file = self.out / f"{source.name}{INVERSION}"
+        if not file.is_file() or not (self.out / f"{source.name}.inverted.png").is_file():
+            return False
+        before = load_origin(file)
+        strength = before.strength == (
+            dict(self.strength) if isinstance(self.strength, Mapping) else self.strength
+        )
+        return before.photo_sha256 == digest and before.model_sha256 == self.model_sha256 and strength
+
+    @torch.no_grad()
+    def _invert(self, photos: Sequence[Ready]) -> None:
+        images = torch.cat([photo.image for photo in photos])
+        begin = time.perf_counter()
+        found = self.model.invert(images)
+        drawn = (
+            found.image if self.strength == 1 else self.model.render(found.w, found.residuals, self.strength)
+        )
+        seconds = (time.perf_counter() - begin) / len(photos)
+        l2 = (drawn - images).square().mean((1, 2, 3))
+        distance = self.distance(drawn, images)
+        for index, photo in enumerate(photos):
+            part = slice(index, index + 1)
+            residuals = {name: residual[part] for name, residual in found.residuals.items()}
+            own = Inversion(
+                w=found.w[part], residuals=residuals, w_image=found.w_image[part], image=drawn[part]
+            )
+            self._write(photo, own)
+            self.rows[photo.source.name] = {
+                "name": photo.source.name,
+                "photo": str(photo.source.path),
+                "status": "inverted",
+                "l2": f"{float(l2[index]):.5f}",
+                DISTANCE: f"{float(distance[index]):.4f}",
+                "seconds": f"{seconds:.4f}",
+            }
+
+    def _write(self, photo: Ready, inversion: Inversion) -> None:
+        name = photo.source.name
+        origin = Origin(
+            model=self.called,
+            model_sha256=self.model_sha256,
+            generator_sha256=self.model.generator.sha256,
+            photo=photo.source.path.name,
+            photo_sha256=photo.sha256,
+            crop=photo.crop,
+            strength=dict(self.strength) if isinstance(self.strength, Mapping) else self.strength,
+        )
+        with writing(self.out, "give another folder with --out"):
+            pictures.save_picture(pictures.to_picture(inversion.image[0]), self.out / f"{name}.inverted.png")
+            pictures.save_picture(pictures.to_picture(inversion.w_image[0]), self.out / f"{name}.w_image.png")
+            pictures.save_picture(pictures.to_picture(photo.image[0]), self.out / f"{name}.photo.png")
+            save_inversion(inversion, self.out / f"{name}{INVERSION}", origin)
+
+    def _rows_before(self) -> dict[str, dict[str, str]]:
+        file = self.out / REPORT
+        if not file.is_file():
+            return {}
+        with file.open(encoding="utf-8", newline="") as lines:
+            return {row["name"]: dict(row) for row in csv.DictReader(lines) if row.get("name")}
+
+    def _finish(self, found: Sequence[Source]) -> None:
+        """The report of all photos of this folder, and a sheet of the first ones of this call."""
+        text = io.StringIO()
+        table = csv.DictWriter(text, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
+        table.writeheader()
+        table.writerows({key: _cell(value) for key, value in row.items()} for row in self.rows.values())
+        with writing(self.out, "give another folder with --out"):
+            write_text(self.out / REPORT, text.getvalue())
+        shown = [s.name for s in found if (self.out / f"{s.name}.inverted.png").is_file()][:_SHEET_ROWS]
+        if not shown:
+            return
+        kinds = {"photo": "photo", "phase I": "w_image", "inversion": "inverted"}
+        rows = [[_opened(self.out / f"{name}.{kind}.png") for kind in kinds.values()] for name in shown]
+        size = max(64, min(256, self.model.resolution * math.ceil(128 / self.model.resolution)))
+        with writing(self.out, "give another folder with --out"):
+            pictures.save_picture(pictures.sheet(list(kinds), rows, size), self.out / "sheet.png")
+
+
+def progress() -> AbstractContextManager[Progress]:
+    """A bar with rate and time left, on standard error; nothing where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    class Rate(TextColumn):
+        def render(self, task: Any) -> Any:
+            self.text_format = f"{task.speed:.1f}/s" if task.speed else ""
+            return super().render(task)
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(""),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+def _opened(path: Path) -> Image.Image:
+    with Image.open(path, formats=["PNG"]) as picture:
+        return picture.convert("RGB")
+
+
+def _cell(value: str) -> str:
+    """A CSV cell that no spreadsheet takes for a formula."""
+    return f"'{value}" if value[:1] in ("=", "+", "-", "@") else value

@@ -1,0 +1,36 @@
+"""``hyperinverter mix``: one photo's code with another photo's residuals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLE = "hyperinverter mix first.jpg second.jpg --layers medium,fine --out mixed"
+
+
+def mix(
+    first: Annotated[str, typer.Argument(metavar="INVERSION|PHOTO", help="Whose w is used.")],
+    second: Annotated[str, typer.Argument(metavar="INVERSION|PHOTO", help="Whose residuals are used.")],
+    layers: Annotated[
+        str,
+        typer.Option(
+            help="Groups that take the second's residuals: coarse,medium,fine; the others keep the first's."
+        ),
+    ] = "coarse,medium,fine",
+    model: Annotated[str, typer.Option(help="digiface, a run folder, or a model file.")] = "digiface",
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("mixed"),
+    align: Annotated[
+        bool, typer.Option("--align", help="Find the face of each photo and cut it out first.")
+    ] = False,
+) -> int:
+    """Draw the first photo's w with the second photo's residuals: FIRST_with_SECOND.png, a labelled strip."""
+    from hyperinverter.commands.editing import Editor
+    from hyperinverter.commands.inputs import single
+
+    one, other = single(first), single(second)
+    editor = Editor(model, None, out, align=align)
+    titles, frames = editor.mixed(one, other, [group.strip() for group in layers.split(",") if group.strip()])
+    editor.save_strip(titles, frames, f"{one.name}_with_{other.name}")
+    return 0

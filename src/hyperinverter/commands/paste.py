@@ -1,0 +1,140 @@
+"""``hyperinverter paste``: put edited crops back into their photos."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from hyperinverter.contracts import UserError
+
+if TYPE_CHECKING:
+    from hyperinverter.alignment import Edit, Pasted
+    from hyperinverter.alignment.records import Recorded
+
+EXAMPLE = "hyperinverter paste aligned/me.edit.png --alignment aligned --out pasted"
+
+
+def paste(
+    edited: Annotated[
+        list[Path],
+        typer.Argument(metavar="EDITED...", help="Edited crops: NAME.edit.png for the crop NAME.png."),
+    ],
+    alignment: Annotated[
+        Path,
+        typer.Option(metavar="DIR|FILE", help="The alignment.json that the crops came with, or its folder."),
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the photos.")],
+    mode: Annotated[
+        Literal["face", "difference"],
+        typer.Option(help="face: the edited face; difference: edit - inversion, added to the photo."),
+    ] = "face",
+    inversion: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE|DIR", help="NAME.inverted.png for mode difference; default: next to the edit."
+        ),
+    ] = None,
+    shape: Annotated[
+        Literal["square", "oval"], typer.Option(help="Of the mask: all of the crop, or without its corners.")
+    ] = "square",
+    feather: Annotated[
+        float, typer.Option(metavar="SHARE", help="Width of the mask's fade, in sides of the crop.")
+    ] = 0.15,
+    crop: Annotated[
+        str | None,
+        typer.Option(metavar="NAME.png", help="The crop that was edited, if the name does not tell."),
+    ] = None,
+    photo: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The photo, if it has moved since it was aligned.")
+    ] = None,
+) -> int:
+    """Put edited crops back into their photos, as NAME.pasted.png (.tif for CMYK).
+
+    Outside a soft mask not one pixel changes; inside, only what the edit has changed. Mode, size and colour profile
+    of the photo are kept, its EXIF rotation is carried out, and other EXIF entries are left out. Several edited
+    faces of one photo go into one picture. Mode difference hides the errors of the inversion, and shows ghosts of
+    the old contours where an edit moves them far, as a turn of the head does.
+    """
+    from hyperinverter.alignment import Edit
+    from hyperinverter.alignment.records import Record
+    from hyperinverter.data.transforms import load_rgb
+    from hyperinverter.system.files import writing_to
+
+    record = Record(alignment)
+    if not record.crops:
+        raise UserError(f"no crops in {record.path}; align photos first: hyperinverter align PHOTO --out DIR")
+    groups: dict[Path, list[tuple[Recorded, Path, Path | None]]] = {}
+    for path in edited:
+        name = crop if crop is not None else record.of(path)
+        if name not in record.crops:
+            raise UserError(
+                f"{record.path} has no crop {name}; there are {', '.join(sorted(record.crops)[:5])}"
+            )
+        before = _inversion(path, name, inversion) if mode == "difference" else None
+        groups.setdefault(record.crops[name].photo, []).append((record.crops[name], path, before))
+    if photo is not None and len(groups) > 1:
+        raise UserError(f"--photo names one photo, the edits belong to {len(groups)}; paste them one by one")
+    failed = 0
+    with writing_to(out, 0, "choose another folder with --out DIR"):
+        for number, (source, parts) in enumerate(groups.items()):
+            taken = [path.stem for path in list(groups)[:number]].count(source.stem)
+            stem = f"{source.stem}-{taken + 1}" if taken else source.stem
+            try:
+                edits = [
+                    Edit(load_rgb(path), one.crop, load_rgb(before) if before else None)
+                    for one, path, before in parts
+                ]
+                _paste_one(photo or source, parts[0][0], edits, out / stem, mode, shape, feather)
+            except UserError as error:
+                failed += 1
+                sys.stderr.write(f"error: {error}\n")
+    return 1 if failed else 0
+
+
+def _inversion(edited: Path, crop: str, given: Path | None) -> Path:
+    """The inversion that belongs to an edit."""
+    if given is not None and not given.is_dir():
+        return given
+    path = (given or edited.parent) / f"{Path(crop).stem}.inverted.png"
+    if not path.is_file():
+        raise UserError(
+            f"mode difference needs the inversion of {crop} without the edit, there is none at {path}; name it with "
+            f"--inversion FILE, or use --mode face"
+        )
+    return path
+
+
+def _paste_one(
+    photo: Path,
+    recorded: Recorded,
+    edits: Sequence[Edit],
+    target: Path,
+    mode: str,
+    shape: str,
+    feather: float,
+) -> None:
+    from hyperinverter.alignment import paste_all
+    from hyperinverter.system.files import sha256_of
+
+    if not photo.is_file():
+        raise UserError(f"the photo {photo} is gone; say where it is now with --photo FILE")
+    if sha256_of(photo) != recorded.sha256:
+        raise UserError(f"{photo} is not the photo that was aligned; restore it, or align it again")
+    pasted = paste_all(photo, edits, mode=mode, shape=shape, feather=feather)
+    written = _save(pasted, target)
+    print(f"{written}{f' ({pasted.note})' if pasted.note else ''}")
+
+
+def _save(pasted: Pasted, target: Path) -> Path:
+    """Write without loss: PNG, or TIFF for inks, which PNG does not know."""
+    from hyperinverter.system.files import replacing
+
+    kind, suffix = ("TIFF", ".tif") if pasted.image.mode == "CMYK" else ("PNG", ".png")
+    path = target.with_name(f"{target.name}.pasted{suffix}")
+    with replacing(path) as part:
+        pasted.image.save(part, kind, icc_profile=pasted.image.info.get("icc_profile"))
+    return path

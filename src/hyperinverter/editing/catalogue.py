@@ -1,0 +1,57 @@
+"""Directions by name: the measured catalogue of a domain, a file, or what can be found for any generator.
+
+directions = load("digiface")
+smiling = shifted(inversion.w, [(directions["smile"], 2.0)])
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hyperinverter.checkpoints.registry import packaged_path
+from hyperinverter.contracts import UserError
+from hyperinverter.editing.directions import Direction
+from hyperinverter.editing.discovery import pca, sample_codes, sefa
+from hyperinverter.editing.foreign import read_directions
+from hyperinverter.networks.generator import Generator
+
+CATALOGUES = {"digiface": "digiface_directions"}  # name -> key of the packaged file
+
+
+def load(name: str | Path, generator: Generator | None = None) -> dict[str, Direction]:
+    """Directions by name.
+
+    Args:
+        name: A catalogue (``digiface``), a file of directions, or ``pca`` and ``sefa``, which are computed.
+        generator: Whose w they move; needed for files and for what is computed, and checked for a catalogue.
+
+    Returns:
+        Name -> direction.
+
+    Raises:
+        UserError: If there is no such catalogue or file, or it does not fit the generator.
+    """
+    if str(name) in CATALOGUES:
+        path = packaged_path(CATALOGUES[str(name)])
+        shape = (generator.w_dim, generator.num_ws) if generator is not None else (128, 10)
+        return read_directions(path, w_dim=shape[0], num_ws=shape[1])
+    if generator is None:
+        raise UserError(
+            f"directions {name!s:.80} need a generator to fit; catalogues without one: {', '.join(CATALOGUES)}"
+        )
+    if str(name) == "pca":
+        return pca(sample_codes(generator))
+    if str(name) == "sefa":
+        return sefa(generator)
+    return read_directions(name, w_dim=generator.w_dim, num_ws=generator.num_ws)
+
+
+def for_generator(generator: Generator, name: str | None = None) -> dict[str, Direction]:
+    """Directions for a generator: those asked for, else its catalogue, else its principal components.
+
+    Raises:
+        UserError: See ``load``.
+    """
+    if name is not None:
+        return load(name, generator)
+    return load(generator.source if generator.source in CATALOGUES else "pca", generator)

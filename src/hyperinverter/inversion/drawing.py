@@ -1,0 +1,211 @@
+"""What every way to invert shares: draw again, edit, and give the generator of one photo.
+
+A way to invert is a module with a ``generator``. It returns ``Inversion``; whatever draws one (the commands, the
+evaluation, the editor) asks for nothing more than what stands here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from hyperinverter.contracts import Inversion
+from hyperinverter.networks.generator import Generator, Synthesis
+from hyperinverter.ops.factored import FactoredResidual, Residual
+
+Strength = float | Tensor | Mapping[str, float]
+GROUPS = {"coarse": (4, 8), "medium": (16, 32), "fine": (64, 8192)}  # sides of the blocks, both included
+
+
+class Shift(Protocol):
+    """What an edit needs to know of a direction."""
+
+    @property
+    def name(self) -> str:
+        """For sentences, and for an order that does not depend on the caller."""
+
+    @property
+    def shift(self) -> Tensor:
+        """What power 1 adds to w: ``(D,)`` for all style layers, or ``(L, D)``."""
+
+
+Edits = Iterable[tuple[Shift, float | Tensor]]
+
+
+class Drawing(nn.Module, ABC):
+    """Base of the ways to invert: everything one does with an inversion.
+
+    Attributes:
+        source: What was asked for when it was loaded (``digiface``, a run folder, a file); empty if it was built.
+        sha256: Of the file its weights came from; empty if it was built.
+    """
+
+    source: str = ""
+    sha256: str = ""
+
+    @property
+    @abstractmethod
+    def generator(self) -> Generator:
+        """The frozen generator."""
+
+    @abstractmethod
+    def invert(self, images: Tensor, strength: Strength = 1.0) -> Inversion:
+        """Invert photos, RGB ``(B, 3, H, W)`` in [-1, 1], in eval mode and without gradients."""
+
+    @property
+    def resolution(self) -> int:
+        """R: side of the images that are drawn."""
+        return self.generator.img_resolution
+
+    def render(
+        self, w: Tensor, residuals: Mapping[str, Residual] | None = None, strength: Strength = 1.0
+    ) -> Tensor:
+        """Draw images from codes and residuals, with the stored noise.
+
+        Args:
+            w: ``(B, D)`` or W+, ``(B, L, D)``; may have been edited.
+            residuals: ``KernelSpec.name`` -> ``(B, *shape)``; None: the generator as it is.
+            strength: Times the residuals: 0 draws the generator's own image, 1 the full inversion, values between trade
+                detail against w's own look. One number, one per sample ``(B,)``, or one per group of layers
+                (see ``scale_residuals``).
+
+        Returns:
+            RGB, ``(B, 3, R, R)``.
+        """
+        return self.generator.synthesis(w, scale_residuals(residuals or {}, strength), noise_mode="const")
+
+    def prepare(self, residuals: Mapping[str, Residual], strength: Strength = 1.0) -> Synthesis:
+        """Return the generator of one photo, to draw that photo's edits.
+
+        The residuals are added to the weights once. All codes of a batch then share their kernels, so that an
+        edit costs what the plain generator costs, and many edits can be one batch.
+
+        Args:
+            residuals: Of one photo, ``KernelSpec.name`` -> ``(1, *shape)``.
+            strength: As in ``render``.
+
+        Returns:
+            w ``(B, D)`` or ``(B, L, D)`` -> RGB ``(B, 3, R, R)``.
+
+        Raises:
+            ValueError: For residuals of several photos.
+        """
+        return self.generator.synthesis.with_residuals(scale_residuals(residuals, strength))
+
+    @torch.no_grad()
+    def edit(
+        self,
+        inversion: Inversion,
+        direction: Shift | Edits,
+        power: float | Tensor = 1.0,
+        *,
+        strength: Strength = 1.0,
+    ) -> Tensor:
+        """Move the codes of an inversion and draw again with the same residuals.
+
+        Args:
+            inversion: Of this model.
+            direction: One direction, or pairs of direction and power.
+            power: Of a single direction; one number, or one per photo ``(B,)``.
+            strength: Of the residuals, as in ``render``.
+
+        Returns:
+            RGB, ``(B, 3, R, R)``. With all powers 0 it is the inversion's image at this strength, bit for bit.
+        """
+        edits: Edits = [(direction, power)] if hasattr(direction, "shift") else direction  # type: ignore[list-item]
+        return self.render(shifted(inversion.w, edits), inversion.residuals, strength)
+
+
+def shifted(w: Tensor, edits: Edits) -> Tensor:
+    """Move codes along several directions at once.
+
+    The shifts are added in the order of their names before they meet w, so the order in which edits are given does
+    not matter, and powers that are all zero give ``w`` itself.
+
+    Args:
+        w: ``(B, D)`` or W+, ``(B, L, D)``.
+        edits: Directions and their powers: one number, or one per sample, ``(B,)``.
+
+    Returns:
+        Shaped like ``w``; ``(B, L, D)`` if a direction moves layers differently.
+
+    Raises:
+        ValueError: If a direction does not fit the codes.
+    """
+    total: Tensor | None = None
+    for direction, power in sorted(edits, key=lambda edit: edit[0].name):
+        step = _step(direction, power, w)
+        if step is not None:
+            total = step if total is None else total + step
+    if total is None:
+        return w
+    if w.ndim == 3:
+        return w + total  # (B, L, D) + (B or 1, L or 1, D)
+    return w + total[:, 0] if total.shape[1] == 1 else w[:, None] + total
+
+
+def _step(direction: Shift, power: float | Tensor, w: Tensor) -> Tensor | None:
+    """What an edit adds: ``(B or 1, L or 1, D)``; None for the power 0."""
+    shift = direction.shift.to(w)
+    layers_differ = shift.ndim == 2 and w.ndim == 3 and len(shift) != w.shape[1]
+    if shift.shape[-1] != w.shape[-1] or layers_differ:
+        raise ValueError(
+            f"the direction {direction.name} {tuple(shift.shape)} does not fit codes {tuple(w.shape)}"
+        )
+    shift = shift[None, None] if shift.ndim == 1 else shift[None]
+    if isinstance(power, Tensor):
+        return power.to(w).view(-1, 1, 1) * shift
+    return None if power == 0 else power * shift
+
+
+def scale_residuals(residuals: Mapping[str, Residual], strength: Strength) -> dict[str, Residual]:
+    """Multiply residuals ``(B, ...)`` by one number, by one per sample ``(B,)``, or by one per group of layers.
+
+    Groups are ``coarse`` (blocks of 4 and 8 px), ``medium`` (16 and 32 px), ``fine`` (64 px and up), a single block
+    (``b16``), and ``torgb``, which wins over the others. A layer in no named group keeps its residual.
+
+    Raises:
+        ValueError: For a group that does not exist.
+    """
+    if isinstance(strength, Mapping):
+        unknown = [
+            name for name in strength if name not in GROUPS and name != "torgb" and not _is_block(name)
+        ]
+        if unknown:
+            raise ValueError(
+                f"no group of layers is called {unknown[0]!r}: coarse, medium, fine, torgb or b16"
+            )
+        return {name: _scaled(residual, strength_of(name, strength)) for name, residual in residuals.items()}
+    if isinstance(strength, (int, float)) and strength == 1:
+        return dict(residuals)
+    return {name: _scaled(residual, strength) for name, residual in residuals.items()}
+
+
+def _is_block(name: str) -> bool:
+    return name[:1] == "b" and name[1:].isdigit()
+
+
+def strength_of(name: str, strengths: Mapping[str, float]) -> float:
+    """The strength that a kernel such as ``b16.conv0.weight`` gets."""
+    block, _, rest = name.partition(".")
+    if rest.startswith("torgb") and "torgb" in strengths:
+        return strengths["torgb"]
+    if block in strengths:
+        return strengths[block]
+    side = int(block[1:])
+    group = next(group for group, (low, high) in GROUPS.items() if low <= side <= high)
+    return strengths.get(group, 1.0)
+
+
+def _scaled(residual: Residual, strength: float | Tensor) -> Residual:
+    if isinstance(strength, (int, float)) and strength == 1:
+        return residual
+    if isinstance(residual, FactoredResidual):
+        return residual.scaled(strength)
+    if isinstance(strength, Tensor) and strength.ndim == 1:
+        strength = strength.view(-1, *[1] * (residual.ndim - 1)).to(residual)
+    return residual * strength

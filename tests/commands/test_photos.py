@@ -1,0 +1,217 @@
+"""invert, edit, interpolate, mix and directions on the packaged model, as typed."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+from hyperinverter.commands import main
+from hyperinverter.commands.inputs import parse_strength, sources
+from hyperinverter.contracts import UserError
+from hyperinverter.data.digiface import accepted_indices, sample_faces
+from hyperinverter.editing.files import load_inversion
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three faces of the built-in domain; two share their name, one is broken."""
+    folder = tmp_path_factory.mktemp("faces")
+    (folder / "more").mkdir()
+    for place, pixels in zip(
+        ("a.png", "b.png", "more/a.png"), sample_faces(accepted_indices()[:3]), strict=True
+    ):
+        Image.fromarray(pixels).save(folder / place)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def inverted(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("results") / "inverted"
+    assert main(["invert", str(photos), "--out", str(out)]) == 0
+    return out
+
+
+def report(out: Path) -> list[dict[str, str]]:
+    with (out / "report.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_invert_leaves_what_it_promises(inverted: Path) -> None:
+    for name in ("a", "a_2", "b"):
+        for ending in ("inverted.png", "w_image.png", "photo.png", "inversion.safetensors"):
+            assert (inverted / f"{name}.{ending}").is_file()
+        inversion, origin = load_inversion(inverted / f"{name}.inversion.safetensors")
+        assert len(origin.photo_sha256) == len(origin.model_sha256) == len(origin.generator_sha256) == 64
+        drawn = np.asarray(Image.open(inverted / f"{name}.inverted.png"))
+        assert drawn.shape == (64, 64, 3)
+        expected = ((inversion.image[0].clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+        assert np.array_equal(drawn, expected)
+    rows = report(inverted)
+    assert {row["name"] for row in rows} == {"a", "a_2", "b"}
+    assert all(0 < float(row["l2"]) < 0.1 and row["status"] == "inverted" for row in rows)
+    assert (inverted / "sheet.png").is_file()
+
+
+def test_what_is_done_is_skipped_and_what_changed_is_not(
+    photos: Path, inverted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (inverted / "a.inverted.png").stat().st_mtime_ns
+    assert main(["invert", str(photos), "--out", str(inverted)]) == 0
+    assert "0 inverted, 3 done before" in capsys.readouterr().err
+    assert (inverted / "a.inverted.png").stat().st_mtime_ns == before
+    assert main(["invert", str(photos / "b.png"), "--out", str(inverted), "--strength", "fine=0"]) == 0
+    assert "1 inverted" in capsys.readouterr().err
+    assert load_inversion(inverted / "b.inversion.safetensors")[1].strength == {"fine": 0.0}
+    assert main(["invert", str(photos / "b.png"), "--out", str(inverted)]) == 0
+
+
+def test_a_broken_photo_does_not_stop_the_others(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.png").write_bytes(b"not an image")
+    status = main(
+        ["invert", str(photos / "b.png"), str(tmp_path / "broken.png"), "--out", str(tmp_path / "out")]
+    )
+    assert status == 1
+    said = capsys.readouterr().err
+    assert "broken.png" in said
+    assert "1 inverted, 1 failed" in said
+    assert {row["name"]: row["status"] for row in report(tmp_path / "out")} == {
+        "b": "inverted",
+        "broken": "failed",
+    }
+
+
+def test_edit_with_power_zero_is_the_inversion(inverted: Path, tmp_path: Path) -> None:
+    file = inverted / "a.inversion.safetensors"
+    assert main(["edit", str(file), "-d", "smile=0", "--out", str(tmp_path)]) == 0
+    same = np.asarray(Image.open(tmp_path / "a.edit.png")).astype(int)
+    assert np.abs(same - np.asarray(Image.open(inverted / "a.inverted.png"))).max() == 0
+
+
+def test_edit_strip_and_animation(inverted: Path, tmp_path: Path) -> None:
+    file = str(inverted / "a.inversion.safetensors")
+    typed = ["-d", "smile=1", "-d", "light_side=0.5", "--sweep", "-1:1:5", "--animate", "webp"]
+    assert main(["edit", file, *typed, "--out", str(tmp_path)]) == 0
+    with Image.open(tmp_path / "a.sweep.png") as strip:
+        assert strip.width > 5 * 96
+    with Image.open(tmp_path / "a.sweep.webp") as animation:
+        assert animation.n_frames > 20  # type: ignore[attr-defined]
+    edited = np.asarray(Image.open(tmp_path / "a.edit.png")).astype(int)
+    assert np.abs(edited - np.asarray(Image.open(inverted / "a.inverted.png"))).mean() > 1
+
+
+def test_edit_of_a_photo_equals_edit_of_its_file(photos: Path, inverted: Path, tmp_path: Path) -> None:
+    for given, out in (
+        (photos / "a.png", tmp_path / "photo"),
+        (inverted / "a.inversion.safetensors", tmp_path / "file"),
+    ):
+        assert main(["edit", str(given), "-d", "yaw=0.5", "--out", str(out)]) == 0
+    first, second = (
+        np.asarray(Image.open(tmp_path / kind / "a.edit.png")).astype(int) for kind in ("photo", "file")
+    )
+    assert np.abs(first - second).max() <= 1
+
+
+def test_interpolation_ends_at_both_photos(inverted: Path, tmp_path: Path) -> None:
+    a, b = (str(inverted / f"{name}.inversion.safetensors") for name in ("a", "b"))
+    assert main(["interpolate", a, b, "--steps", "3", "--out", str(tmp_path)]) == 0
+    with Image.open(tmp_path / "a_to_b.png") as strip:
+        assert strip.width > 3 * 96
+    assert main(["mix", a, b, "--layers", "fine", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "a_with_b.png").is_file()
+
+
+def test_directions_list_show_discover(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["directions", "list"]) == 0
+    assert "smile" in capsys.readouterr().out
+    assert main(["directions", "show", "smile"]) == 0
+    assert "safe:" in capsys.readouterr().out
+    assert main(["directions", "discover", "--count", "3", "--out", str(tmp_path / "pca.safetensors")]) == 0
+    with safe_open(tmp_path / "pca.safetensors", "pt") as file:
+        assert sorted(file.keys()) == ["pc0", "pc1", "pc2"]
+
+
+def test_directions_fit_to_labels_and_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for index, pixels in enumerate(sample_faces(accepted_indices()[:48])):
+        group = "light" if pixels.mean() > 81 else "dark"
+        (tmp_path / group).mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / group / f"{index}.png")
+    lines = [
+        f"{p.relative_to(tmp_path)},{np.asarray(Image.open(p)).mean():.2f}"
+        for p in sorted(tmp_path.rglob("*.png"))
+    ]
+    (tmp_path / "labels.csv").write_text("\n".join(["photo,label", *lines]) + "\n")
+    fitted = tmp_path / "light.safetensors"
+    assert (
+        main(["directions", "fit", str(tmp_path / "labels.csv"), "--name", "light", "--out", str(fitted)])
+        == 0
+    )
+    assert "rank correlation" in capsys.readouterr().out
+    groups = [str(tmp_path / name) for name in ("dark", "light")]
+    assert main(["directions", "fit", *groups, "--name", "light", "--keep", "yaw", "--out", str(fitted)]) == 0
+    assert "balanced accuracy" in capsys.readouterr().out
+    assert main(["directions", "list", str(fitted)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        (["invert", "missing.png"], "there is no photo or folder missing.png"),
+        (["invert", "PHOTO", "--strength", "much"], "neither a number nor GROUP=NUMBER"),
+        (["invert", "PHOTO", "--model", "nothing"], "nothing"),
+        (["edit", "PHOTO", "-d", "smlie=1"], "there is no direction 'smlie'"),
+        (["edit", "PHOTO", "-d", "smile=x"], "NAME=POWER"),
+        (["edit", "PHOTO", "-d", "smile=1", "--sweep", "1:2"], "FROM:TO:STEPS"),
+        (["edit", "PHOTO", "-d", "smile=1", "--animate", "avi"], "none of gif, webp, mp4"),
+        (["edit", "PHOTO", "-d", "smile=1", "--directions", "nowhere.pt"], "there is no file nowhere.pt"),
+        (["interpolate", "PHOTO", "PHOTO", "--what", "z"], "none of w, residuals, both"),
+        (["directions", "fit"], "fit needs a CSV"),
+        (["directions", "paint"], "no action 'paint'"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_sentence(
+    typed: list[str],
+    sentence: str,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([str(photos / "a.png") if word == "PHOTO" else word for word in typed]) == 1
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") <= 2
+
+
+def test_names_are_told_apart_and_fit_the_file_system(tmp_path: Path) -> None:
+    for place in ("x/photo.png", "y/photo.jpg", "y/PHOTO.png", f"z/{'長' * 80}.png"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (20, 20)).save(tmp_path / place)
+    found, line = sources([tmp_path])
+    names = [source.name for source in found]
+    assert len({name.casefold() for name in names}) == 4
+    assert max(len(name.encode()) for name in names) <= 110
+    assert "2 photos share their names" in line
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no photos were found"):
+        sources([tmp_path / "empty"])
+    assert parse_strength("coarse=1, fine=0.5") == {"coarse": 1.0, "fine": 0.5}
+
+
+def test_strength_zero_is_the_image_of_phase_one(photos: Path, tmp_path: Path) -> None:
+    assert main(["invert", str(photos / "a.png"), "--strength", "0", "--out", str(tmp_path)]) == 0
+    first, second = (
+        np.asarray(Image.open(tmp_path / f"a.{kind}.png")).astype(int) for kind in ("inverted", "w_image")
+    )
+    assert np.abs(first - second).max() <= 1
+    assert json.dumps(load_inversion(tmp_path / "a.inversion.safetensors")[1].strength) == "0.0"
+    assert torch.is_tensor(load_inversion(tmp_path / "a.inversion.safetensors")[0].w)
