@@ -11,6 +11,7 @@ import pickle
 import sys
 import types
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,7 @@ def write_nvidia(
     more: dict[str, dict[str, Any]] | None = None,
     critic_more: dict[str, dict[str, Any]] | None = None,
     protocol: int = 3,
+    write: Callable[[dict[str, Any], Path], None] | None = None,
 ) -> Path:
     """A network pickle with G, D and G_ema, as training_loop.py of stylegan2-ada-pytorch dumps it."""
     persistence, util = types.ModuleType("torch_utils.persistence"), types.ModuleType("dnnlib.util")
@@ -245,8 +247,10 @@ def write_nvidia(
             ),
             "augment_pipe": None,
         }
-        with path.open("wb") as file:
-            pickle.dump(content, file, protocol=protocol)
+        if write is not None:  # as somebody may save what they loaded
+            write(content, path)
+        else:
+            path.write_bytes(pickle.dumps(content, protocol=protocol))
     finally:
         for name in wanted:
             sys.modules.pop(name, None)

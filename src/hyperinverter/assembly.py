@@ -7,6 +7,7 @@ object here and passed in Python, so no shape is ever typed twice.
 from __future__ import annotations
 
 import functools
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -52,6 +53,8 @@ from hyperinverter.system.files import sha256_of
 from hyperinverter.tasks.common import PhaseTask, Schedule
 from hyperinverter.tasks.phase1 import PhaseIEncoder
 from hyperinverter.tasks.phase2 import PhaseIIHyper
+
+_log = logging.getLogger(__name__)
 
 _FOLDER_KEYS = (
     "val_fraction",
@@ -212,12 +215,16 @@ def _from_configuration() -> Iterator[None]:
 
 
 def starting_critic(cfg: Config, generator: Generator) -> Critic:
-    """The discriminator in the generator's file, as in the paper; a new one where the file holds none.
+    """The discriminator in the generator's file, as in the paper; a new one where the file holds none that is read.
 
     Raises:
         UserError: If the file's discriminator is not for images of the generator's size.
     """
-    critic = find_critic(cfg.generator.path)
+    try:
+        critic = find_critic(cfg.generator.path)
+    except UserError as error:  # the generator was read, and that is what the run needs
+        _log.warning("a new discriminator begins: %s", str(error).rpartition("; ")[0] or error)
+        critic = None
     if critic is None:
         return Critic(generator.config)
     if critic.config.img_resolution != generator.img_resolution:

@@ -36,7 +36,7 @@ def spec(generator: Generator) -> ModelSpec:
     return ModelSpec(
         "hyperinverter",
         generator.config,
-        WEncoderSpec(TINY, head="flatten"),
+        WEncoderSpec(TINY, head="flatten", from_mean=False),
         FeaturesSpec(Part("TinyBackbone", {"widths": [16, 8, 8], "units": [1, 1, 1]}), 8, "level", "half"),
         HypernetSpec(
             ("b16.conv1.weight", "b4.torgb.weight"),

@@ -8,22 +8,31 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from hyperinverter.checkpoints import pickles
 from hyperinverter.checkpoints.pickles import Unreadable
-from hyperinverter.checkpoints.shapes import Tensors, shape_of, under
-from hyperinverter.contracts import KernelSpec
+from hyperinverter.checkpoints.shapes import Load, Tensors, shape_of, under
+from hyperinverter.checkpoints.unwrapping import Unwrapped, has
+from hyperinverter.contracts import KernelSpec, shown
 from hyperinverter.inversion.specification import FeaturesSpec, HypernetSpec, Part, WEncoderSpec
 from hyperinverter.networks.backbones import IRSE50, ResNet34
 from hyperinverter.networks.generator import Generator
 
+_IRSE, _RESNET = "input_layer.0.weight", "conv1.weight"  # tensors that tell backbones apart
+# Names of the parts of a checkpoint.
+PARTS = ("encoder", "w_encoder", "w_bar_encoder", "hypernet", "discriminator", "decoder")
 
-def read_w_encoder(stored: Mapping[str, Any], path: Path) -> tuple[WEncoderSpec, int, Tensors]:
-    """E1 of a W encoder file (``encoder.``) or the copy in a HyperInverter file (``w_encoder.``).
+
+def is_model(names: Mapping[str, Any]) -> bool:
+    """Whether names are those of a W encoder, alone or in a checkpoint, or of a HyperInverter."""
+    parts = has(names, "encoder.", "w_encoder.", "w_bar_encoder.", "hypernet.")
+    return parts or (_has_backbone(names) and ("linear.weight" in names or has(names, "styles.")))
+
+
+def read_w_encoder(found: Unwrapped, load: Load) -> tuple[WEncoderSpec, int, Tensors]:
+    """E1 of a W encoder file (``encoder.``, or bare), or the copy in a HyperInverter file (``w_encoder.``).
 
     Returns:
         What it is, the width of w, and its tensors.
@@ -31,34 +40,47 @@ def read_w_encoder(stored: Mapping[str, Any], path: Path) -> tuple[WEncoderSpec,
     Raises:
         Unreadable: If there is none, or it is of another kind.
     """
-    names = under(stored, "encoder") or under(stored, "w_encoder")
+    own = under(found.stored, "encoder") or (found.stored if _has_backbone(found.stored) else {})
+    names = own or under(found.stored, "w_encoder")
     if not names:
         raise Unreadable("holds no W encoder")
     if any(name.startswith(("styles.", "latlayer")) for name in names):
         raise Unreadable(
             "is an encoder for W+, one code per style layer", "give an encoder for W, one code per photo"
         )
-    spec = WEncoderSpec(backbone_of(names))
-    tensors = _ours(pickles.load_tensors(names, path), "linear")
+    spec = WEncoderSpec(backbone_of(names), from_mean=not own or _from_mean(found))
+    tensors = _ours(load(names), "linear")
     if tensors.get("linear.weight", torch.empty(0)).ndim != 2:
         raise Unreadable("is not a complete W encoder: it has no linear.weight of two dimensions")
     return spec, tensors["linear.weight"].shape[0], tensors
 
 
-def w_encoder_copy(stored: Mapping[str, Any], path: Path) -> Tensors:
+def _from_mean(found: Unwrapped) -> bool:
+    """What a W encoder's file says of ``start_from_latent_avg``; True, the release's way, where it says nothing.
+
+    Raises:
+        Unreadable: If it is neither true nor false.
+    """
+    said = found.option("start_from_latent_avg")
+    if said is None or said in (True, False):
+        return said is None or bool(said)
+    raise Unreadable(f"has the option start_from_latent_avg={shown(said)}, which is neither true nor false")
+
+
+def w_encoder_copy(found: Unwrapped, load: Load) -> Tensors:
     """The copy of the W encoder in a HyperInverter file; empty if it has none."""
-    return _ours(pickles.load_tensors(under(stored, "w_encoder"), path), "linear")
+    return _ours(load(under(found.stored, "w_encoder")), "linear")
 
 
 def read_hyper(
-    stored: Mapping[str, Any], generator: Generator, path: Path
+    stored: Mapping[str, Any], generator: Generator, load: Load
 ) -> tuple[FeaturesSpec, HypernetSpec, Tensors]:
     """Feature encoder and hypernetwork of a HyperInverter file.
 
     Args:
         stored: Its state dict.
         generator: Which it should be for.
-        path: Of the file.
+        load: Reads tensors of it.
 
     Returns:
         What both are, and their tensors by the names in ``HyperInverter.state_dict()``.
@@ -67,7 +89,7 @@ def read_hyper(
         Unreadable: If a part is missing, of another kind, or for another generator.
     """
     _check_size(stored, generator)
-    regressors = pickles.load_tensors(under(stored, "hypernet"), path)
+    regressors = load(under(stored, "hypernet"))
     kernels = predicted_kernels(
         under(regressors, "weight_regressors"), generator.kernels(), generator.img_resolution
     )
@@ -82,7 +104,7 @@ def read_hyper(
     hypernet = HypernetSpec(tuple(kernel.name for kernel in kernels), hidden, extractor_channels=extractor)
     tensors = {f"hypernet.{name}": tensor for name, tensor in regressors.items()}
     heads = ("styles", "latlayer1", "latlayer2")
-    read = _ours(pickles.load_tensors(encoder, path), *heads)
+    read = _ours(load(encoder), *heads)
     return features, hypernet, tensors | {f"feature_encoder.{name}": t for name, t in read.items()}
 
 
@@ -103,13 +125,17 @@ def backbone_of(names: Mapping[str, Any]) -> Part:
     Raises:
         Unreadable: If it has neither.
     """
-    if "input_layer.0.weight" in names:
+    if _IRSE in names:
         return Part(IRSE50.__name__)
-    if "conv1.weight" in names:
+    if _RESNET in names:
         return Part(ResNet34.__name__)
     raise Unreadable(
         "is an encoder with neither IR-SE-50 nor ResNet-34", "give an encoder of HyperInverter's release"
     )
+
+
+def _has_backbone(names: Mapping[str, Any]) -> bool:
+    return _IRSE in names or _RESNET in names
 
 
 def _ours(tensors: Tensors, *heads: str) -> Tensors:

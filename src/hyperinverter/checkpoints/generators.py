@@ -6,7 +6,7 @@ import functools
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,20 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hyperinverter.checkpoints import nvidia, pickles, rosinality
-from hyperinverter.checkpoints.opening import GENERATOR_INSIDE, find_file, state_dict_of
+from hyperinverter.checkpoints.opening import GENERATOR_INSIDE, find_file
 from hyperinverter.checkpoints.pickles import Unreadable
 from hyperinverter.checkpoints.reading import (
     IMPOSSIBLE,
+    as_floats,
     existing,
     nothing_known,
     read_safetensors,
+    refuse_archive,
     reported,
 )
 from hyperinverter.checkpoints.registry import PACKAGED
-from hyperinverter.checkpoints.shapes import under
+from hyperinverter.checkpoints.shapes import Foreign, Load, multiplier_of, under
+from hyperinverter.checkpoints.unwrapping import is_network, unwrap
 from hyperinverter.contracts import UserError
 from hyperinverter.networks.critic import Critic
 from hyperinverter.networks.frozen import load_strictly
@@ -43,6 +46,14 @@ _CRITICS = (
     "give NVIDIA's network pickle with D, rosinality's .pt with d, or a checkpoint of HyperInverter's release"
 )
 
+# Where generators and discriminators are kept, averaged ones first.
+_GENERATOR_PLACES = (
+    *("G_ema", "g_ema", "generator_ema", "netG_ema", "params_ema", "ema"),
+    *("generator", "decoder", "G", "g", "netG"),
+)
+_CRITIC_PLACES = ("D", "d", "discriminator", "netD")
+_BASICSR = frozenset({"style_mlp.1.weight", "constant_input.weight"})
+
 _log = logging.getLogger(__name__)
 
 
@@ -50,13 +61,16 @@ def load_generator(path: str | Path) -> Generator:
     """Load a StyleGAN2 generator, frozen and in eval mode.
 
     Everything that fixes its shape (resolution, widths, z, w, mapping layers) is read from the file. The network runs
-    in float32, also where NVIDIA's would run some blocks in float16 on a GPU.
+    in float32, also where NVIDIA's would run some blocks in float16 on a GPU. What a file leaves open is settled as
+    follows, and said in the log: without a mean of w it is measured over 100,000 fixed samples; without noise maps
+    they are drawn from a fixed seed.
 
     Args:
         path: The name of a packaged domain ("digiface"), or a file, told apart by content: NVIDIA's network pickle
             (``G_ema`` of stylegan2-ada-pytorch, or of a StyleGAN2 trained with the stylegan3 repository),
-            rosinality's ``.pt`` (``g_ema``; without a ``latent_avg`` the mean of w is measured over 100,000 fixed
-            samples, and said in the log), a ``.safetensors`` of ``save_generator`` or of ``save_hyperinverter``.
+            rosinality's ``.pt`` (``g_ema``), a ``.safetensors`` of ``save_generator`` or of ``save_hyperinverter``.
+            Networks of either layout are also read as a state dict, as a saved module, or as a part of a larger
+            checkpoint (``decoder``, ``generator``), whatever wrappers added to their names.
 
     Returns:
         ``.mapping(z)``, ``.synthesis(ws, noise_mode="const")``, ``.w_avg``, ``.kernels()``; ``.sha256`` is the hash
@@ -64,25 +78,27 @@ def load_generator(path: str | Path) -> Generator:
 
     Raises:
         UserError: If the file is missing, damaged, not a generator, or of a variant that is not supported
-            (conditional, StyleGAN3, TensorFlow), which is named.
+            (conditional, StyleGAN3, TensorFlow, not square), which is named.
     """
     file, sha256 = find_file(path, "generator")
     kind = pickles.kind_of(file)
-    if kind in ("torch", "pickle"):
-        with reported(file, _GENERATORS):
-            config, tensors, knows_mean = _foreign_generator(file, kind)
-            generator = _filled_generator(config, tensors, file)
-        if not knows_mean:
-            _log.warning(
-                "%s has no latent_avg: the mean of w is measured over %d samples", file, _MEAN_SAMPLES
-            )
-            generator.mapping.w_avg = _measured_mean(generator.mapping)
-    elif kind == "safetensors" or file.suffix == ".safetensors":
-        tensors, header = read_safetensors(file)
-        generator = generator_inside(file, tensors, header)
+    if kind == "safetensors" or (kind == "other" and file.suffix == ".safetensors"):
+        generator = _from_safetensors(file)
         sha256 = generator.sha256 or sha256
-    else:
+    elif kind == "other":
         raise nothing_known(file, _GENERATORS)
+    else:
+        refuse_archive(file)
+        with reported(file, _GENERATORS):
+            load = functools.partial(pickles.load_tensors, path=file)
+            foreign = _foreign_generator(pickles.read(file), load)
+            if foreign is None:
+                raise Unreadable(
+                    "is a torch file without a generator: there is no g_ema or G_ema in it"
+                    if kind == "torch"
+                    else "is a pickle without G_ema, the generator of NVIDIA's network pickles"
+                )
+            generator = _settled(foreign, file)
     generator.source, generator.sha256 = str(path), sha256
     return generator.requires_grad_(False).eval()
 
@@ -107,7 +123,7 @@ def load_critic(path: str | Path) -> Critic:
 
 
 def find_critic(path: str | Path) -> Critic | None:
-    """``load_critic``, with None for packaged names and whole files that hold no discriminator.
+    """``load_critic``, with None for packaged names and files that hold no discriminator.
 
     Raises:
         UserError: If the file is missing or damaged, or its discriminator is of a variant that is not supported.
@@ -116,27 +132,30 @@ def find_critic(path: str | Path) -> Critic | None:
         return None
     file = existing(path)
     kind = pickles.kind_of(file)
-    if kind == "safetensors":
-        return None
-    if kind not in ("torch", "pickle"):
+    if kind == "other":
         raise nothing_known(file, _CRITICS)
+    if kind == "safetensors":
+        tensors, header = read_safetensors(file)
+        if "format" in header:  # our own, which hold none
+            return None
+        content, load = tensors, as_floats
+    else:
+        refuse_archive(file)
+        load = functools.partial(pickles.load_tensors, path=file)
     with reported(file, _CRITICS):
-        content, load = pickles.read(file), functools.partial(pickles.load_tensors, path=file)
-        if kind == "pickle":
-            if not isinstance(content, dict) or content.get("D") is None:
-                return None
-            config, group, tensors = nvidia.read_critic(nvidia.find_network(content, "D"), load)
-        elif isinstance(content, dict) and isinstance(content.get("d"), dict):
-            config, group, tensors = rosinality.read_critic(content["d"], load)
-        else:
-            state = state_dict_of(content) if isinstance(content, dict) and "state_dict" in content else {}
-            network = nvidia.Network("discriminator", {}, {}, under(state, "discriminator"), {})
-            if not network.stored:
-                return None
-            config, group, tensors = nvidia.read_critic(network, load)
+        if kind != "safetensors":
+            content = pickles.read(file)
+        read = {nvidia.is_critic: nvidia.read_critic, rosinality.is_critic: rosinality.read_critic}
+        found = unwrap(content, lambda names: any(known(names) for known in read), _CRITIC_PLACES)
+        if found is None:
+            if isinstance(content, dict) and any(is_network(content.get(key)) for key in _CRITIC_PLACES):
+                raise Unreadable("has a discriminator of another kind than StyleGAN2's")
+            return None
+        known = next(known for known in read if known(found.stored))
+        config, group, state = read[known](found, load)
         with torch.device("meta"):
             critic = Critic(config, group)
-    load_strictly(critic, tensors, file)
+    load_strictly(critic, state, file)
     return critic
 
 
@@ -154,15 +173,69 @@ def save_generator(generator: Generator, path: Path, recipe: Mapping[str, Any], 
     save_file(tensors, path, header)
 
 
-def _foreign_generator(file: Path, kind: str) -> tuple[GeneratorConfig, dict[str, Tensor], bool]:
-    content, load = pickles.read(file), functools.partial(pickles.load_tensors, path=file)
-    if kind == "pickle":
-        return *nvidia.read_generator(nvidia.find_network(content, "G_ema"), load), True
-    if isinstance(content, dict) and "g_ema" not in content and "style.1.weight" in content:
-        content = {"g_ema": content}  # the state dict alone
-    if not isinstance(content, dict) or not isinstance(content.get("g_ema"), dict):
-        raise Unreadable("is a torch file without a generator: there is no g_ema in it")
-    return rosinality.read_generator(content["g_ema"], content.get("latent_avg"), load)
+def _from_safetensors(file: Path) -> Generator:
+    """A file of this project, or a state dict of others."""
+    tensors, header = read_safetensors(file)
+    if not header.keys() & {"config", "model"}:
+        with reported(file, _GENERATORS):
+            foreign = _foreign_generator(tensors, as_floats)
+            if foreign is not None:
+                return _settled(foreign, file)
+    return generator_inside(file, tensors, header)
+
+
+def _foreign_generator(content: Any, load: Load) -> Foreign | None:
+    """Read a generator of other people's; None if there is none.
+
+    Raises:
+        Unreadable: If it is of a variant that is not supported.
+    """
+    read = {nvidia.is_generator: nvidia.read_generator, rosinality.is_generator: rosinality.read_generator}
+    found = unwrap(content, lambda names: any(known(names) for known in read), _GENERATOR_PLACES)
+    if found is not None:
+        return next(reader for known, reader in read.items() if known(found.stored))(found, load)
+    if unwrap(content, _BASICSR.issubset, _GENERATOR_PLACES):
+        raise Unreadable("is a StyleGAN2 with the names of BasicSR, which are not read")
+    return None
+
+
+def _settled(foreign: Foreign, file: Path) -> Generator:
+    """Build other people's generator, and settle what its file leaves open."""
+    generator = _filled_generator(foreign.config, foreign.tensors, file)
+    multiplier = multiplier_of(foreign.tensors)
+    if not foreign.knows_multiplier and multiplier != foreign.config.mapping_lr_multiplier:
+        other = replace(foreign.config, mapping_lr_multiplier=multiplier)
+        changed = _filled_generator(other, foreign.tensors, file)
+        if not foreign.knows_mean or _misses_mean(changed.mapping) < _misses_mean(generator.mapping):
+            generator = changed
+            _log.warning("%s was trained with lr_mlp=%g, told by the size of its weights", file, multiplier)
+    if not foreign.knows_mean:
+        _log.warning("%s has no latent_avg: the mean of w is measured over %d samples", file, _MEAN_SAMPLES)
+        generator.mapping.w_avg = _codes(generator.mapping, _MEAN_SAMPLES)[0]
+    if not foreign.knows_noise:
+        _log.warning("%s holds no noise maps: they are drawn from a fixed seed", file)
+    if not foreign.knows_clamp:
+        _log.warning(
+            "%s does not say its conv_clamp: none is used; if it was trained with one, give its network pickle",
+            file,
+        )
+    return generator
+
+
+def _misses_mean(mapping: MappingNetwork) -> float:
+    """How far the mean of w is from the one in the file, in spreads of w."""
+    mean, spread = _codes(mapping, 2000)
+    return ((mean - mapping.w_avg).norm() / spread.norm().clamp_min(1e-12)).item()
+
+
+@torch.no_grad()
+def _codes(mapping: MappingNetwork, samples: int) -> tuple[Tensor, Tensor]:
+    """Mean and spread ``(D,)`` of w over fixed samples."""
+    draw = torch.Generator().manual_seed(0)
+    width = next(mapping.parameters()).shape[1]
+    chunks = [mapping(torch.randn(1000, width, generator=draw))[:, 0] for _ in range(samples // 1000)]
+    means = torch.stack([chunk.mean(dim=0) for chunk in chunks])
+    return means.mean(dim=0), torch.stack([chunk.std(dim=0) for chunk in chunks]).mean(dim=0)
 
 
 def generator_inside(file: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> Generator:
@@ -196,14 +269,6 @@ def _filled_generator(config: GeneratorConfig, tensors: dict[str, Tensor], file:
         generator = Generator(config)
     load_strictly(generator, tensors, file)
     return generator
-
-
-@torch.no_grad()
-def _measured_mean(mapping: MappingNetwork) -> Tensor:
-    draw = torch.Generator().manual_seed(0)
-    width = next(mapping.parameters()).shape[1]
-    chunks = [mapping(torch.randn(1000, width, generator=draw))[:, 0] for _ in range(_MEAN_SAMPLES // 1000)]
-    return torch.stack([chunk.mean(dim=0) for chunk in chunks]).mean(dim=0)
 
 
 def _known(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from hyperinverter.checkpoints import authors
 from hyperinverter.checkpoints.generators import generator_inside, load_generator
 from hyperinverter.checkpoints.opening import GENERATOR_INSIDE, Opened, open_model
-from hyperinverter.checkpoints.reading import fitting, reported
+from hyperinverter.checkpoints.reading import fitting, reported, with_counters
 from hyperinverter.checkpoints.shapes import under
+from hyperinverter.checkpoints.unwrapping import Unwrapped
 from hyperinverter.contracts import UserError
 from hyperinverter.inversion.phase1 import WInverter
 from hyperinverter.inversion.phase2 import HyperInverter
@@ -63,8 +64,9 @@ def load_w_encoder(path: str | Path) -> WEncoder:
         UserError: If the file is missing, damaged, or holds no W encoder.
     """
     found = open_model(path, "phase1", _W_ENCODERS)
-    if found.spec is None:
-        return _their_w_encoder(found)
+    if found.theirs is not None:
+        return _their_w_encoder(found, found.theirs)
+    assert found.spec is not None
     prefix = "encoder" if found.spec.kind == "w_encoder" else "w_inverter.encoder"
     return _w_encoder(
         found.file, found.spec.w_encoder, found.spec.generator.w_dim, under(found.tensors, prefix)
@@ -83,23 +85,24 @@ def load_w_inverter(path: str | Path, generator: Generator) -> WInverter:
         UserError: If the file is missing, damaged, of another kind or for another generator.
     """
     found = open_model(path, "phase1", _W_ENCODERS)
-    if found.spec is None:
-        return _joined(generator, _their_w_encoder(found), path).eval()
+    if found.theirs is not None:
+        return _joined(generator, _their_w_encoder(found, found.theirs), path).eval()
+    assert found.spec is not None
     model = _own_model(found, found.spec, generator)
     return model.w_inverter if isinstance(model, HyperInverter) else model
 
 
-def _their_w_encoder(found: Opened) -> WEncoder:
+def _their_w_encoder(found: Opened, theirs: Unwrapped) -> WEncoder:
     """E1 of the authors' W encoder file, or the copy in a HyperInverter file."""
     with reported(found.file, _W_ENCODERS):
-        spec, w_dim, tensors = authors.read_w_encoder(found.stored, found.file)
+        spec, w_dim, tensors = authors.read_w_encoder(theirs, found.load)
     return _w_encoder(found.file, spec, w_dim, tensors)
 
 
 def _w_encoder(file: Path, spec: WEncoderSpec, w_dim: int, tensors: Mapping[str, Tensor]) -> WEncoder:
     with fitting(file, _W_ENCODERS), torch.device("meta"):
         encoder = build_w_encoder(spec, w_dim)
-    load_strictly(encoder, dict(tensors), file)
+    load_strictly(encoder, with_counters(encoder, tensors), file)
     return encoder.requires_grad_(False).eval()
 
 
@@ -149,19 +152,21 @@ def load_hyperinverter(
     source = path if path is not None else hyper
     assert source is not None
     found = open_model(source, "phase2", _MODELS)
-    if found.spec is None:
+    if found.theirs is not None:
         if generator is None:
             raise UserError(
                 f"{found.file} holds no generator; add generator=PATH, the file it was trained with"
             )
-        model = _their_model(found, _generator_object(generator), w_encoder)
-        return model.eval()
+        return _their_model(found, found.theirs, _generator_object(generator), w_encoder).eval()
+    assert found.spec is not None
     loaded = _own_around(found, found.spec, source, generator)
     if not isinstance(loaded, HyperInverter):
         raise UserError(
             f"{source} holds phase I only; train phase II on it: {train_command()} phase=2 phase.from_run={source}"
         )
-    if w_encoder is not None and not _same(_w_encoder_object(w_encoder), loaded.w_inverter.encoder):
+    if w_encoder is not None and not _alike(
+        _w_encoder_object(w_encoder).state_dict(), loaded.w_inverter.encoder.state_dict()
+    ):
         raise UserError(
             f"{found.file} was trained on another W encoder than {_called(w_encoder)}; leave w_encoder out, the file "
             "holds its own"
@@ -257,34 +262,31 @@ def _model_header(model: WInverter | HyperInverter, recipe: Mapping[str, Any]) -
 
 
 def _their_model(
-    found: Opened, generator: Generator, w_encoder: WEncoder | str | Path | None
+    found: Opened, theirs: Unwrapped, generator: Generator, w_encoder: WEncoder | str | Path | None
 ) -> HyperInverter:
     """A checkpoint of HyperInverter's release around its generator."""
-    used = _their_w_encoder(found) if w_encoder is None else _w_encoder_object(w_encoder)
+    used = _their_w_encoder(found, theirs) if w_encoder is None else _w_encoder_object(w_encoder)
     w_inverter = _joined(generator, used, found.file if w_encoder is None else _called(w_encoder))
     with reported(found.file, _MODELS):
-        features, hypernet, tensors = authors.read_hyper(found.stored, generator, found.file)
+        features, hypernet, tensors = authors.read_hyper(theirs.stored, generator, found.load)
         spec = ModelSpec(
             "hyperinverter", generator.config, describe(w_inverter).w_encoder, features, hypernet
         )
         with torch.device("meta"):
             model = build_on(w_inverter, spec)
     load_strictly(model.hypernet, under(tensors, "hypernet"), found.file)
-    load_strictly(model.feature_encoder, under(tensors, "feature_encoder"), found.file)
-    if w_encoder is not None and (copy := authors.w_encoder_copy(found.stored, found.file)):
-        _compare_with_copy(used, copy, found.file, _called(w_encoder))
+    encoder = with_counters(model.feature_encoder, under(tensors, "feature_encoder"))
+    load_strictly(model.feature_encoder, encoder, found.file)
+    if w_encoder is not None:
+        with reported(found.file, _MODELS):
+            copy = authors.w_encoder_copy(theirs, found.load)
+        if copy and not _alike(used.state_dict(), copy):
+            _log.warning(
+                "%s was trained on another W encoder than %s, which is used now; leave w_encoder out to use its own",
+                found.file,
+                _called(w_encoder),
+            )
     return model
-
-
-def _compare_with_copy(used: WEncoder, copy: Mapping[str, Tensor], file: Path, name: str) -> None:
-    """Say so if the W encoder in use is not the one that the model was trained on."""
-    state = used.state_dict()
-    if copy.keys() != state.keys() or any(not torch.equal(copy[n], t.cpu()) for n, t in state.items()):
-        _log.warning(
-            "%s was trained on another W encoder than %s, which is used now; leave w_encoder out to use its own",
-            file,
-            name,
-        )
 
 
 def _own_model(found: Opened, spec: ModelSpec, generator: Generator) -> WInverter | HyperInverter:
@@ -295,11 +297,7 @@ def _own_model(found: Opened, spec: ModelSpec, generator: Generator) -> WInverte
             f"{ours[:12]}...); choose that generator with generator.path=FILE, or train again"
         )
     inside = under(found.tensors, GENERATOR_INSIDE.rstrip("."))
-    state = generator.state_dict()
-    if inside and (
-        inside.keys() != state.keys()
-        or any(not torch.equal(inside[name], t.cpu()) for name, t in state.items())
-    ):
+    if inside and not _alike(inside, generator.state_dict()):
         raise UserError(
             f"{file} was trained with another generator than {generator.source or 'this one'}; leave generator out, "
             "the file holds its own"
@@ -323,8 +321,12 @@ def _called(part: nn.Module | str | Path) -> str:
     return "the given one" if isinstance(part, nn.Module) else str(part)
 
 
-def _same(one: nn.Module, other: nn.Module) -> bool:
-    mine, theirs = one.state_dict(), other.state_dict()
-    return mine.keys() == theirs.keys() and all(
-        torch.equal(t.cpu(), theirs[n].cpu()) for n, t in mine.items()
-    )
+def _alike(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Whether two state dicts are the same but for the rounding of halves, and for counters, which nothing reads."""
+    names, others = ({n for n in state if not n.endswith("num_batches_tracked")} for state in (one, other))
+    return names == others and all(_equal(one[name].cpu(), other[name].cpu()) for name in names)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    roundings = (torch.float32, torch.float16, torch.bfloat16)
+    return one.shape == other.shape and any(torch.equal(one.to(kind), other.to(kind)) for kind in roundings)

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from hyperinverter.checkpoints import pickles
+from hyperinverter.checkpoints import authors, pickles
 from hyperinverter.checkpoints.pickles import Unreadable
-from hyperinverter.checkpoints.reading import fitting, nothing_known, read_safetensors, reported
+from hyperinverter.checkpoints.reading import (
+    as_floats,
+    fitting,
+    nothing_known,
+    read_safetensors,
+    refuse_archive,
+    reported,
+)
 from hyperinverter.checkpoints.registry import PACKAGED, packaged
-from hyperinverter.checkpoints.shapes import under
-from hyperinverter.contracts import UserError
+from hyperinverter.checkpoints.shapes import Load, under
+from hyperinverter.checkpoints.unwrapping import Unwrapped, unwrap
+from hyperinverter.contracts import UserError, shown
 from hyperinverter.inversion.specification import ModelSpec
 from hyperinverter.system.errors import cause
 from hyperinverter.system.files import sha256_of
@@ -34,7 +41,8 @@ class Opened:
     file: Path
     spec: ModelSpec | None = None
     tensors: dict[str, Tensor] = field(default_factory=dict)  # ours
-    stored: dict[str, Any] = field(default_factory=dict)  # the authors': name -> StoredTensor
+    theirs: Unwrapped | None = None  # the authors'
+    load: Load = dict  # reads tensors of ``theirs``
     made_for: str = ""  # SHA-256 of the generator
     generator_path: str = _DEFAULT_GENERATOR  # where the generator came from
     header: dict[str, str] = field(default_factory=dict)
@@ -61,17 +69,24 @@ def open_model(path: str | Path, kind: str, way_out: str) -> Opened:
         return replace(_open_safetensors(file, way_out), generator_path=path)
     file = checkpoint_of(path)
     container = pickles.kind_of(file)
-    if container == "safetensors" or file.suffix == ".safetensors":
+    if container == "safetensors" or (container == "other" and file.suffix == ".safetensors"):
         return _open_safetensors(file, way_out)
     if file.suffix == ".ckpt":
-        return _open_run(file, way_out)
+        return _open_ckpt(file, way_out)
     if container == "other":
         raise nothing_known(file, way_out)
     with reported(file, way_out):
+        refuse_archive(file)
         content = pickles.read(file)
         if _is_ours(content):
             return _open_run(file, way_out)
-        return Opened(file, stored=state_dict_of(content))
+        theirs = _authors(content)
+        if theirs is None:
+            state = content.get("state_dict") if isinstance(content, dict) else None
+            if not isinstance(state, dict):
+                raise Unreadable("is not a checkpoint of HyperInverter's release: it has no state_dict")
+            theirs = Unwrapped(state)
+        return Opened(file, theirs=theirs, load=functools.partial(pickles.load_tensors, path=file))
 
 
 def checkpoint_of(path: str | Path) -> Path:
@@ -100,15 +115,13 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         UserError: If it is cut short, damaged, of another kind, or holds anything else.
     """
     try:
-        pickles.check_archive(file)
         if zipfile.is_zipfile(file):
+            pickles.check_archive(file)
             with zipfile.ZipFile(file) as archive:
                 damaged = archive.testzip()
             if damaged is not None:
-                raise zipfile.BadZipFile(f"{damaged} is damaged")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about foreign files; what is wrong is said below
-            content = torch.load(file, map_location="cpu", weights_only=True)
+                raise Unreadable(f"is damaged: {shown(damaged)} has other bytes than were written")
+        content = pickles.load_plain(file)
     except Exception as error:  # what is raised for bytes that are no checkpoint depends on the bytes
         raise UserError(
             f"{file} cannot be read as a checkpoint ({cause(error)}): it is cut short or of another kind; give "
@@ -131,6 +144,8 @@ def find_file(path: str | Path, kind: str) -> tuple[Path, str]:
     if isinstance(path, str) and f"{path}_{kind}" in PACKAGED:
         return packaged(kind, path)
     file = Path(path).expanduser()
+    if file.is_dir():
+        raise UserError(f"{file} is a folder; name the {kind}'s file in it with {kind}.path=FILE")
     if not file.is_file():
         names = sorted(k.removesuffix(f"_{kind}") for k in PACKAGED if k.endswith(f"_{kind}"))
         raise UserError(
@@ -139,20 +154,15 @@ def find_file(path: str | Path, kind: str) -> tuple[Path, str]:
     return file, sha256_of(file)
 
 
-def state_dict_of(content: Any) -> dict[str, Any]:
-    """``state_dict`` of a foreign checkpoint, its names checked to be text.
-
-    Raises:
-        Unreadable: If it has none.
-    """
-    state = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
-        raise Unreadable("is not a checkpoint of HyperInverter's release: it has no state_dict")
-    return state
+def _authors(content: Any) -> Unwrapped | None:
+    """The parts of a W encoder or a HyperInverter file of the authors; None for other content."""
+    return unwrap(content, authors.is_model, parts=authors.PARTS)
 
 
 def _open_safetensors(file: Path, way_out: str) -> Opened:
     tensors, header = read_safetensors(file)
+    if "model" not in header and (theirs := _authors(tensors)) is not None:
+        return Opened(file, theirs=theirs, load=as_floats)
     try:
         described = json.loads(header["model"])
     except (KeyError, ValueError) as error:
@@ -162,10 +172,22 @@ def _open_safetensors(file: Path, way_out: str) -> Opened:
     return Opened(
         file,
         _spec(described, file, way_out),
-        {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()},
+        as_floats(tensors),
         made_for=header.get("generator_sha256", ""),
         header=header,
     )
+
+
+def _open_ckpt(file: Path, way_out: str) -> Opened:
+    """A run's checkpoint, or one of the authors' networks that somebody gave the same ending."""
+    try:
+        content = pickles.read(file)
+        theirs = None if _is_ours(content) else _authors(content)
+    except Unreadable:
+        theirs = None  # the reader of checkpoints says what is wrong
+    if theirs is None:
+        return _open_run(file, way_out)
+    return Opened(file, theirs=theirs, load=functools.partial(pickles.load_tensors, path=file))
 
 
 def _open_run(file: Path, way_out: str) -> Opened:
@@ -184,7 +206,7 @@ def _open_run(file: Path, way_out: str) -> Opened:
 def _spec(described: Any, file: Path, way_out: str) -> ModelSpec:
     if not isinstance(described, Mapping):
         raise UserError(
-            f"{file} is not a model of this project: it describes {str(described)[:60]!r}; {way_out}"
+            f"{file} is not a model of this project: it describes {shown(described)!r}; {way_out}"
         )
     with fitting(file, way_out):
         return ModelSpec.from_plain(described)

@@ -11,9 +11,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from hyperinverter.checkpoints import pickles
 from hyperinverter.checkpoints.pickles import Unreadable
 from hyperinverter.checkpoints.registry import FETCHED, fetch_command, packaged_path
+from hyperinverter.checkpoints.unwrapping import unwrap
 from hyperinverter.contracts import UserError
+from hyperinverter.system import kinds
 from hyperinverter.system.errors import first_line
 
 # What shapes or descriptions that no network can have trip over.
@@ -36,18 +39,22 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
 
 
+def as_floats(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Floating tensors as float32, the others as they are."""
+    return {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+
+
 def read_packaged(key: str) -> dict[str, Tensor]:
     """Read a packaged safetensors file, by its name in ``registry.PACKAGED``; floating tensors as float32.
 
     Raises:
         UserError: If the file is missing, or is not the one this version was released with.
     """
-    tensors = load_file(packaged_path(key))
-    return {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
+    return as_floats(load_file(packaged_path(key)))
 
 
 def read_foreign_weights(path: str | Path, label: str) -> dict[str, Tensor]:
-    """Read a state dict saved by torch, bare or as ``state_dict`` of a checkpoint; nothing in the file is executed.
+    """Read a state dict saved by torch, whatever it is wrapped in; nothing in the file is executed.
 
     Raises:
         UserError: If the file is missing (with its official address) or is not such a file.
@@ -60,18 +67,17 @@ def read_foreign_weights(path: str | Path, label: str) -> dict[str, Tensor]:
             f"download {source.page} by hand"
         )
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what torch raises for bytes that are no checkpoint depends on the bytes
+        found = unwrap(pickles.read(path), bool)
+        tensors = pickles.load_tensors(found.stored, path) if found else {}
+    except (Unreadable, OSError) as error:
         raise UserError(
             f"{path} is not a weight file for {label}; replace it by {source.file} from {source.page}"
         ) from error
-    if isinstance(weights, dict) and isinstance(weights.get("state_dict"), dict):
-        weights = weights["state_dict"]
-    if not isinstance(weights, dict) or not all(isinstance(t, Tensor) for t in weights.values()):
+    if not tensors:
         raise UserError(
             f"{path} holds no plain dictionary of tensors; {label} needs {source.file} from {source.page}"
         )
-    return {str(name): t.float() if t.is_floating_point() else t for name, t in weights.items()}
+    return tensors
 
 
 def with_counters(network: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -94,17 +100,21 @@ def existing(path: str | Path) -> Path:
 
 def nothing_known(file: Path, way_out: str) -> UserError:
     """The sentence for a file that is no container of weights at all."""
-    start = file.read_bytes()[:200] if file.stat().st_size < 1 << 20 else b""
     if file.stat().st_size == 0:
-        reason = "is empty"
-    elif start.startswith(b"version https://git-lfs"):
-        reason, way_out = "is a pointer of Git LFS, not the file itself", "fetch it with git lfs pull"
-    elif start.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        reason = "is a web page, not weights"
-        way_out = "download it again, in a browser if the page asks for a click"
-    else:
-        reason = "is neither a torch file, a pickle nor safetensors: it is cut short or of another kind"
-    return UserError(f"{file} {reason}; {way_out}")
+        return UserError(f"{file} is empty; {way_out}")
+    known = kinds.archive(file) or kinds.other(file)
+    if known is not None:
+        return UserError(f"{file} {known[0]}; {known[1]}")
+    return UserError(
+        f"{file} is neither a torch file, a pickle nor safetensors: it is cut short or of another kind; {way_out}"
+    )
+
+
+def refuse_archive(file: Path) -> None:
+    """Raise ``UserError`` for an archive that torch did not write, with the way to unpack it."""
+    known = kinds.archive(file)
+    if known is not None:
+        raise UserError(f"{file} {known[0]}, not the network itself; {known[1]}")
 
 
 @contextmanager

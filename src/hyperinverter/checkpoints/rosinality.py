@@ -11,13 +11,18 @@ from torch import Tensor
 
 from hyperinverter.checkpoints.pickles import Unreadable
 from hyperinverter.checkpoints.shapes import (
+    USUAL_MULTIPLIER,
+    Foreign,
     Load,
     Tensors,
     critic_config,
     generator_config,
+    noise_of,
+    positive,
     shape_of,
     without_filters,
 )
+from hyperinverter.checkpoints.unwrapping import Unwrapped
 from hyperinverter.networks.generator import GeneratorConfig
 
 _LAYER = {
@@ -27,26 +32,36 @@ _LAYER = {
 }
 _CONV = {**_LAYER, "noise.weight": "noise_strength", "activate.bias": "bias"}
 _TORGB = {**_LAYER, "bias": "bias"}
+_MEANS = ("latent_avg", "mean_latent")  # names of the mean of w, in the state dict or next to it
 
 
-def read_generator(
-    state: Mapping[str, Any], latent_avg: Any, load: Load
-) -> tuple[GeneratorConfig, Tensors, bool]:
-    """Configuration and tensors of ``g_ema``, and whether the file knows the mean of w (else zeros stand for it).
+def is_generator(names: Mapping[str, Any]) -> bool:
+    """Whether names are a generator's."""
+    return "style.1.weight" in names or ("input.input" in names and "conv1.conv.weight" in names)
+
+
+def is_critic(names: Mapping[str, Any]) -> bool:
+    """Whether names are a discriminator's."""
+    return "final_linear.0.weight" in names or "convs.0.0.weight" in names
+
+
+def read_generator(found: Unwrapped, load: Load) -> Foreign:
+    """The generator ``g_ema``, or whatever it was called.
 
     Nothing is flipped or rescaled: both repositories use the same kernels and gains.
 
     Raises:
         Unreadable: If tensors are missing or left over.
     """
-    held = load(dict(state))
+    held = load({name: value for name, value in found.stored.items() if name not in _MEANS})
     w_dim = shape_of(held, "style.1.bias", 1)[0]
-    w_avg = torch.zeros(w_dim)
+    latent_avg, w_avg = found.said(*_MEANS), torch.zeros(w_dim)
     if latent_avg is not None:
         given = load({"latent_avg": latent_avg})["latent_avg"]
         if given.ndim == 0 or given.shape[-1] != w_dim:
             raise Unreadable(f"has a latent_avg of the shape {tuple(given.shape)} for w of {w_dim} numbers")
         w_avg = given.reshape(-1, w_dim)[0].clone()  # sometimes repeated for every style layer
+    knows_noise = any(name.startswith("noises.") for name in held)
     held = without_filters(without_filters(held, ".blur.kernel", 4.0), ".upsample.kernel", 4.0)
     later = sum(bool(re.fullmatch(r"to_rgbs\.\d+\.bias", name)) for name in held)
     names: dict[str, str] = {"input.input": "synthesis.b4.const"}
@@ -59,6 +74,8 @@ def read_generator(
     def conv(theirs: str, ours: str, noise: int) -> None:
         layer(theirs, ours, _CONV)
         names[f"noises.noise_{noise}"] = f"synthesis.{ours}.noise_const"
+        if not knows_noise:
+            held[f"noises.noise_{noise}"] = noise_of(int(ours[1:].partition(".")[0]), noise)
 
     conv("conv1", "b4.conv1", 0)
     layer("to_rgb1", "b4.torgb", _TORGB)
@@ -69,16 +86,20 @@ def read_generator(
         layer(f"to_rgbs.{j}", f"{block}.torgb", _TORGB)
     tensors = {ours: _without_ones(ours, tensor) for ours, tensor in _renamed(held, names).items()}
     tensors["mapping.w_avg"] = w_avg
-    return generator_config(tensors, clamp=None, lr_multiplier=0.01), tensors, latent_avg is not None
+    stated = found.option("lr_mlp", "lr_mul", "lr_multiplier")
+    config = generator_config(
+        tensors, clamp=None, lr_multiplier=positive(stated, "lr_mlp") or USUAL_MULTIPLIER
+    )
+    return Foreign(config, tensors, latent_avg is not None, knows_noise, stated is not None)
 
 
-def read_critic(state: Mapping[str, Any], load: Load) -> tuple[GeneratorConfig, int | None, Tensors]:
+def read_critic(found: Unwrapped, load: Load) -> tuple[GeneratorConfig, int | None, Tensors]:
     """Configuration, group size and tensors of ``d``.
 
     Raises:
         Unreadable: If tensors are missing or left over.
     """
-    held = load(dict(state))
+    held = load(found.stored)
     for place in (".conv2.0.kernel", ".skip.0.kernel"):
         held = without_filters(held, place, 1.0)
     blocks = sum(bool(re.fullmatch(r"convs\.\d+\.skip\.1\.weight", name)) for name in held)

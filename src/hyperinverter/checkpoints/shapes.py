@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +18,21 @@ from hyperinverter.ops.resample import fir_kernel
 Tensors = dict[str, Tensor]
 Load = Callable[[Mapping[str, Any]], Tensors]
 
+
+@dataclass(frozen=True)
+class Foreign:
+    """A generator of other people's: what it is, its tensors in our names, and what its file leaves open."""
+
+    config: GeneratorConfig
+    tensors: Tensors
+    knows_mean: bool = True  # of w; else zeros stand for it
+    knows_noise: bool = True  # else it was drawn here
+    knows_multiplier: bool = True  # of the mapping network's learning rate
+    knows_clamp: bool = True
+
+
 ORDINARY = "give a StyleGAN2 network as the repositories train it by default"
+USUAL_MULTIPLIER = 0.01  # of the mapping network's learning rate
 CONFIG_F = (32768, 512)  # channel_base, channel_max of the published networks
 _ALTERNATIVES = (CONFIG_F, (16384, 512))  # ADA's paper256, and rosinality's channel_multiplier 1
 
@@ -33,6 +49,7 @@ def generator_config(
         Unreadable: If a tensor that tells it is missing.
     """
     blocks = _resolutions(tensors, r"synthesis\.b(\d+)\.conv1\.weight")
+    _check_square(tensors, blocks[-1] // 4)
     widths = [shape_of(tensors, f"synthesis.b{resolution}.conv1.weight", 4)[0] for resolution in blocks]
     base, most, special = _channels(blocks, widths, hint)
     colours = shape_of(tensors, f"synthesis.b{blocks[-1]}.torgb.weight", 4)[0]
@@ -54,6 +71,41 @@ def generator_config(
         conv_clamp=clamp,
         widths=special,
     )
+
+
+def _check_square(tensors: Tensors, enlargement: int) -> None:
+    """Refuse a generator whose images are not square, told by the constant it begins with."""
+    const = tensors.get("synthesis.b4.const")
+    if const is None or const.ndim != 3 or const.shape[1:] == (4, 4):
+        return
+    height, width = const.shape[1:]
+    if height != width:
+        raise Unreadable(
+            f"draws images that are not square ({height * enlargement}x{width * enlargement} pixels): they are not "
+            "supported",
+            "give a generator of square images",
+        )
+    raise Unreadable(f"begins with a constant of {height}x{width} pixels where StyleGAN2 has 4x4", ORDINARY)
+
+
+def multiplier_of(tensors: Tensors) -> float:
+    """What the learning rate of the mapping network was multiplied by, told by the size of its weights.
+
+    Both repositories begin with weights of the size 1 / multiplier and multiply by it when the network runs; training
+    changes that little. The nearest power of ten.
+    """
+    weights = [t for name, t in tensors.items() if re.fullmatch(r"mapping\.fc\d+\.weight", name)]
+    sizes = sorted(weight.square().mean().sqrt().item() for weight in weights)
+    middle = sizes[len(sizes) // 2] if sizes else math.nan
+    if sum(weight.numel() for weight in weights) < 256 or not 0 < middle < math.inf:
+        return USUAL_MULTIPLIER
+    return float(10.0 ** -round(math.log10(middle)))
+
+
+def noise_of(resolution: int, layer: int) -> Tensor:
+    """Noise ``(R, R)`` for a layer whose file has none: the same at every load."""
+    draw = torch.Generator().manual_seed(layer)
+    return torch.randn(resolution, resolution, generator=draw)
 
 
 def critic_config(tensors: Tensors, clamp: float | None) -> GeneratorConfig:
@@ -113,3 +165,14 @@ def under(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """The entries whose names begin with ``prefix`` and a dot, without them."""
     start = f"{prefix}."
     return {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
+
+
+def positive(value: Any, name: str) -> float | None:
+    """``value``, checked to be a positive number or None.
+
+    Raises:
+        Unreadable: If it is something else.
+    """
+    if value is None or (isinstance(value, (int, float)) and value > 0 and math.isfinite(value)):
+        return value
+    raise Unreadable(f"is damaged: its {name} is no positive number")

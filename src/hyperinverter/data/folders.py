@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from hyperinverter.contracts import UserError
 from hyperinverter.data.transforms import unreadable_header
+from hyperinverter.system import kinds
 from hyperinverter.system.files import locked, write_bytes, writing_to
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff"}
@@ -52,7 +53,14 @@ def list_photos(root: str | Path) -> Listing:
     if not root.exists():
         raise UserError(f"no folder at {root}; give the folder of your photos with data.root=PATH")
     if not root.is_dir():
-        raise UserError(f"{root} is a file; data.root=PATH wants the folder that holds the photos")
+        known = kinds.archive(root)
+        what, way_out = known or ("is a file", "give the folder that holds the photos")
+        raise UserError(f"{root} {what}; {way_out}, and name the folder with data.root=PATH")
+    if (root / "data.mdb").is_file():
+        raise UserError(
+            f"{root} is an LMDB database, not a folder of photos; write its photos to files (the lmdb package iterates "
+            "over them), and name their folder with data.root=PATH"
+        )
     if not os.access(root, os.R_OK | os.X_OK):
         raise UserError(f"the folder {root} may not be read; change its permissions")
     listing = Listing([])

@@ -41,7 +41,8 @@ class WInverter(Drawing):
     def encode(self, photo: Tensor) -> Tensor:
         """Place photos ``(B, 3, H, W)`` in W: ``w_avg + encoder(photo)``, ``(B, D)``."""
         check_photo(photo)
-        return self.generator.w_avg + self.encoder(photo)
+        w = self.encoder(photo)
+        return self.generator.w_avg + w if self.encoder.from_mean else w
 
     def forward(self, photo: Tensor) -> Inversion:
         """Invert photos, RGB ``(B, 3, H, W)`` in [-1, 1]; gradients reach the encoder.

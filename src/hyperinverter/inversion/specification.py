@@ -65,6 +65,7 @@ class WEncoderSpec:
 
     backbone: Part
     head: Literal["pool", "flatten"] = "pool"
+    from_mean: bool = True
 
 
 @dataclass(frozen=True)

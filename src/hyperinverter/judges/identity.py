@@ -157,7 +157,7 @@ class MoCoSimilarity(IdentityJudge):
 
     label = "id_moco"
     size = 224
-    prefix = "module.encoder_q."
+    prefix = "encoder_q."
 
     def __init__(self, path: str | Path) -> None:
         super().__init__()

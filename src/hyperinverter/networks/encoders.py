@@ -30,7 +30,7 @@ def resize(image: Tensor, size: int) -> Tensor:
 
 
 class WEncoder(nn.Module):
-    """Photo -> offset of w from the generator's mean w (HyperInverter's phase I).
+    """Photo -> w, usually as an offset from the generator's mean w (HyperInverter's phase I).
 
     Args:
         backbone: Its coarsest map is read.
@@ -38,19 +38,27 @@ class WEncoder(nn.Module):
         head: "pool" averages the map over all positions (the paper's); "flatten" keeps the layout, one weight
             per channel and position, which a small map of a small backbone needs: what is left of a face's
             pose and outline at 8x8 is in the positions.
+        from_mean: Whether it gives offsets from the generator's mean w, as in the paper, or w itself
+            (``start_from_latent_avg`` of other repositories).
     """
 
-    def __init__(self, backbone: Backbone, w_dim: int, head: Literal["pool", "flatten"] = "pool") -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        w_dim: int,
+        head: Literal["pool", "flatten"] = "pool",
+        from_mean: bool = True,
+    ) -> None:
         super().__init__()
         if head not in ("pool", "flatten"):
             raise ValueError(f"head must be pool or flatten, got {head!r}")
         self.backbone = backbone
-        self.head = head
+        self.head, self.from_mean = head, from_mean
         positions = 1 if head == "pool" else backbone.sizes[2] ** 2
         self.linear = EqualLinear(backbone.channels[2] * positions, w_dim)
 
     def forward(self, photo: Tensor) -> Tensor:
-        """Encode RGB ``(B, 3, H, W)`` in [-1, 1], any size; returns ``w - w_avg``, ``(B, D)``."""
+        """Encode RGB ``(B, 3, H, W)`` in [-1, 1], any size; returns ``w - w_avg`` or w, ``(B, D)``."""
         features = self.backbone(resize(photo, self.backbone.input_size))[2]
         features = features.mean(dim=(2, 3)) if self.head == "pool" else features.flatten(1)
         return self.linear(features)
