@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import stub_train
 import torch
 from PIL import Image
 from tiny import make_generator
@@ -66,3 +67,17 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             picture = Image.fromarray(corners).resize((64, 64), Image.Resampling.BICUBIC)
             picture.save(root / split / f"{i:02d}.png")
     return root
+
+
+@pytest.fixture
+def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty home folder, default outputs, and a W&B that finds no key."""
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "NETRC", "HYPERINVERTER_OUTPUTS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def short() -> list[str]:
+    """Overrides of a run that is over in a moment."""
+    return list(stub_train.SHORT)

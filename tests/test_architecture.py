@@ -51,14 +51,15 @@ DOORS = {
     },
     "train": {"config", "cli"},
     "__main__": {"commands"},
-    "hyperinverter_launcher": {"contracts", "config", "runs", "system", "tasks"},
+    "sweeps": {"contracts", "config", "runs", "system", "tasks"},
+    "hyperinverter_launcher": {"sweeps"},
     "recipes": EVERY,  # commands that made what is published: nothing opens onto them
 }
 
 # Libraries that have rooms too; the others may be used anywhere.
 LIBRARY_ROOMS = {
-    "hydra": {"config", "hyperinverter_launcher", "train"},
-    "omegaconf": {"config", "hyperinverter_launcher", "train"},
+    "hydra": {"config", "sweeps", "train"},
+    "omegaconf": {"config", "sweeps", "train"},
     "pytorch_lightning": {"tasks", "data.module", "cli", "assembly"},
     "pandas": {"runs"},
     "matplotlib": {"recipes"},  # and the notebooks
@@ -169,7 +170,7 @@ FOR_LATER = {
 
 
 # Rooms that a typo, a table or a sweep reads: they answer before torch has loaded.
-FREE_OF_TORCH = ("contracts", "measures", "pictures", "system", "runs", "config")
+FREE_OF_TORCH = ("contracts", "measures", "pictures", "system", "runs", "config", "sweeps")
 
 
 @pytest.mark.parametrize("room", FREE_OF_TORCH)

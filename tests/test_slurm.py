@@ -18,7 +18,7 @@ from hyperinverter.runs import read_metrics
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
-FAKE = ROOT / "tests" / "runs" / "fake_job.py"
+FAKE = ROOT / "tests" / "sweeps" / "fake_job.py"
 # long enough to be interrupted in the middle, on networks as narrow as the options allow
 SHORT = [
     *(

@@ -1,9 +1,8 @@
-"""Nothing of the person who runs the tests: no home, no outputs of theirs."""
+"""Command lines are read as on a machine that nobody has used."""
 
 import pytest
 
 
 @pytest.fixture(autouse=True)
-def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
-    monkeypatch.delenv("HYPERINVERTER_OUTPUTS", raising=False)
+def _alone(own_home: None) -> None:
+    """No test reads or writes what belongs to the person who runs it."""

@@ -8,25 +8,10 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # for stub_train: tests are no package
-
-SHORT = [
-    "phase.kimg=0.064",
-    "phase.epoch_kimg=0.032",
-    "phase.warmup_kimg=0",
-    "phase.batch_size=4",
-    "phase.optimizer.lr=0.05",
-    "trainer.log_every=2",
-    "trainer.save_every_kimg=0.016",
-    "logger=csv",
-]
-
 
 @pytest.fixture(autouse=True)
-def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "NETRC", "HYPERINVERTER_OUTPUTS"):
-        monkeypatch.delenv(name, raising=False)
+def _alone(own_home: None) -> None:
+    """No test reads or writes what belongs to the person who runs it."""
 
 
 @pytest.fixture
@@ -41,12 +26,6 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hyperinverter, "assembly", sys.modules["hyperinverter.assembly"], raising=False)
     yield
     sys.modules.pop("hyperinverter.assembly", None)
-
-
-@pytest.fixture
-def short() -> list[str]:
-    """Overrides of a run that is over in a moment."""
-    return list(SHORT)
 
 
 def write_picture(path: Path, shade: int) -> None:

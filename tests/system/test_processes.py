@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from hyperinverter.contracts import UserError
 from hyperinverter.system import processes
-from hyperinverter.system.processes import Starter, is_first, moment, rank, starter
+from hyperinverter.system.processes import Starter, is_first, moment, rank, refuse_ranks, starter
 
 
 @pytest.fixture(autouse=True)
@@ -40,3 +41,20 @@ def test_the_moment_is_this_process_s_alone_or_the_step_s_under_srun(monkeypatch
         monkeypatch.setenv(name, value)
     assert moment() == "slurm-7-2"
     moment.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        ({"TORCHELASTIC_RUN_ID": "x"}, "under torchrun"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "under torchrun"),
+        ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "4"}, "under srun"),
+    ],
+)
+def test_a_sweep_in_every_rank_is_refused(found: dict[str, str], told: str) -> None:
+    with pytest.raises(UserError, match=f"{told}.*trainer=ddp"):
+        refuse_ranks(found)
+
+
+def test_one_task_is_no_rank() -> None:
+    refuse_ranks({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "1", "WORLD_SIZE": "1"})

@@ -1,4 +1,4 @@
-"""Sweeps: which jobs, each in a fresh process, failures told, Ctrl-C obeyed."""
+"""Sweeps from the command line: each job in a fresh process, failures reported, Ctrl-C obeyed."""
 
 import json
 import os
@@ -11,19 +11,8 @@ from typing import Any
 
 import pytest
 
-from hydra_plugins.hyperinverter_launcher import (
-    FreshLauncher,
-    Gpus,
-    design_points,
-    live_table,
-    processes_of,
-    refuse_ranks,
-    visible_gpus,
-)
-from hyperinverter.contracts import UserError
-
 FAKE = Path(__file__).with_name("fake_job.py")
-STUB = Path(__file__).with_name("stub_train.py")
+STUB = Path(__file__).parents[1] / "stub_train.py"
 
 
 def environment(**extra: str) -> dict[str, str]:
@@ -44,58 +33,6 @@ def folder_of(cwd: Path) -> Path:
 
 def cards(folder: Path) -> dict[int, dict[str, Any]]:
     return {int(path.parent.name): json.loads(path.read_text()) for path in folder.glob("*/run.json")}
-
-
-# Which jobs
-
-
-def test_one_at_a_time_has_the_baseline_first_and_every_other_value_once() -> None:
-    points = design_points("one_at_a_time", {"fusion": ["concat", "add", "film"], "loss.id": [0.1, 0.0]})
-    assert [(point.settings["fusion"], point.settings["loss.id"]) for point in points] == [
-        ("concat", 0.1),
-        ("add", 0.1),
-        ("film", 0.1),
-        ("concat", 0.0),
-    ]
-    names = [point.name for point in points]
-    assert names == ["baseline (fusion=concat loss.id=0.1)", "fusion=add", "fusion=film", "loss.id=0.0"]
-
-
-def test_grid_has_every_combination_under_its_own_name() -> None:
-    points = design_points(
-        "grid", {"fusion": ["concat", "add"], "coverage": ["convs", "fine", "all"], "seed_": [1]}
-    )
-    assert len({point.name for point in points}) == 6
-    assert points[1].name == "fusion=concat coverage=fine"
-
-
-def test_a_design_that_cannot_be() -> None:
-    with pytest.raises(UserError, match="one_at_a_time or grid, got 'star'"):
-        design_points("star", {"fusion": ["add"]})
-    with pytest.raises(UserError, match="factor fusion of this sweep has no values"):
-        design_points("grid", {"fusion": []})
-    with pytest.raises(UserError, match="jobs must be at least 1"):
-        FreshLauncher(jobs=0)
-
-
-@pytest.mark.parametrize(
-    ("found", "told"),
-    [
-        ({"TORCHELASTIC_RUN_ID": "x"}, "under torchrun"),
-        ({"WORLD_SIZE": "2", "RANK": "0"}, "under torchrun"),
-        ({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "4"}, "under srun"),
-    ],
-)
-def test_a_sweep_in_every_rank_is_refused(found: dict[str, str], told: str) -> None:
-    with pytest.raises(UserError, match=f"{told}.*trainer=ddp"):
-        refuse_ranks(found)
-
-
-def test_one_task_is_no_rank() -> None:
-    refuse_ranks({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "1", "WORLD_SIZE": "1"})
-
-
-# How they run
 
 
 def test_a_study_from_the_command_line_to_the_table(tmp_path: Path) -> None:
@@ -134,7 +71,7 @@ def test_a_study_from_the_command_line_to_the_table(tmp_path: Path) -> None:
     assert (folder / "0" / ".hydra" / "overrides.yaml").is_file()
 
 
-def test_failures_are_told_at_once_the_others_go_on_and_the_exit_status_says_so(tmp_path: Path) -> None:
+def test_failures_are_reported_at_once_the_others_go_on_and_the_exit_status_says_so(tmp_path: Path) -> None:
     done = sweep(
         tmp_path,
         *("phase=2", "-m", "fusion=add,gated,attention,concat"),
@@ -148,7 +85,7 @@ def test_failures_are_told_at_once_the_others_go_on_and_the_exit_status_says_so(
     )
     assert lines[2].startswith("[3/4] job 2 fusion=attention: FAILED: ValueError: without a card")
     assert lines[3].startswith("[4/4] job 3 fusion=concat: l2 0.05")
-    assert lines[-1].startswith("error: 3 of 4 jobs failed (0, 1, 2); see ")
+    assert lines[-1].startswith("error: 3 of 4 jobs failed (0, 1, 2): see ")
     told = cards(folder_of(tmp_path))
     assert [told[num]["status"] for num in range(4)] == ["failed"] * 3 + ["finished"]
     assert "Traceback" not in done.stderr
@@ -158,7 +95,7 @@ def test_a_resumed_sweep_does_what_is_left_and_nothing_twice(tmp_path: Path) -> 
     first = sweep(tmp_path, "phase=2", "+sweep=fusion", "fusion=concat,add", "phase.kimg=3", FAKE="add=crash")
     assert first.returncode == 1
     folder = folder_of(tmp_path)
-    assert f"python train.py resume={folder.relative_to(tmp_path)} does these alone" in first.stderr
+    assert f"python train.py resume={folder.relative_to(tmp_path)} runs these alone" in first.stderr
     before = cards(folder)
     again = sweep(tmp_path, f"resume={folder.relative_to(tmp_path)}", "hydra.launcher.jobs=2")
     assert again.returncode == 0, again.stderr
@@ -175,57 +112,6 @@ def test_a_resumed_sweep_does_what_is_left_and_nothing_twice(tmp_path: Path) -> 
     assert changed.returncode == 1
     assert "was run with other settings (phase.kimg=" in changed.stderr
     assert cards(folder) == after
-
-
-def test_gpus_are_handed_out_once_and_taken_back() -> None:
-    gpus = Gpus(["0", "2", "5"], jobs=2)
-    assert gpus.take(2) == ["0", "2"]
-    assert gpus.take(2) is None
-    assert gpus.take(1) == ["5"]
-    gpus.give_back(["0", "2"])
-    assert gpus.take(8) is None  # all there are, once all are free
-    gpus.give_back(["5"])
-    assert gpus.take(8) == ["0", "2", "5"]
-
-
-@pytest.mark.parametrize(
-    ("trainer", "gpus", "jobs", "expected"),
-    [
-        ({"accelerator": "cpu", "devices": 1}, 4, 2, (1, 0)),
-        ({"accelerator": "cpu", "devices": 2}, 0, 1, (2, 0)),
-        ({"accelerator": "gpu", "devices": 1}, 4, 2, (1, 1)),
-        ({"accelerator": "gpu", "devices": "auto"}, 8, 2, (4, 4)),
-        ({"accelerator": "gpu", "devices": "auto"}, 1, 2, (1, 1)),
-    ],
-)
-def test_what_a_job_takes_of_the_machine(
-    trainer: dict[str, Any], gpus: int, jobs: int, expected: tuple[int, int]
-) -> None:
-    assert processes_of(trainer, gpus, jobs) == expected
-
-
-def test_gpus_that_were_given_are_the_ones_that_are_handed_out() -> None:
-    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "3, 1"}) == ["3", "1"]
-    assert visible_gpus({"CUDA_VISIBLE_DEVICES": ""}) == []
-    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "-1"}) == []
-
-
-def test_the_table_of_running_jobs_is_aligned_and_survives_half_a_file(tmp_path: Path) -> None:
-    for num, text in enumerate(
-        (
-            '{"stage": "train", "images": 1500, "total": 20000, "loss": 0.125, "images_per_second": 40.0,'
-            ' "seconds_left": 462.5}',
-            '{"stage": "tra',
-        )
-    ):
-        (tmp_path / str(num)).mkdir()
-        (tmp_path / str(num) / "progress.json").write_text(text)
-    lines = live_table([(0, "fusion=add", tmp_path / "0"), (1, "fusion=attention", tmp_path / "1")])
-    assert lines == [
-        "  job  name              doing     kimg     loss    images/s  left",
-        "  0    fusion=add        train     1.50/20  0.1250  40.0      8 min",
-        "  1    fusion=attention  starting",
-    ]
 
 
 def test_fail_fast_stops_after_the_first(tmp_path: Path) -> None:
@@ -280,7 +166,7 @@ def test_ctrl_c_ends_the_jobs_after_they_saved(tmp_path: Path, fate: str) -> Non
         (["phase=2", "+sweep=fusion", "fusion=add"], "this sweep has a single job"),
     ],
 )
-def test_a_mistake_is_told_before_the_first_job(tmp_path: Path, typed: list[str], told: str) -> None:
+def test_a_mistake_is_reported_before_the_first_job(tmp_path: Path, typed: list[str], told: str) -> None:
     done = sweep(tmp_path, *typed)
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {told}")

@@ -10,6 +10,17 @@ from omegaconf import DictConfig
 
 from hyperinverter.config import front_door
 
+SHORT = [
+    "phase.kimg=0.064",
+    "phase.epoch_kimg=0.032",
+    "phase.warmup_kimg=0",
+    "phase.batch_size=4",
+    "phase.optimizer.lr=0.05",
+    "trainer.log_every=2",
+    "trainer.save_every_kimg=0.016",
+    "logger=csv",
+]
+
 
 def install() -> None:
     """Put the toy in the place of ``hyperinverter.assembly``."""

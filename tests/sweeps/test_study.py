@@ -1,0 +1,36 @@
+"""Which jobs a study has."""
+
+import pytest
+
+from hyperinverter.contracts import UserError
+from hyperinverter.sweeps.launcher import FreshLauncher
+from hyperinverter.sweeps.study import design_points
+
+
+def test_one_at_a_time_has_the_baseline_first_and_every_other_value_once() -> None:
+    points = design_points("one_at_a_time", {"fusion": ["concat", "add", "film"], "loss.id": [0.1, 0.0]})
+    assert [(point.settings["fusion"], point.settings["loss.id"]) for point in points] == [
+        ("concat", 0.1),
+        ("add", 0.1),
+        ("film", 0.1),
+        ("concat", 0.0),
+    ]
+    names = [point.name for point in points]
+    assert names == ["baseline (fusion=concat loss.id=0.1)", "fusion=add", "fusion=film", "loss.id=0.0"]
+
+
+def test_grid_has_every_combination_under_its_own_name() -> None:
+    points = design_points(
+        "grid", {"fusion": ["concat", "add"], "coverage": ["convs", "fine", "all"], "seed_": [1]}
+    )
+    assert len({point.name for point in points}) == 6
+    assert points[1].name == "fusion=concat coverage=fine"
+
+
+def test_a_design_that_cannot_be() -> None:
+    with pytest.raises(UserError, match="one_at_a_time or grid, got 'star'"):
+        design_points("star", {"fusion": ["add"]})
+    with pytest.raises(UserError, match="factor fusion of this sweep has no values"):
+        design_points("grid", {"fusion": []})
+    with pytest.raises(UserError, match="jobs must be at least 1"):
+        FreshLauncher(jobs=0)
