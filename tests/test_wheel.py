@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = ("phase.epoch_kimg=0.05", "data.num_train=64", "data.num_val=8", "data.num_test=8", "logger=csv")
-LIMIT_MB = 60
+LIMIT_MB = 45
 
 pytestmark = pytest.mark.slow
 

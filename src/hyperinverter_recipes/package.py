@@ -1,6 +1,8 @@
 """Make a packaged file from a finished run: float16 weights, the recipe in the header.
 
 python -m hyperinverter_recipes.package outputs/runs/RUN src/hyperinverter/assets/digiface_phase1.safetensors
+
+Phase II is then made smaller with ``python -m hyperinverter_recipes.shrink phase2``.
 """
 
 from __future__ import annotations

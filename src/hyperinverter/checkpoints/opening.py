@@ -31,6 +31,7 @@ from hyperinverter.system.errors import cause
 from hyperinverter.system.files import sha256_of
 
 GENERATOR_INSIDE = "generator."  # before the names of the generator's tensors in a self-contained model
+PHASE1 = "phase1"  # in the header: name of the packaged phase I whose encoder the file leaves out
 _DEFAULT_GENERATOR = "digiface"  # of runs and files that name none
 
 
@@ -169,6 +170,9 @@ def _open_safetensors(file: Path, way_out: str) -> Opened:
         raise UserError(
             f"{file} is not a model of this project: its header describes none; {way_out}"
         ) from error
+    if header.get(PHASE1):
+        encoder, _ = read_safetensors(packaged("phase1", header[PHASE1])[0])
+        tensors |= {f"w_inverter.{name}": tensor for name, tensor in encoder.items()}
     return Opened(
         file,
         _spec(described, file, way_out),

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hyperinverter.checkpoints import pickles
+from hyperinverter.checkpoints.packing import unpack
 from hyperinverter.checkpoints.pickles import Unreadable
 from hyperinverter.checkpoints.registry import FETCHED, fetch_command, packaged_path
 from hyperinverter.checkpoints.unwrapping import unwrap
@@ -24,15 +24,16 @@ IMPOSSIBLE = (ValueError, TypeError, RuntimeError, ArithmeticError, AttributeErr
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and header of a safetensors file.
+    """Tensors and header of a safetensors file; packed tensors are unpacked.
 
     Raises:
         UserError: If it cannot be read.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return unpack(stored), dict(file.metadata() or {})
+    except (SafetensorError, OSError, *IMPOSSIBLE) as error:
         raise UserError(
             f"{path} cannot be read as safetensors ({first_line(error)}): it is cut short or of another kind; restore "
             "it from its source"
@@ -50,7 +51,7 @@ def read_packaged(key: str) -> dict[str, Tensor]:
     Raises:
         UserError: If the file is missing, or is not the one this version was released with.
     """
-    return as_floats(load_file(packaged_path(key)))
+    return as_floats(read_safetensors(packaged_path(key))[0])
 
 
 def read_foreign_weights(path: str | Path, label: str) -> dict[str, Tensor]:

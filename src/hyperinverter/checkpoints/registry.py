@@ -65,8 +65,8 @@ PACKAGED: dict[str, Packaged] = {
     ),
     "digiface_phase2": Packaged(
         "digiface_phase2.safetensors",
-        "fe0ac1694029b43f11e981b7f9bc2adc2925169990d3db6165d80ea045210ac1",
-        "python train.py phase=2; run card in outputs/published/digiface_phase2 and in the file's header",
+        "8273b63700f8232564c843b1752a60df01a52fde2bcf8c1fed9551baad7fb919",
+        "python train.py phase=2, rounded to 8 bits; run card in outputs/published/digiface_phase2 and in the header",
         "MIT",
     ),
     "digiface_directions": Packaged(  # read by editing.catalogue
@@ -101,19 +101,19 @@ PACKAGED: dict[str, Packaged] = {
     ),
     "face_descriptor": Packaged(
         "face_descriptor.safetensors",
-        "85cbd81b73be8515fb2612313ed62751380b629b11f1997f9afc1c3725ce45b8",
+        "ab3bb3807f43838ec462f075c096407d452165094b3f96600bab5f4ab2fa18df",
         _FACE_API,
         "MIT",
     ),
     "face_expression": Packaged(
         "face_expression.safetensors",
-        "5b1fb36acd97c723c17b574a816a751884f771c2f2e4bbad0b85c2caee061f55",
+        "0f4d347dceb97400ded1b83edf0337809e5b87812404b4ef440e9b0fff4a58ba",
         _FACE_API,
         "MIT",
     ),
     "face_landmarks68": Packaged(
         "face_landmarks68.safetensors",
-        "adfa50a79334efdf13f104810a038021fd1ce1a1c333a143997b421158ab5a6b",
+        "29e9833d4241d90a6508caa0c1a102970e217974a36964037a5143c69e30f174",
         _FACE_API,
         "MIT",
     ),

@@ -1,0 +1,75 @@
+"""Make a weight file that ships smaller: a byte per number.
+
+    python -m hyperinverter_recipes.shrink exactly FACE_NETWORK.safetensors OUT.safetensors
+    python -m hyperinverter_recipes.shrink phase2 MODEL.safetensors OUT.safetensors --phase1 digiface
+
+``exactly`` changes no number: networks that were published with 8 bits have few different ones. ``phase2`` rounds what
+phase II has trained to 8 bits, and leaves out the phase-I encoder, which ships in a file of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hyperinverter.checkpoints.opening import PHASE1
+from hyperinverter.checkpoints.packing import LEAST, exactly, nearly
+from hyperinverter.checkpoints.registry import packaged
+from hyperinverter.system.files import sha256_of
+
+ENCODER = "w_inverter.encoder."
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors as they are stored, and the header."""
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+
+
+def shrink_exactly(source: Path, out: Path) -> None:
+    """Write the same numbers with a byte each, wherever that is smaller."""
+    tensors, header = read(source)
+    packed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        small = exactly(name, tensor) if tensor.numel() >= LEAST else None
+        packed |= {name: tensor} if small is None else small
+    save_file({name: tensor.contiguous() for name, tensor in packed.items()}, out, header)
+
+
+def shrink_phase2(source: Path, out: Path, phase1: str) -> None:
+    """Round phase II to 8 bits; its encoder is that of the packaged phase I of this name, or this is refused."""
+    tensors, header = read(source)
+    theirs, _ = read(packaged("phase1", phase1)[0])
+    packed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name.startswith(ENCODER):
+            if not torch.equal(tensor, theirs[name.removeprefix("w_inverter.")]):
+                raise SystemExit(f"{source} was not trained on the packaged phase I {phase1}: {name} differs")
+        elif tensor.ndim > 1 and tensor.numel() >= LEAST:
+            packed |= nearly(name, tensor.float())
+        else:
+            packed[name] = tensor.half() if tensor.is_floating_point() else tensor
+    save_file({n: t.contiguous() for n, t in packed.items()}, out, header | {PHASE1: phase1})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Make a weight file that ships smaller: a byte per number.")
+    parser.add_argument("how", choices=("exactly", "phase2"))
+    parser.add_argument("source", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--phase1", default="digiface", help="packaged phase I that the model was trained on")
+    args = parser.parse_args()
+    if args.how == "exactly":
+        shrink_exactly(args.source, args.out)
+    else:
+        shrink_phase2(args.source, args.out, args.phase1)
+    print(sha256_of(args.out))
+
+
+if __name__ == "__main__":
+    main()
