@@ -16,11 +16,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hyperinverter import cli, config
+from hyperinverter import config
 from hyperinverter.checkpoints.opening import read_checkpoint
 from hyperinverter.contracts import UserError
 from hyperinverter.runs import read_card, read_metrics
-from hyperinverter.tasks import saved
+from hyperinverter.training import checkpointing, job
 
 
 def session(typed: list[str], folder: Path) -> int:
@@ -32,7 +32,7 @@ def session(typed: list[str], folder: Path) -> int:
     try:
         log = os.open(folder.parent / f"{folder.name}.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         os.dup2(log, 2)
-        cli.run(config.compose(typed), folder)
+        job.run(config.compose(typed), folder)
         status = 0
     except SystemExit as ended:
         status = int(ended.code or 0)
@@ -54,7 +54,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 def after_kill(folder: Path) -> dict[str, Any]:
     """What a killed session left."""
-    last = folder / "checkpoints" / saved.LAST
+    last = folder / "checkpoints" / checkpointing.LAST
     told: dict[str, Any] = {"seen": seen(folder), "saved": 0, "readable": True}
     if last.is_file():
         try:
@@ -87,7 +87,7 @@ def compared(whole: Path, folder: Path) -> dict[str, bool]:
     timeless = [{name: value for name, value in n.items() if "seconds" not in name} for n in numbers]
     told = {"metrics": timeless[0] == timeless[1] and bool(timeless[0]), "rows": rows(whole) == rows(folder)}
     told["weights"] = True
-    for file in (saved.BEST, saved.LAST):
+    for file in (checkpointing.BEST, checkpointing.LAST):
         contents = [read_checkpoint(run / "checkpoints" / file) for run in (whole, folder)]
         # the weights, and beside an average what is trained
         states = [

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 import types
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from omegaconf import DictConfig
@@ -31,8 +32,11 @@ def install() -> None:
 
     from hyperinverter import config
     from hyperinverter.contracts import Inversion, UserError
+    from hyperinverter.tasks.common import Pass
 
     class Blur(nn.Module):
+        resolution = 16
+
         def __init__(self) -> None:
             super().__init__()
             self.gain = nn.Parameter(torch.zeros(3))
@@ -45,12 +49,16 @@ def install() -> None:
     class ToyTask(LightningModule):
         def __init__(self, cfg: DictConfig) -> None:
             super().__init__()
-            self.cfg, self.inverter = cfg, Blur()
+            self.cfg, self.inverter, self.accumulate = cfg, Blur(), 1
             self.register_buffer("images_seen", torch.zeros((), dtype=torch.int64))
+
+        def forward_pass(self, photo: torch.Tensor) -> Pass:
+            image = self.inverter(photo).image
+            return Pass((image - photo).square().mean() * self.cfg.loss.l2, {}, image)
 
         def training_step(self, batch: dict, batch_idx: int) -> torch.Tensor:
             time.sleep(float(os.environ.get("TOY_SECONDS", "0")))
-            loss = (self.inverter(batch["image"]).image - batch["image"]).square().mean() * self.cfg.loss.l2
+            loss = self.forward_pass(batch["image"]).total
             self.images_seen += len(batch["image"]) * self.trainer.world_size
             if self.cfg.fusion._target_.endswith("AddFusion") and self.trainer.global_rank == 1:
                 raise RuntimeError("process one is broken")
@@ -74,8 +82,11 @@ def install() -> None:
                 "test/phase1/l2", (rough - batch["image"]).square().mean(), batch_size=len(batch["image"])
             )
 
+        def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+            return config.build(self.cfg.phase.optimizer)(parameters)
+
         def configure_optimizers(self) -> torch.optim.Optimizer:
-            return config.build(self.cfg.phase.optimizer)(self.inverter.parameters())
+            return self.make_optimizer(self.inverter.parameters())
 
     class ToyData(LightningDataModule):
         def __init__(self, cfg: DictConfig) -> None:
@@ -103,7 +114,7 @@ def install() -> None:
         data: LightningDataModule
         loaded: dict = field(default_factory=dict)
 
-    def build(cfg: DictConfig) -> Assembled:
+    def build(cfg: DictConfig, generator: None = None) -> Assembled:
         if cfg.fusion._target_.endswith("FilmFusion"):
             raise UserError("film is not on the menu: choose another fusion")
         if cfg.fusion._target_.endswith("GatedFusion"):
@@ -114,12 +125,14 @@ def install() -> None:
 
     module = types.ModuleType("hyperinverter.assembly")
     module.build = build
+    module.generator = lambda cfg: None
+    module.settle = lambda cfg, generator, folder: cfg
     sys.modules["hyperinverter.assembly"] = module
 
 
 def job(cfg: DictConfig) -> float:
     install()
-    from hyperinverter.cli import run
+    from hyperinverter.training.job import run
 
     return run(cfg)
 

@@ -30,10 +30,7 @@ DOORS = {
     "metrics": {"contracts", "judges"},
     "inversion": {"contracts", "ops", "networks"},
     "editing": {"contracts", "system", "ops", "networks", "inversion", "judges", "checkpoints"},
-    "tasks": {
-        *("contracts", "ops", "networks", "inversion", "losses", "metrics", "pictures", "system"),
-        "checkpoints",
-    },
+    "tasks": {"contracts", "networks", "inversion", "losses", "metrics"},
     "data": {"contracts", "system"},
     "alignment": {"contracts", "system", "data"},
     "config": {"contracts", "runs", "system"},
@@ -41,17 +38,20 @@ DOORS = {
     "assets": set(),
     "assembly": {
         *("contracts", "ops", "networks", "judges", "losses", "metrics", "inversion"),
-        *("tasks", "data", "checkpoints", "config", "system"),
+        *("tasks", "data", "checkpoints", "config", "system", "runs"),
+    },
+    "training": {
+        *("contracts", "system", "pictures", "runs", "config", "assembly", "checkpoints"),
+        *("ops", "networks", "tasks"),  # the memory estimate's, which plays a step
     },
     "runs": {"contracts", "measures", "pictures", "system"},
-    "cli": {"contracts", "config", "assembly", "runs", "system", "tasks", "checkpoints"},
     "commands": {
         *("contracts", "config", "checkpoints", "networks", "system", "pictures", "judges", "alignment"),
         *("ops", "inversion", "data", "editing"),
     },
-    "train": {"config", "cli"},
+    "train": {"config", "training"},
     "__main__": {"commands"},
-    "sweeps": {"contracts", "config", "runs", "system", "tasks"},
+    "sweeps": {"contracts", "config", "runs", "system", "training"},
     "hyperinverter_launcher": {"sweeps"},
     "recipes": EVERY,  # commands that made what is published: nothing opens onto them
 }
@@ -60,16 +60,16 @@ DOORS = {
 LIBRARY_ROOMS = {
     "hydra": {"config", "sweeps", "train"},
     "omegaconf": {"config", "sweeps", "train"},
-    "pytorch_lightning": {"tasks", "data.module", "cli", "assembly"},
+    "pytorch_lightning": {"tasks", "data.module", "training", "assembly"},
     "pandas": {"runs"},
     "matplotlib": {"recipes"},  # and the notebooks
-    "wandb": {"tasks.loggers"},
+    "wandb": {"training.tracking"},
     "torchmetrics": {"metrics"},
     "PIL": {
         "pictures",
         "data",
         "alignment",
-        "tasks.callbacks",
+        "training.panels",
         "runs",
         "recipes",
         "commands",

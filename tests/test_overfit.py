@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from hyperinverter import cli, config
+from hyperinverter import config
 from hyperinverter.data.digiface import accepted_indices, sample_faces
+from hyperinverter.training import job
 
 PHOTOS, STEPS, DECIBELS = 8, 120, 30.0
 
@@ -34,7 +35,7 @@ def test_eight_photos_are_learnt_by_heart(same_faces_everywhere: Path, tmp_path:
         *(f"data.root={same_faces_everywhere}", "data.flip=false", "data.num_workers=0"),
         *(f"paths.outputs={tmp_path}", f"paths.cache={tmp_path / 'cache'}"),
     ]
-    cli.train(config.compose(typed), tmp_path / "run")
+    job.train(config.compose(typed), tmp_path / "run")
     metrics = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["metrics"]
     assert metrics["test/psnr"] > DECIBELS
     assert metrics["test/psnr"] > metrics["test/phase1/psnr"] + 5

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from hyperinverter import cli, config
+from hyperinverter import config
 from hyperinverter.contracts import Batch
-from hyperinverter.tasks.callbacks import Interrupted
 from hyperinverter.tasks.common import PhaseTask
+from hyperinverter.training import job
+from hyperinverter.training.stopping import Interrupted
 
 # Twelve photos in six steps and two epochs, on networks as narrow as the options allow.
 SHORT = [
@@ -81,7 +82,7 @@ def test_stop_and_resume_equals_never_stopped(
     what: list[str], stop_after: int, overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     typed = [*what, *overrides]
-    score = cli.train(config.compose(typed), tmp_path / "whole")
+    score = job.train(config.compose(typed), tmp_path / "whole")
 
     steps: list[int] = []
     count = PhaseTask.count
@@ -94,10 +95,10 @@ def test_stop_and_resume_equals_never_stopped(
 
     monkeypatch.setattr(PhaseTask, "count", counted)
     with pytest.raises(Interrupted):
-        cli.train(config.compose(typed), tmp_path / "halves")
+        job.train(config.compose(typed), tmp_path / "halves")
     assert int(saved(tmp_path / "halves", "last.ckpt")["state_dict"]["images_seen"]) == 2 * stop_after
     assert not metrics(tmp_path / "halves")
-    resumed = cli.train(config.compose([*typed, f"resume={tmp_path / 'halves'}"]), tmp_path / "halves")
+    resumed = job.train(config.compose([*typed, f"resume={tmp_path / 'halves'}"]), tmp_path / "halves")
 
     assert steps == [2, 4, 6, 8, 10, 12], "every step was made once"
     assert resumed == score
@@ -115,7 +116,7 @@ def test_resumed_twice_equals_never_stopped(
 ) -> None:
     """From inside an epoch, and then from the validation at the end of the same epoch."""
     typed = ["phase=1", *overrides, "trainer.log_every=2"]
-    cli.train(config.compose(typed), tmp_path / "whole")
+    job.train(config.compose(typed), tmp_path / "whole")
     count = PhaseTask.count
     steps: list[int] = []
 
@@ -130,9 +131,9 @@ def test_resumed_twice_equals_never_stopped(
     monkeypatch.setattr(PhaseTask, "count", counted)
     for _ in range(2):
         with pytest.raises((Interrupted, KeyboardInterrupt)):
-            cli.train(config.compose([*typed, "resume=auto"]), tmp_path / "thirds")
+            job.train(config.compose([*typed, "resume=auto"]), tmp_path / "thirds")
     assert int(saved(tmp_path / "thirds", "last.ckpt")["state_dict"]["images_seen"]) == 6
-    cli.train(config.compose([*typed, "resume=auto"]), tmp_path / "thirds")
+    job.train(config.compose([*typed, "resume=auto"]), tmp_path / "thirds")
 
     assert steps == [2, 4, 6, 8, 10, 8, 10, 12], "the second epoch was begun once more, not the first"
     assert rows(tmp_path / "thirds") == rows(tmp_path / "whole")
@@ -149,7 +150,7 @@ def test_stop_in_a_validation_and_resume_equals_never_stopped(
     which: int, overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     typed = ["phase=1", *AVERAGED, *overrides]
-    cli.train(config.compose(typed), tmp_path / "whole")
+    job.train(config.compose(typed), tmp_path / "whole")
     begun: list[int] = []
     start = PhaseTask.on_validation_epoch_start
 
@@ -161,9 +162,9 @@ def test_stop_in_a_validation_and_resume_equals_never_stopped(
 
     monkeypatch.setattr(PhaseTask, "on_validation_epoch_start", started)
     with pytest.raises(Interrupted):
-        cli.train(config.compose(typed), tmp_path / "halves")
+        job.train(config.compose(typed), tmp_path / "halves")
     assert begun[-1] == 6 * which
-    cli.train(config.compose([*typed, "resume=auto"]), tmp_path / "halves")
+    job.train(config.compose([*typed, "resume=auto"]), tmp_path / "halves")
     assert begun == {1: [6, 6, 12], 2: [6, 12, 12]}[which], (
         "the validation was begun again, no step made twice"
     )

@@ -10,7 +10,8 @@ import socket
 import sys
 from pathlib import Path
 
-from hyperinverter import cli, config
+from hyperinverter import config
+from hyperinverter.training import job
 
 
 def start(typed: list[str], folder: Path, variables: dict[str, str]) -> int:
@@ -21,7 +22,7 @@ def start(typed: list[str], folder: Path, variables: dict[str, str]) -> int:
     status = 1
     try:
         os.environ.update(variables)
-        cli.run(config.compose(typed), folder)
+        job.run(config.compose(typed), folder)
         status = 0
     except SystemExit as ended:
         status = int(ended.code or 0)

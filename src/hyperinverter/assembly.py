@@ -6,6 +6,7 @@ object here and passed in Python, so no shape is ever typed twice.
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 import math
@@ -18,7 +19,7 @@ from typing import Any
 from pytorch_lightning import LightningDataModule
 from torch import nn
 
-from hyperinverter import config
+from hyperinverter import config, runs
 from hyperinverter.checkpoints import find_critic, load_generator, load_w_inverter
 from hyperinverter.checkpoints.opening import checkpoint_of
 from hyperinverter.checkpoints.registry import PACKAGED, fetched_path, packaged
@@ -56,6 +57,7 @@ from hyperinverter.tasks.phase2 import PhaseIIHyper
 
 _log = logging.getLogger(__name__)
 
+PACKAGED_PHASE1 = "packaged"  # phase.from_run=packaged: not the newest run, the one that ships
 _FOLDER_KEYS = (
     "val_fraction",
     "test_fraction",
@@ -76,14 +78,19 @@ class Assembled:
     )  # part -> path and SHA-256, for the run card
 
 
-def build(cfg: Config) -> Assembled:
-    """Build every part of a run from its configuration.
+def build(cfg: Config, generator: Generator | None = None) -> Assembled:
+    """Build every part of a run from its configuration, which is left as it is.
+
+    Args:
+        cfg: Settled, or as composed if there is no ``generator``.
+        generator: The one that the configuration was settled with; None loads it and settles.
 
     Raises:
         UserError: If parts do not fit each other, or a file is missing or damaged.
     """
-    generator = load_generator(cfg.generator.path)
-    settle_resolution(cfg, generator)
+    if generator is None:
+        generator = load_generator(cfg.generator.path)
+        cfg = settle(cfg, generator)
     loaded = {"generator": {"path": str(cfg.generator.path), "sha256": generator.sha256}}
     suite = MetricSuite(**_judged(cfg))
     common: dict[str, Any] = {
@@ -113,25 +120,58 @@ def build(cfg: Config) -> Assembled:
     return Assembled(task, data_module(cfg), loaded)
 
 
-def settle_resolution(cfg: Config, generator: Generator) -> None:
-    """Take the resolution from the generator where the configuration leaves it open, and check it where not.
+def generator(cfg: Config) -> Generator:
+    """The generator that a configuration names.
+
+    Raises:
+        UserError: If its file is missing or damaged.
+    """
+    return load_generator(cfg.generator.path)
+
+
+def settle(cfg: Config, generator: Generator, folder: Path | None = None) -> Config:
+    """A copy of a configuration in which nothing is left open: the resolution, and the phase I of a phase II.
+
+    Args:
+        cfg: As composed; left as it is.
+        generator: The one it names.
+        folder: The run folder; a run that is resumed there keeps the phase I it began with.
 
     Raises:
         UserError: If the generator draws images of another size than the configuration or the built-in photos have.
     """
-    drawn = generator.img_resolution
-    if cfg.domain.resolution is None:
-        if cfg.data.source == "digiface" and drawn != BUILT_IN_RESOLUTION:
-            raise UserError(
-                f"generator.path={cfg.generator.path} draws {drawn} px and the built-in faces have "
-                f"{BUILT_IN_RESOLUTION}: give photos for it with data.root=FOLDER"
-            )
-        cfg.domain.resolution = drawn
-    if drawn != cfg.domain.resolution:
+    settled = copy.deepcopy(cfg)
+    settled.domain.resolution = _resolution(cfg, generator)
+    if cfg.phase.number == 2:
+        settled.phase.from_run = cfg.phase.from_run or _phase1_run(cfg, folder)
+    return settled
+
+
+def _resolution(cfg: Config, generator: Generator) -> int:
+    """The generator's own, which the configuration and the photos must agree to."""
+    drawn, wanted = generator.img_resolution, cfg.domain.resolution
+    if wanted is None and cfg.data.source == "digiface" and drawn != BUILT_IN_RESOLUTION:
+        raise UserError(
+            f"generator.path={cfg.generator.path} draws {drawn} px and the built-in faces have "
+            f"{BUILT_IN_RESOLUTION}: give photos for it with data.root=FOLDER"
+        )
+    if wanted is not None and drawn != wanted:
         raise UserError(
             f"generator.path={cfg.generator.path} draws {drawn} px, domain.resolution is "
-            f"{cfg.domain.resolution}; set domain.resolution={drawn} or choose another generator"
+            f"{wanted}; set domain.resolution={drawn} or choose another generator"
         )
+    return drawn
+
+
+def _phase1_run(cfg: Config, folder: Path | None) -> str:
+    """The newest complete phase I run of the domain; ``packaged`` if there is none."""
+    if cfg.resume is not None and folder is not None and (folder / "config.yaml").is_file():
+        before = config.load(folder / "config.yaml")
+        return str(before.phase.from_run or PACKAGED_PHASE1)
+    found = runs.latest_finished(
+        Path(cfg.paths.outputs), domain=cfg.domain.name, phase=1, generator=str(cfg.generator.path)
+    )
+    return PACKAGED_PHASE1 if found is None else str(found)
 
 
 def w_inverter(cfg: Config, generator: Generator) -> WInverter:
@@ -268,14 +308,12 @@ def start_file(backbone: nn.Module, cfg: Config) -> Path:
 
 
 def finished_phase1(cfg: Config, generator: Generator) -> tuple[WInverter, dict[str, str]]:
-    """The phase I that a phase II run stands on: ``phase.from_run``, else the domain's packaged one.
-
-    ``phase.from_run=packaged`` asks for the packaged one even where a finished run exists.
+    """The phase I that a phase II run uses: ``phase.from_run``, or for ``packaged`` the domain's packaged one.
 
     Raises:
         UserError: If there is neither.
     """
-    if cfg.phase.from_run not in (None, "packaged"):
+    if cfg.phase.from_run not in (None, PACKAGED_PHASE1):
         file = checkpoint_of(cfg.phase.from_run)
         return load_w_inverter(file, generator), {"path": str(file), "sha256": sha256_of(file)}
     if f"{cfg.domain.name}_phase1" in PACKAGED and str(cfg.generator.path) == cfg.domain.name:

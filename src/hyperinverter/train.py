@@ -11,7 +11,9 @@ from hyperinverter.config import Config, front_door
 
 def job(cfg: Config) -> float:
     """Run one job and return the score a sweep compares."""
-    from hyperinverter.cli import run  # brings torch: a misspelt override should answer before that loads
+    from hyperinverter.training.job import (
+        run,  # brings torch: a misspelt override should answer before that loads
+    )
 
     return run(cfg)
 

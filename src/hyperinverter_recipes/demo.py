@@ -61,7 +61,7 @@ def invert_test_photos(count: int = 8) -> Path:
 
     from hyperinverter.checkpoints import load_hyperinverter
     from hyperinverter.data.digiface import accepted_indices, sample_faces
-    from hyperinverter.tasks.callbacks import draw_panel
+    from hyperinverter.training.panels import draw_panel
 
     model = load_hyperinverter("digiface")
     pixels = torch.from_numpy(sample_faces(accepted_indices()[:count]))

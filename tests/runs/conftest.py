@@ -1,7 +1,6 @@
-"""A toy in the place of the networks, run folders made of nothing but files, and a W&B that finds no key."""
+"""Run folders made of nothing but files."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,20 +11,6 @@ import pytest
 @pytest.fixture(autouse=True)
 def _alone(own_home: None) -> None:
     """No test reads or writes what belongs to the person who runs it."""
-
-
-@pytest.fixture
-def toy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace the networks by a model with three parameters."""
-    import stub_train
-
-    monkeypatch.delitem(sys.modules, "hyperinverter.assembly", raising=False)
-    stub_train.install()
-    import hyperinverter
-
-    monkeypatch.setattr(hyperinverter, "assembly", sys.modules["hyperinverter.assembly"], raising=False)
-    yield
-    sys.modules.pop("hyperinverter.assembly", None)
 
 
 def write_picture(path: Path, shade: int) -> None:

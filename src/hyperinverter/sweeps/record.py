@@ -87,7 +87,7 @@ class RecordedSweeper(Sweeper):
         runs.show(self.folder)
         settings = {str(name): value for name, value in self._config.logger.items()}
         if settings["kind"] == "wandb" and settings["sweep"]:
-            from hyperinverter.tasks.loggers import register_sweep  # takes seconds: only where it is used
+            from hyperinverter.training.tracking import register_sweep  # takes seconds: only where it is used
 
             register_sweep(self.folder, settings, written, write_line)
         return written

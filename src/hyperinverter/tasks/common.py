@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from pytorch_lightning import LightningModule
@@ -22,7 +22,6 @@ from hyperinverter.networks.frozen import Held
 from hyperinverter.networks.generator import Generator
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
-LossOf = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]  # image, photo -> total, named parts
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,19 @@ class Schedule:
         done = min(seen / max(self.images, 1), 1.0)
         # A thousandth stays at the end: a batch beyond the planned length must still be a legal step.
         return rise * max(0.5 * (1 + math.cos(math.pi * done)), 1e-3)
+
+
+class Pass(NamedTuple):
+    """What one forward pass of training gives."""
+
+    total: Tensor  # scalar: what is differentiated
+    parts: dict[str, Tensor]  # name -> scalar, for the log
+    image: Tensor  # (B, 3, R, R)
+
+    def detached(self, share: float) -> Pass:
+        """The same without gradients, its numbers times a share."""
+        parts = {name: value.detach() * share for name, value in self.parts.items()}
+        return Pass(self.total.detach() * share, parts, self.image.detach())
 
 
 class PhaseTask(LightningModule, ABC):
@@ -105,7 +117,7 @@ class PhaseTask(LightningModule, ABC):
         self._ddp_params_and_buffers_to_ignore = self.unsynchronised()
 
     def unsynchronised(self) -> list[str]:
-        """Names of the parameters and buffers that DDP shall neither broadcast nor average: all that is frozen.
+        """Names of the parameters and buffers that DDP should neither broadcast nor average: all that is frozen.
 
         Every process has read those from the same files, and counts the same photos.
         """
@@ -132,41 +144,45 @@ class PhaseTask(LightningModule, ABC):
                 group["lr"] = group["initial_lr"] * factor
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        photo = batch["image"]
         if self.automatic_optimization:
-            total, parts = self.loss(self.draw(photo), photo)
+            step = self.forward_pass(batch["image"])
         else:
-            total, parts, _ = self.descend(cast(Optimizer, self.optimizers()), photo, self.loss)
-        self.log_training(total, parts, batch)
+            step = self.descend(cast(Optimizer, self.optimizers()), batch["image"], self.forward_pass)
+        self.log_training(step.total, step.parts, batch)
         self.count(batch)
-        return total
+        return step.total
+
+    def forward_pass(self, photo: Tensor) -> Pass:
+        """Draw photos ``(B, 3, R, R)`` and compare: what every training step differentiates."""
+        image = self.draw(photo)
+        total, parts = self.loss(image, photo)
+        return Pass(total, parts, image)
 
     @abstractmethod
     def draw(self, photo: Tensor) -> Tensor:
         """What is trained to look like the photo: ``(B, 3, R, R)``."""
 
-    def descend(
-        self, optimizer: Optimizer, photo: Tensor, loss: LossOf
-    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    def descend(self, optimizer: Optimizer, photo: Tensor, forward: Callable[[Tensor], Pass]) -> Pass:
         """Make one step by hand, on the gradients of ``accumulate`` parts of the batch.
 
         Processes exchange gradients once, with the last part's.
 
         Returns:
-            Total and named parts of the loss of the whole batch, and the images; without gradients.
+            The pass of all the photos together, without gradients.
         """
         optimizer.zero_grad()
-        totals, named, images = [], [], []
+        passes = []
         for last, share, (part,) in in_parts(self.accumulate, photo):
             with nullcontext() if last else self._without_exchange():
-                image = self.draw(part)
-                total, values = loss(image, part)
-                self.manual_backward(total * share)
-            totals.append(total.detach() * share)
-            named.append({name: value.detach() * share for name, value in values.items()})
-            images.append(image.detach())
+                done = forward(part)
+                self.manual_backward(done.total * share)
+            passes.append(done.detached(share))
         optimizer.step()
-        return sum_of(totals), {name: sum_of(v[name] for v in named) for name in named[0]}, torch.cat(images)
+        return Pass(
+            sum_of(done.total for done in passes),
+            {name: sum_of(done.parts[name] for done in passes) for name in passes[0].parts},
+            torch.cat([done.image for done in passes]),
+        )
 
     def _without_exchange(self) -> AbstractContextManager[None]:
         """Keep DDP from averaging gradients that more will be added to."""
@@ -247,6 +263,11 @@ class PhaseTask(LightningModule, ABC):
         checkpoint["model"] = describe(self.inverter).plain()  # plain values: enough to build the model again
         generator = cast(Generator, self.inverter.generator)  # told by name and hash, not stored
         checkpoint["generator_path"], checkpoint["generator_sha256"] = generator.source, generator.sha256
+
+
+def images_seen(task: LightningModule) -> int:
+    """Photos a task has been trained on so far, over all processes."""
+    return int(task.images_seen)  # type: ignore[arg-type]  # a buffer of one number
 
 
 def in_parts(count: int, *images: Tensor) -> Iterator[tuple[bool, float, tuple[Tensor, ...]]]:

@@ -13,7 +13,15 @@ from hyperinverter.contracts import Batch
 from hyperinverter.inversion.phase2 import HyperInverter
 from hyperinverter.losses.adversarial import critic_loss, generator_loss, r1_penalty
 from hyperinverter.metrics import MetricSuite
-from hyperinverter.tasks.common import MakeOptimizer, PhaseTask, Schedule, average_gradients, in_parts, sum_of
+from hyperinverter.tasks.common import (
+    MakeOptimizer,
+    Pass,
+    PhaseTask,
+    Schedule,
+    average_gradients,
+    in_parts,
+    sum_of,
+)
 
 
 class PhaseIIHyper(PhaseTask):
@@ -85,43 +93,44 @@ class PhaseIIHyper(PhaseTask):
         optimizer, critic_optimizer = cast(list[Optimizer], self.optimizers())
         if joined:
             self.critic.requires_grad_(False)
-            total, parts, image = self.descend(optimizer, photo, self._loss_with_critic)
+            step = self.descend(optimizer, photo, self.forward_pass_with_critic)
             self.critic.requires_grad_(True)
-            parts.update(self._teach_critic(critic_optimizer, photo, image))
+            step.parts.update(self._teach_critic(critic_optimizer, photo, step.image))
         else:
-            total, parts, _ = self.descend(optimizer, photo, self.loss)
-        self.log_training(total, parts, batch)
+            step = self.descend(optimizer, photo, self.forward_pass)
+        self.log_training(step.total, step.parts, batch)
         self.count(batch)
-        return total
+        return step.total
 
-    def _loss_with_critic(self, image: Tensor, photo: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward_pass_with_critic(self, photo: Tensor) -> Pass:
+        """As ``forward_pass``, and the critic's opinion of the images."""
         assert self.critic is not None
-        total, parts = self.loss(image, photo)
+        total, parts, image = self.forward_pass(photo)
         parts["adv"] = generator_loss(self.critic(image))
-        return total + self.adv * parts["adv"], parts
+        return Pass(total + self.adv * parts["adv"], parts, image)
+
+    def critic_pass(self, photo: Tensor, image: Tensor) -> Tensor:
+        """How badly the critic tells photos from images (without gradients), both ``(B, 3, R, R)``: a scalar."""
+        assert self.critic is not None
+        return critic_loss(self.critic(photo), self.critic(image))
+
+    def penalty_pass(self, photo: Tensor) -> Tensor:
+        """The R1 penalty of the critic on photos ``(B, 3, R, R)``: a scalar."""
+        assert self.critic is not None
+        real = photo.detach().requires_grad_(True)
+        return r1_penalty(self.critic(real), real)
 
     def _teach_critic(self, optimizer: Optimizer, photo: Tensor, image: Tensor) -> dict[str, Tensor]:
-        assert self.critic is not None
-        critic = self.critic
-        parts = {
-            "critic": self._step_critic(
-                optimizer, lambda real, drawn: critic_loss(critic(real), critic(drawn)), photo, image
-            )
-        }
+        parts = {"critic": self._step_critic(optimizer, self.critic_pass, photo, image)}
         steps = (int(self.images_seen) - self.adv_from) // max(len(photo) * self.trainer.world_size, 1)
         if steps % self.r1_every == 0:
             penalty = self._step_critic(
-                optimizer, self._penalty, photo, weight=self.r1_gamma / 2 * self.r1_every
+                optimizer, self.penalty_pass, photo, weight=self.r1_gamma / 2 * self.r1_every
             )
             self._keep_r1(penalty)
         if float(self.critic_r1) != -1:
             parts["r1"] = self.critic_r1.clone()
         return parts
-
-    def _penalty(self, photo: Tensor) -> Tensor:
-        assert self.critic is not None
-        real = photo.detach().requires_grad_(True)
-        return r1_penalty(self.critic(real), real)
 
     def _keep_r1(self, penalty: Tensor) -> None:
         if self.trainer.world_size > 1:  # the checkpoint is the first process's, the number everyone's

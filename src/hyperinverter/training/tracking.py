@@ -1,118 +1,81 @@
-"""Where numbers go: metrics.csv always, W&B or TensorBoard beside it; all count in photos seen."""
+"""Weights & Biases and TensorBoard next to metrics.csv; both count in photos seen."""
+
+from __future__ import annotations
 
 import contextlib
 import csv
 import netrc
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from pytorch_lightning import LightningModule
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from hyperinverter import config
+from hyperinverter.config import Config
+from hyperinverter.contracts import UserError
 from hyperinverter.system.errors import first_line
-from hyperinverter.system.files import replacing
+from hyperinverter.system.processes import is_first
+from hyperinverter.system.terminal import say
+from hyperinverter.tasks.common import images_seen
+from hyperinverter.training.metrics_file import AXIS
 
-AXIS = "images"  # column and step of every log: photos seen in training
 Say = Callable[[str], None]
 
 
-class MetricsFile(Logger):
-    """Every logged number as a row of ``metrics.csv``; a new name adds a column.
+def trackers(cfg: Config, folder: Path, task: LightningModule) -> list[Logger]:
+    """The loggers that a configuration asks for besides metrics.csv.
 
-    Args:
-        path: The file; rows already there are kept, so a resumed run goes on writing.
-        seen: Tells how many photos training has seen.
+    Raises:
+        UserError: If their package is not installed.
     """
 
-    def __init__(self, path: Path, seen: Callable[[], int]) -> None:
-        super().__init__()
-        self._path, self._seen, self._begin = path, seen, time.monotonic()
-        self._columns: list[str] = [AXIS, "epoch", "seconds"]
-        self._offset = 0.0
-        if path.is_file():
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
-            self._columns = list(rows[0]) if rows else self._columns
-            self._offset = float(rows[-1].get("seconds") or 0.0) if rows else 0.0
-        self._count = len(self._rows())
+    def seen() -> int:
+        return images_seen(task)
 
-    @property
-    def name(self) -> str:
-        return "metrics"
-
-    @property
-    def version(self) -> str:
-        return ""
-
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: config.yaml holds the configuration."""
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        row: dict[str, Any] = {
-            AXIS: self._seen(),
-            "seconds": round(self._offset + time.monotonic() - self._begin, 2),
+    if cfg.logger.kind == "wandb" and is_first():
+        identity = {
+            "name": cfg.name or typed_name() or folder.name,
+            "group": cfg.group,
+            "job_type": f"phase{cfg.phase.number}",
+            "config": config.to_dict(cfg),
         }
-        row |= {name: float(value) for name, value in metrics.items()}
-        row["epoch"] = int(row.get("epoch", 0))
-        new = [name for name in row if name not in self._columns]
-        if new:
-            self._widen(sorted(new))
-        fresh = not self._path.is_file()
-        with self._path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self._columns, restval="")
-            if fresh:
-                writer.writeheader()
-            writer.writerow(row)
-        self._count += 1
+        return [WandbTracker(folder, seen, config.to_dict(cfg.logger), identity, say)]
+    if cfg.logger.kind == "tensorboard":
+        from pytorch_lightning.loggers import TensorBoardLogger
 
-    def forget_after(self, images: int) -> None:
-        """Drop rows beyond a point in training: a run resumed from there will write them again."""
-        self._rewrite([row for row in self._rows() if int(row[AXIS]) <= images])
+        try:
+            return [TensorBoardLogger(str(folder), name="tensorboard", version="")]
+        except ModuleNotFoundError as error:
+            raise UserError(
+                "logger=tensorboard needs the tensorboard package: pip install tensorboard"
+            ) from error
+    return []
 
-    def keep(self, rows: int) -> None:
-        """Drop all but the first rows: those a checkpoint was written behind."""
-        self._rewrite(self._rows()[:rows])
 
-    def begin_anew(self) -> None:
-        """Drop what a run in this folder left that ended before its first save."""
-        self._path.unlink(missing_ok=True)
-        self._columns, self._offset, self._count = [AXIS, "epoch", "seconds"], 0.0, 0
+def typed_name() -> str | None:
+    """A run is called by what was typed for it, without what every run says."""
+    common = ("name", "group", "resume", "phase")
+    return " ".join(item for item in config.task_overrides() if item.split("=")[0] not in common) or None
 
-    def count(self) -> int:
-        """How many rows there are."""
-        return self._count
 
-    def _widen(self, new: list[str]) -> None:
-        rows = self._rows()
-        self._columns = [*self._columns, *new]
-        if self._path.is_file():  # a header alone grows too
-            self._rewrite(rows)
-
-    def _rows(self) -> list[dict[str, str]]:
-        if not self._path.is_file():
-            return []
-        with self._path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-
-    def _rewrite(self, rows: list[dict[str, str]]) -> None:
-        with replacing(self._path) as part, part.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self._columns, restval="")
-            writer.writeheader()
-            writer.writerows(rows)
-        self._count = len(rows)
+def close(loggers: Sequence[Logger], summary: Mapping[str, Any], exit_code: int) -> None:
+    """End the W&B run among these loggers, if there is one."""
+    for logger in loggers:
+        if isinstance(logger, WandbTracker):
+            logger.close(summary, exit_code)
 
 
 class WandbTracker(Logger):
-    """One Weights & Biases run for one job. Trouble with W&B costs the W&B record, never the run.
+    """One Weights & Biases run for one job. If W&B fails, its record is lost, never the run.
 
     Args:
         folder: The run folder; W&B's files go to ``folder/wandb``.
-        seen: Tells how many photos training has seen.
+        seen: Says how many photos training has seen.
         settings: ``project``, ``entity``, ``mode`` (None: online with a key, else offline),
             ``timeout`` in seconds, ``artifacts`` (whether the best checkpoint goes up with a finished run).
         run: What identifies the run: ``name``, ``group``, ``job_type`` and the nested ``config``.

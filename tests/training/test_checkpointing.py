@@ -13,7 +13,8 @@ import torch
 
 from hyperinverter.checkpoints.opening import read_checkpoint
 from hyperinverter.contracts import UserError
-from hyperinverter.tasks import saved
+from hyperinverter.training.checkpointing import newest_readable
+from hyperinverter.training.randomness import random_state, restore_random_state
 
 
 def write(path: Path, value: float) -> Path:
@@ -48,10 +49,10 @@ def test_half_a_file_is_no_checkpoint(tmp_path: Path, content: bytes) -> None:
 
 
 def test_the_one_before_is_taken_if_the_last_is_damaged_and_the_trouble_is_told(tmp_path: Path) -> None:
-    assert saved.newest_readable(tmp_path) is None
+    assert newest_readable(tmp_path) is None
     write(tmp_path / "previous.ckpt", 1.0)
     damage(write(tmp_path / "last.ckpt", 2.0))
-    found = saved.newest_readable(tmp_path)
+    found = newest_readable(tmp_path)
     assert found is not None
     path, content, trouble = found
     assert (path.name, float(content["state_dict"]["weight"][0])) == ("previous.ckpt", 1.0)
@@ -59,18 +60,18 @@ def test_the_one_before_is_taken_if_the_last_is_damaged_and_the_trouble_is_told(
     assert "last.ckpt cannot be read" in trouble
     (tmp_path / "previous.ckpt").write_bytes(b"")
     with pytest.raises(UserError, match="last.ckpt cannot be read"):
-        saved.newest_readable(tmp_path)
+        newest_readable(tmp_path)
 
 
 def test_random_numbers_go_on_where_they_were_through_a_file(tmp_path: Path) -> None:
     random.seed(5), np.random.seed(5), torch.manual_seed(5)
     random.gauss(0, 1), np.random.standard_normal()  # each keeps half of a pair for the next call
-    torch.save({"state_dict": {}, "random": saved.random_state()}, tmp_path / "state")
+    torch.save({"state_dict": {}, "random": random_state()}, tmp_path / "state")
 
     def draws() -> list[float]:
         return [random.gauss(0, 1), random.random(), np.random.standard_normal(), float(torch.rand(()))]
 
     expected = draws()
     random.seed(6), np.random.seed(6), torch.manual_seed(6)
-    saved.restore_random_state(read_checkpoint(tmp_path / "state")["random"])
+    restore_random_state(read_checkpoint(tmp_path / "state")["random"])
     assert draws() == expected

@@ -23,7 +23,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hyperinverter.contracts import UserError
-from hyperinverter.losses.adversarial import critic_loss, generator_loss, r1_penalty
 from hyperinverter.networks.frozen import Held
 from hyperinverter.ops.policy import policy
 from hyperinverter.system.machine import GB, resident_bytes
@@ -176,7 +175,7 @@ def _largest_part(task: PhaseTask, photo: Tensor) -> Tensor:
 
 
 def _play_step(task: PhaseTask, photo: Tensor) -> None:
-    total, _ = task.loss(task.draw(photo), photo)
+    total = task.forward_pass(photo).total
     if task.accumulate == 1:  # else those of the parts before are there
         _drop_gradients(task.inverter)
     total.backward()
@@ -185,23 +184,19 @@ def _play_step(task: PhaseTask, photo: Tensor) -> None:
 def _play_step_with_critic(task: PhaseIIHyper, photo: Tensor) -> None:
     """The fullest kind of step: the inverter's, the critic's, and the R1 penalty."""
     assert task.critic is not None
-    image = task.draw(photo)
-    total, _ = task.loss(image, photo)
     task.critic.requires_grad_(False)
-    total = total + task.adv * generator_loss(task.critic(image))
+    done = task.forward_pass_with_critic(photo)
     if task.accumulate == 1:
         _drop_gradients(task.inverter)
-    total.backward()
+    done.total.backward()
     task.critic.requires_grad_(True)
-    image = image.detach()
-    del total  # as after training_step's own backward pass, only its number is kept
-    loss = critic_loss(task.critic(photo), task.critic(image))
-    _drop_gradients(task.critic)
-    loss.backward()
-    real = photo.detach().requires_grad_(True)
-    penalty = r1_penalty(task.critic(real), real)
-    _drop_gradients(task.critic)
-    penalty.backward()
+    image = done.image.detach()
+    del done  # as after the step's own backward pass: only its numbers are kept
+    for forward in (lambda: task.critic_pass(photo, image), lambda: task.penalty_pass(photo)):
+        loss = forward()
+        _drop_gradients(task.critic)
+        loss.backward()
+        del loss
 
 
 def _drop_gradients(module: nn.Module) -> None:

@@ -15,9 +15,9 @@ from watching import Watch, make_batches
 from hyperinverter.checkpoints import load_hyperinverter
 from hyperinverter.networks.critic import Critic
 from hyperinverter.networks.generator import Generator
-from hyperinverter.tasks.average import Average
 from hyperinverter.tasks.common import PhaseTask
-from hyperinverter.tasks.memory import memory_need
+from hyperinverter.training.average import Average
+from hyperinverter.training.memory import memory_need
 
 Make = Callable[..., PhaseTask]
 MakeTrainer = Callable[..., Trainer]

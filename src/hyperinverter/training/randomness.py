@@ -1,51 +1,13 @@
-"""What a run leaves to go on from: whole files only, checked when read, and the random state of every process."""
+"""The random generators of every process of a run: their state goes into a checkpoint and comes back."""
 
 from __future__ import annotations
 
 import random
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import distributed
-
-from hyperinverter.checkpoints.opening import read_checkpoint
-from hyperinverter.contracts import UserError
-
-LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
-
-
-# Files ----------------------------------------------------------------------------------------------------
-
-
-def newest_readable(folder: Path) -> tuple[Path, dict[str, Any], str | None] | None:
-    """The newest whole checkpoint of a run: ``last.ckpt``, or the one before if the last is damaged.
-
-    Args:
-        folder: The folder of checkpoints.
-
-    Returns:
-        Path, content, and what was wrong with the file that would have come first, or None; None if there is
-        no checkpoint at all.
-
-    Raises:
-        UserError: If there are checkpoints and none can be read.
-    """
-    trouble: UserError | None = None
-    for path in (folder / LAST, folder / PREVIOUS):
-        if not path.is_file():
-            continue
-        try:
-            return path, read_checkpoint(path), None if trouble is None else str(trouble)
-        except UserError as error:
-            trouble = trouble or error
-    if trouble is not None:
-        raise trouble
-    return None
-
-
-# Random state ---------------------------------------------------------------------------------------------
 
 
 def random_state() -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from hyperinverter.tasks.loggers import MetricsFile, WandbTracker, has_key, register_sweep
+from hyperinverter.training.metrics_file import MetricsFile
+from hyperinverter.training.tracking import WandbTracker, has_key, register_sweep
 
 SETTINGS = {"project": "p", "entity": None, "mode": None, "timeout": 1}
 RUN = {"name": "fusion=add", "group": "study", "job_type": "phase2", "config": {"loss": {"l2": 1.0}}}

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from hyperinverter import cli, config
+from hyperinverter import config
 from hyperinverter.contracts import UserError
 from hyperinverter.system.files import hold
-from hyperinverter.tasks import callbacks
-from hyperinverter.tasks.callbacks import Interrupted
+from hyperinverter.training import job as jobs
+from hyperinverter.training.panels import ImagePanels
+from hyperinverter.training.stopping import Interrupted, StopAfter
 
 pytestmark = pytest.mark.usefixtures("toy")
 
@@ -25,7 +26,7 @@ resumes_roughly = pytest.mark.filterwarnings("ignore:You're resuming from a chec
 
 
 def job(folder: Path, *overrides: str) -> float:
-    return cli.train(config.compose(["phase=2", *overrides]), folder)
+    return jobs.train(config.compose(["phase=2", *overrides]), folder)
 
 
 def card(folder: Path) -> dict[str, Any]:
@@ -100,14 +101,14 @@ def test_interrupted_run_goes_on_and_lands_where_the_whole_one_lands(
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, images: int, number: int = signal.SIGINT) -> None:
-    real = callbacks.StopAfter.on_train_batch_end
+    real = StopAfter.on_train_batch_end
 
     def tap(self: Any, trainer: Any, task: Any, *rest: Any) -> None:
         real(self, trainer, task, *rest)
         if int(task.images_seen) == images:
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(callbacks.StopAfter, "on_train_batch_end", tap)
+    monkeypatch.setattr(StopAfter, "on_train_batch_end", tap)
 
 
 def test_sigterm_saves_too_and_exit_status_says_interrupted(
@@ -116,7 +117,7 @@ def test_sigterm_saves_too_and_exit_status_says_interrupted(
     before = signal.getsignal(signal.SIGINT)  # ignored, if the tests themselves run in the background
     stop_at(monkeypatch, 20, signal.SIGTERM)
     with pytest.raises(SystemExit) as ended:
-        cli.run(config.compose(["phase=2", *short]), tmp_path)
+        jobs.run(config.compose(["phase=2", *short]), tmp_path)
     assert ended.value.code == 130
     assert f"python train.py resume={tmp_path}" in capsys.readouterr().err
     assert card(tmp_path)["status"] == "interrupted"
@@ -127,7 +128,7 @@ def test_sigterm_saves_too_and_exit_status_says_interrupted(
 def test_stop_during_validation_leaves_it_and_the_resumed_run_repeats_it(
     tmp_path: Path, short: list[str], validation: int
 ) -> None:
-    real, begun = callbacks.ImagePanels.on_validation_start, []
+    real, begun = ImagePanels.on_validation_start, []
 
     def tap(self: Any, trainer: Any, task: Any) -> None:
         real(self, trainer, task)
@@ -136,7 +137,7 @@ def test_stop_during_validation_leaves_it_and_the_resumed_run_repeats_it(
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(callbacks.ImagePanels, "on_validation_start", tap)
+        patch.setattr(ImagePanels, "on_validation_start", tap)
         with pytest.raises(Interrupted):
             job(tmp_path, *short)
     assert len([row for row in rows(tmp_path) if row.get("val/l2")]) == validation - 1
@@ -164,11 +165,11 @@ def test_user_error_is_one_sentence_and_a_fault_of_ours_names_the_log(
     tmp_path: Path, short: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.run(config.compose(["phase=2", "fusion=film", *short]), tmp_path / "film")
+        jobs.run(config.compose(["phase=2", "fusion=film", *short]), tmp_path / "film")
     assert ended.value.code == 1
     assert capsys.readouterr().err == "error: film is not on the menu: choose another fusion\n"
     with pytest.raises(SystemExit):
-        cli.run(config.compose(["phase=2", "fusion=gated", *short]), tmp_path / "gated")
+        jobs.run(config.compose(["phase=2", "fusion=gated", *short]), tmp_path / "gated")
     said = capsys.readouterr().err
     assert said.startswith("error: RuntimeError: a fault of ours (traceback in ")
     assert said.count("\n") == 1

@@ -1,4 +1,4 @@
-"""An average of the trained weights: what is validated, kept and used, while training goes on from the last ones."""
+"""An average of the trained weights: validated, kept and used, while training continues from the raw weights."""
 
 from __future__ import annotations
 
@@ -9,29 +9,28 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from hyperinverter.tasks.callbacks import images_seen
-from hyperinverter.tasks.common import PhaseTask
+from hyperinverter.tasks.common import PhaseTask, images_seen
 
-_RISE = 0.05  # of the photos seen: the longest half-life, else a young average would be of weights that knew nothing
-_LEARNING = "learning"  # what the trained weights themselves are called in a checkpoint
+_RISE = 0.05  # upper bound of the half-life, as a share of the photos seen: early weights are to be forgotten
+_LEARNING = "learning"  # the name of the raw weights in a checkpoint
 
 
 class Average(Callback):
     """Exponential moving average of what is trained, as StyleGAN2's G_ema (Karras et al. 2020, ADA).
 
-    Validation, its pictures and ``state_dict`` of every checkpoint are the average's; the weights that training goes
-    on from stand beside it. Running statistics of BatchNorm are averaged like weights. All is done with one call for
-    all tensors, on the device. To be the last callback: others look at the average until it takes it away.
+    Validation, its pictures and ``state_dict`` of every checkpoint use the average; a checkpoint also holds the raw
+    weights, from which training continues. Running statistics of BatchNorm are averaged like weights, with one call
+    for all tensors on the device. Must be the last callback: others read the average until this one takes it away.
 
     Args:
-        half_life: Photos after which a weight counts half; never more than a twentieth of those seen. None: no average.
+        half_life: Photos after which a weight counts half; at most a twentieth of those seen. None: no average.
     """
 
     def __init__(self, half_life: int | None) -> None:
         self._half_life = half_life
         self._names: list[str] = []
-        self._tensors: list[Tensor] = []  # what is trained; in a validation it holds the average
-        self._others: list[Tensor] = []  # the average; in a validation what is trained
+        self._tensors: list[Tensor] = []  # what is trained; the average during a validation
+        self._others: list[Tensor] = []  # the average; what is trained during a validation
         self._swapped = False
         self._seen = 0
 
@@ -71,7 +70,7 @@ class Average(Callback):
         checkpoint[_LEARNING] = dict(zip(self._names, (t.detach() for t in learning), strict=True))
 
     def on_load_checkpoint(self, trainer: Trainer, task: PhaseTask, checkpoint: dict[str, Any]) -> None:  # type: ignore[override]
-        """Go on from the trained weights; the average, which Lightning has just loaded, goes on beside them."""
+        """Continue from the raw weights, and with the average, which Lightning has just loaded."""
         if _LEARNING not in checkpoint:
             return
         self._find(task)

@@ -15,9 +15,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from hyperinverter.contracts import UserError
 from hyperinverter.networks.critic import Critic
 from hyperinverter.networks.generator import Generator
-from hyperinverter.tasks import memory
-from hyperinverter.tasks.memory import MemoryNeed, check_memory, memory_need
 from hyperinverter.tasks.phase2 import PhaseIIHyper
+from hyperinverter.training import memory
+from hyperinverter.training.memory import MemoryNeed, check_memory, memory_need
 
 ROOT = Path(__file__).resolve().parents[2]
 Make = Callable[..., PhaseIIHyper]
@@ -117,7 +117,7 @@ MEASURE = """
 import json, sys, torch
 from hyperinverter import assembly, config
 from hyperinverter.system.machine import peak_ram_bytes, resident_bytes
-from hyperinverter.tasks import memory
+from hyperinverter.training import memory
 cfg = config.compose(sys.argv[1:])
 task = assembly.build(cfg).task
 need = memory.memory_need(task, cfg.phase.batch_size)
