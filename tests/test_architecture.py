@@ -169,6 +169,19 @@ FOR_LATER = {
 }
 
 
+# The state of Lightning's loops and of the processes it starts: private, so it is read where a new release is tried.
+PRIVATE = {"fit_loop", "epoch_loop", "launcher"}
+READERS = {"training.checkpointing", "training.trainer", "data.module"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_private_state_of_lightning_is_read_in_three_files(path: Path) -> None:
+    if module_of(path) in READERS or "pytorch_lightning" not in path.read_text(encoding="utf-8"):
+        return
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        assert not (isinstance(node, ast.Attribute) and node.attr in PRIVATE), f"{path}:{node.lineno}"
+
+
 # Rooms that a typo, a table or a sweep reads: they answer before torch has loaded.
 FREE_OF_TORCH = ("contracts", "measures", "pictures", "system", "runs", "config", "sweeps")
 

@@ -36,7 +36,7 @@ class Inversion:
 
 
 class UserError(Exception):
-    """Something the person can mend: one sentence with the cause and the way out.
+    """Something the person can fix: one sentence with the cause and the way out.
 
     The command line prints its message without a traceback and exits with status 1. What a sentence quotes from a
     file cannot steer the terminal or fill it: control characters are written as escapes, and it is cut.

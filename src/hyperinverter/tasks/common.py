@@ -62,7 +62,7 @@ class Pass(NamedTuple):
 
 
 class PhaseTask(LightningModule, ABC):
-    """Base of both LightningModules.
+    """Base of both phases: what they train, count, log and measure alike.
 
     The state dict holds what is trained (in phase II also the phase I encoder) and ``images_seen``; the
     generator and the judges are held outside it.
@@ -73,9 +73,9 @@ class PhaseTask(LightningModule, ABC):
         metrics: Measures images against photos, one value per photo.
         optimizer: Makes the optimizer from parameters.
         schedule: Photos seen -> factor of the learning rate.
-        accumulate: Parts that a batch is computed in, one after the other, their gradients added: the step of the whole
-            batch with the activations of a part. Only what looks at a batch as a whole sees the part: BatchNorm in
-            training, and the critic's standard deviation over a group.
+        accumulate: Parts that a batch is computed in, one after the other, with their gradients added: the step of the
+            complete batch with the activations of one part. Only BatchNorm in training, and the critic's standard
+            deviation over a group, see a part instead of the batch.
     """
 
     images_seen: Tensor
@@ -113,7 +113,7 @@ class PhaseTask(LightningModule, ABC):
         return self._metrics.network
 
     def setup(self, stage: str) -> None:
-        """Tell DistributedDataParallel, which is about to wrap this module, what not to watch over."""
+        """Say what DistributedDataParallel, which is about to wrap this module, should leave alone."""
         self._ddp_params_and_buffers_to_ignore = self.unsynchronised()
 
     def unsynchronised(self) -> list[str]:
@@ -194,7 +194,7 @@ class PhaseTask(LightningModule, ABC):
         self.images_seen += len(batch["image"]) * self.trainer.world_size
 
     def log_training(self, total: Tensor, parts: dict[str, Tensor], batch: Batch) -> None:
-        """Log the total and its parts under ``train/``: of the whole batch, over all processes."""
+        """Log the total and its parts under ``train/``: of the complete batch, over all processes."""
         logged = {"loss": total.detach(), **{name: part.detach() for name, part in parts.items()}}
         if self.trainer.world_size > 1:
             # One small message instead of one per number. Equal on every process, so that a loss that is not a
@@ -235,7 +235,7 @@ class PhaseTask(LightningModule, ABC):
             self.log(f"test/{name}", median, sync_dist=True)
 
     def _time_parts(self, photo: Tensor) -> None:
-        """Time what a phase builds upon, under its own name in ``self._seconds``."""
+        """Time the part that comes from an earlier phase, under a name of its own in ``self._seconds``."""
 
     def _measure(self, inversion: Inversion, batch: Batch) -> None:
         images = {"": inversion.image}
@@ -261,7 +261,7 @@ class PhaseTask(LightningModule, ABC):
         from hyperinverter.inversion.specification import describe
 
         checkpoint["model"] = describe(self.inverter).plain()  # plain values: enough to build the model again
-        generator = cast(Generator, self.inverter.generator)  # told by name and hash, not stored
+        generator = cast(Generator, self.inverter.generator)  # named, with its hash, and not stored
         checkpoint["generator_path"], checkpoint["generator_sha256"] = generator.source, generator.sha256
 
 
@@ -276,10 +276,10 @@ def in_parts(count: int, *images: Tensor) -> Iterator[tuple[bool, float, tuple[T
     Yields:
         Whether it is the last part, its share of the batch (shares add up to 1), and the part of each.
     """
-    whole = len(images[0])
-    parts = list(zip(*(image.tensor_split(min(count, whole)) for image in images), strict=True))
+    batch = len(images[0])
+    parts = list(zip(*(image.tensor_split(min(count, batch)) for image in images), strict=True))
     for index, part in enumerate(parts):
-        yield index == len(parts) - 1, len(part[0]) / whole, part
+        yield index == len(parts) - 1, len(part[0]) / batch, part
 
 
 def sum_of(values: Iterable[Tensor]) -> Tensor:

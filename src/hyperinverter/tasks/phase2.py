@@ -141,15 +141,15 @@ class PhaseIIHyper(PhaseTask):
     def _step_critic(
         self, optimizer: Optimizer, loss: Callable[..., Tensor], *images: Tensor, weight: float = 1.0
     ) -> Tensor:
-        """One step of the critic, on the mean gradient over all processes; returns the loss of the whole batch."""
+        """One step of the critic, on the mean gradient over all processes; returns the loss of the complete batch."""
         optimizer.zero_grad()
         values = []
         for _, share, pieces in in_parts(self.accumulate, *images):
             value = loss(*pieces)
             values.append(value.detach() * share)
             if self.trainer.world_size > 1:
-                # Not through DDP: it would wait for gradients of everything it watches over at each of several
-                # backward passes, or search the graph for unused parameters at every step of both networks.
+                # Not through DDP: at each backward pass it would wait for the gradients of all that is trained, or
+                # search the graph for unused parameters.
                 (value * (share * weight)).backward()
             else:
                 self.manual_backward(value * (share * weight))
@@ -159,14 +159,14 @@ class PhaseIIHyper(PhaseTask):
         return sum_of(values)
 
     def unsynchronised(self) -> list[str]:
-        """As in both phases, and the critic, whose gradients are averaged here."""
+        """All that is frozen, and the critic, whose gradients are averaged separately, so that it can start late."""
         names = super().unsynchronised()
         every = [*self.named_parameters(), *self.named_buffers()]
         critic = {name for name, _ in every if name.startswith("critic.")}
         return [*names, *sorted(critic.difference(names))]
 
     def on_fit_start(self) -> None:
-        """Begin with the same critic everywhere: DDP does not see to it."""
+        """Begin with the same critic in every process: DDP leaves it alone."""
         if self.critic is not None and self.trainer.world_size > 1:
             for tensor in (*self.critic.parameters(), *self.critic.buffers()):
                 distributed.broadcast(tensor.data, 0)
@@ -188,7 +188,7 @@ class PhaseIIHyper(PhaseTask):
 
 
 def in_steps(batch: Batch, size: int | None) -> list[Batch]:
-    """Cut a batch into batches of at most ``size`` photos, in order; None leaves it whole."""
+    """Cut a batch into batches of at most ``size`` photos, in order; None does not cut it."""
     count = len(batch["image"])
     size = size or count
     return [

@@ -1,8 +1,8 @@
 """What a run will need: parameters, and memory for weights, gradients, optimizer state and activations.
 
-The training step is played through once with tensors that have shapes but no content, and every buffer is entered
-in a ledger when it appears and struck out when nobody holds it any more. That follows any choice of fusion,
-coverage, backbone, loss and batch size without a formula for each, in seconds and without touching the weights.
+The passes of a training step are played once with tensors that have shapes but no content. A ledger adds every buffer
+when it appears and takes it off when nothing holds it any more. That follows any choice of fusion, coverage, backbone,
+loss and batch size without a formula for each, in seconds and without touching the weights.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ def memory_need(
     Args:
         task: As assembled; left as it is.
         batch_size: Photos per step in this process.
-        device: "cpu" or "cuda", which differ in what they hold besides tensors.
+        device: "cpu" or "cuda"; each holds something else next to tensors.
         precision: Lightning's name; with "-mixed" the step is played in half precision.
         processes: How many train together; several keep their gradients twice, once for exchanging them.
-        average: Whether an average of the trained weights is kept beside them.
+        average: Whether an average of the trained weights is kept next to them.
 
     Returns:
         The need in the steady state, from the second step on.
@@ -86,7 +86,7 @@ def memory_need(
     if average:
         optimizer += sum(_size(p) for p in task.inverter.parameters() if p.requires_grad)
     step = _step_peak(task, batch_size, half=precision.endswith("-mixed"))
-    # Adam's own temporaries: of all weights at once on a GPU (foreach), one tensor after another on a CPU.
+    # Temporaries of Adam: of all weights at once on a GPU (foreach), of one tensor after another on a CPU.
     temporary = gradients if device == "cuda" else 2 * max(map(_size, trained))
     working = max(step, gradients + temporary)
     process = _CUDA_CONTEXT if device == "cuda" else max(resident_bytes() - weights, 0)

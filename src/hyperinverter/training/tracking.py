@@ -195,9 +195,9 @@ class WandbTracker(Logger):
         self._send(send)
 
     def _next_step(self) -> int:
-        """W&B's own count: photos seen too, so that a resumed run's rows take their places behind the saved ones.
+        """W&B's count: photos seen as well, so that the rows of a resumed run follow the saved ones.
 
-        It never falls: the best checkpoint, which is tested last, may be one of an earlier moment.
+        It never falls: the best checkpoint, which is tested last, may be an earlier one.
         """
         self._step = max(self._step, self._seen())
         return self._step
