@@ -52,7 +52,8 @@ def test_foreign_checkpoint(door: Door, tmp_path: Path) -> None:
     torch.save({"state_dict": {"conv.weight": torch.zeros(2)}, "epoch": 3}, tmp_path / "other.ckpt")
     said = door.refuses("phase=2", f"phase.from_run={tmp_path / 'other.ckpt'}")
     assert said == (
-        f"{tmp_path / 'other.ckpt'} is not a checkpoint of this project: it names no model; give best.ckpt of a run"
+        f"{tmp_path / 'other.ckpt'} is not a checkpoint of this project: it names no model; give a W encoder of "
+        "HyperInverter's release, a phase I run folder, its checkpoint, or a packaged name such as digiface"
     )
 
 
