@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -12,7 +14,26 @@ def at_the_door(*typed: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
 
 
-def test_the_front_door_answers_a_typo_in_one_line_without_loading_torch() -> None:
+def without_torch(*typed: str) -> subprocess.CompletedProcess[str]:
+    """train.py in a process that fails if it has loaded what takes seconds."""
+    command = f"import runpy, sys; sys.argv = {['train.py', *typed]}\n"
+    command += "try: runpy.run_path('train.py', run_name='__main__')\nexcept SystemExit: pass\n"
+    command += (
+        "slow = {'torch', 'pandas', 'PIL', 'wandb', 'optuna'} & set(sys.modules)\nassert not slow, slow"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", command], capture_output=True, text=True, timeout=120, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.parametrize("typed", ["typo=1", "phase=2 +sweep=fuson", "phase.kmig=1"])
+def test_a_typo_is_answered_before_torch_loads(typed: str) -> None:
+    assert without_torch(*typed.split()).stderr.startswith("error: ")
+
+
+def test_the_front_door_answers_a_typo_in_one_line() -> None:
     done = at_the_door("phase=2", "fusion=conct")
     assert done.returncode == 1
     assert done.stderr.startswith("error: fusion has no option 'conct', did you mean 'concat'?")
@@ -28,13 +49,7 @@ def test_debug_shows_the_traceback() -> None:
 
 
 def test_help_lists_groups_and_keys_without_loading_torch() -> None:
-    command = "import runpy, sys; sys.argv = ['train.py', '--help']\n"
-    command += "try: runpy.run_path('train.py', run_name='__main__')\nexcept SystemExit: pass\n"
-    command += "assert 'torch' not in sys.modules and 'pandas' not in sys.modules, 'slow start'"
-    done = subprocess.run(
-        [sys.executable, "-c", command], capture_output=True, text=True, timeout=120, cwd=ROOT
-    )
-    assert done.returncode == 0, done.stderr
+    done = without_torch("--help")
     assert "fusion: add, attention, concat" in done.stdout
     assert "python train.py phase=2 +sweep" in done.stdout
     assert "kimg:" in done.stdout

@@ -1,4 +1,4 @@
-"""train.py whose jobs only write a run card: the launcher and the sweeper are real, nothing is learnt.
+"""train.py whose jobs only write a run card: the launcher and the sweeper are real, nothing is trained.
 
 FAKE names what goes wrong for a fusion: add=fail, gated=crash, film=hang, attention=silent.
 """

@@ -39,3 +39,12 @@ def test_nothing_to_search(tmp_path: Path) -> None:
     done = search(tmp_path, "phase.kimg=3")
     assert done.returncode == 1
     assert done.stderr.startswith("error: nothing varies in this search")
+
+
+def test_pruning_needs_jobs_on_this_machine(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    pytest.importorskip("submitit")
+    done = search(tmp_path, "fusion=concat,add", "hydra.sweeper.prune=true", "hydra/launcher=slurm")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: hydra.sweeper.prune=true needs jobs on this machine")
+    assert not (tmp_path / "outputs" / "sweeps").exists()

@@ -138,10 +138,10 @@ def check_additions(overrides: Sequence[str], conf: Path | None = None) -> None:
 
 def cautions(cfg: Config) -> list[str]:
     """What will run but is probably not meant, one sentence each."""
-    told = []
+    found = []
     if cfg.loss.id > 0 and cfg.judges.identity in FACE_JUDGES and not cfg.domain.faces:
-        told.append(
+        found.append(
             f"loss.id={cfg.loss.id} compares {cfg.domain.name} with {cfg.judges.identity}, a network for faces: use "
             "judges.identity=id_moco or loss.id=0, or add domain.faces=true if these are faces"
         )
-    return told
+    return found

@@ -16,7 +16,7 @@ from hyperinverter.contracts import UserError
 from hyperinverter.runs import CARD, read_card, settings
 from hyperinverter.system.command import again
 from hyperinverter.system.files import write_json
-from hyperinverter.system.processes import RANK_VARIABLES
+from hyperinverter.system.processes import fresh_environment
 
 
 class Job:
@@ -61,7 +61,7 @@ class Job:
         """Start the process, with ``threads`` per process and these GPUs if given."""
         self.gpus = list(gpus)
         self.folder.mkdir(parents=True, exist_ok=True)
-        environment = {key: value for key, value in os.environ.items() if key not in RANK_VARIABLES}
+        environment = fresh_environment()
         if threads is not None:
             environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         if gpus:

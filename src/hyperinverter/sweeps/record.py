@@ -32,7 +32,7 @@ class Planned:
     name: str
     settings: dict[str, Any]  # factor -> value
     overrides: list[str]
-    told: dict[str, Any] = field(default_factory=dict)  # what else the record says about it
+    facts: dict[str, Any] = field(default_factory=dict)  # what else the record says about it
     title: str | None = None  # what the board and W&B call it; None: its name
 
 
@@ -69,7 +69,7 @@ class RecordedSweeper(Sweeper):
         """Write the jobs into the record and run them."""
         start, group = len(self.record["jobs"]), f"group={config.quote(self.folder.name)}"
         for num, job in enumerate(jobs, start):
-            described = {"num": num, "name": job.name, **job.told, "settings": job.settings}
+            described = {"num": num, "name": job.name, **job.facts, "settings": job.settings}
             self.record["jobs"].append(described)
         self._save()
         batch = [[*job.overrides, f"name={config.quote(job.title or job.name)}", group] for job in jobs]

@@ -56,9 +56,13 @@ class OptunaSweeper(RecordedSweeper):
         """Run the search and write its comparison.
 
         Raises:
-            UserError: Without Optuna, without anything to vary, or if no job finished.
+            UserError: Without Optuna, without anything to vary, for pruning on a cluster, or if no job finished.
         """
         optuna = _optuna()
+        if self.prune and not isinstance(self._launcher, FreshLauncher):
+            raise UserError(
+                "hydra.sweeper.prune=true needs jobs on this machine: use hydra/launcher=fresh, or set it to false"
+            )
         space, fixed = self._plan(arguments)
         if runs.read_sweep(self.folder):
             raise UserError(
@@ -90,12 +94,8 @@ class OptunaSweeper(RecordedSweeper):
 
     def _watch(self, trials: Mapping[int, Any]) -> set[int]:
         """Have the launcher stop the jobs that fall behind; the numbers of those it stopped, as they become known."""
-        if not self.prune:
+        if not self.prune or not isinstance(self._launcher, FreshLauncher):
             return set()
-        if not isinstance(self._launcher, FreshLauncher):
-            raise UserError(
-                "hydra.sweeper.prune=true needs jobs on this machine: use hydra/launcher=fresh, or set it to false"
-            )
         watch = _Watch(trials, self._monitor())
         self._launcher.watch = watch
         return watch.pruned
@@ -186,8 +186,8 @@ def _distribution(name: str, domain: Any) -> Any:
     try:
         if isinstance(domain, dict):
             low, high, log = domain["low"], domain["high"], bool(domain.get("log", False))
-            whole = isinstance(low, int) and isinstance(high, int)
-            return (IntDistribution if whole else FloatDistribution)(low, high, log=log)
+            integers = isinstance(low, int) and isinstance(high, int)
+            return (IntDistribution if integers else FloatDistribution)(low, high, log=log)
         return CategoricalDistribution(domain)
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(

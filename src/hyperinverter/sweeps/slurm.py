@@ -31,7 +31,7 @@ from hyperinverter.sweeps.board import Board, Signals
 from hyperinverter.sweeps.job import Job, job_return, write_failure
 from hyperinverter.system.command import train_command
 from hyperinverter.system.errors import first_line
-from hyperinverter.system.processes import RANK_VARIABLES
+from hyperinverter.system.processes import fresh_environment, rank
 
 _KEPT_BY_SLURM = ("MASTER_ADDR", "MASTER_PORT")  # a cluster's own choice, if it makes one
 
@@ -184,10 +184,9 @@ class Supervisor:
         command = list(self.command)
         if "resume=auto" not in command:
             command.append("resume=auto")  # the first time there is nothing to resume
-        environment = {k: v for k, v in os.environ.items() if k not in RANK_VARIABLES or k in _KEPT_BY_SLURM}
+        environment = fresh_environment(_KEPT_BY_SLURM)
         self._terminated = False
-        rank = int(os.environ.get("SLURM_PROCID") or 0)
-        name = "log.txt" if rank == 0 else f"log.process{rank}.txt"
+        name = f"log.process{rank()}.txt" if rank() else "log.txt"
         with (self.folder / name).open("ab") as log:
             self._process: subprocess.Popen[bytes] | None = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
@@ -40,6 +40,15 @@ def starter(environment: Mapping[str, str] | None = None) -> Starter:
     if "SLURM_STEP_ID" in found:
         return Starter("srun", int(found.get("SLURM_NTASKS") or 1))
     return Starter("nobody", 1)
+
+
+def fresh_environment(keep: Collection[str] = ()) -> dict[str, str]:
+    """The environment for a process that is not part of this process's run.
+
+    Args:
+        keep: Variables it inherits although they tell this process its place.
+    """
+    return {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES or name in keep}
 
 
 def is_first() -> bool:
