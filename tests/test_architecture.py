@@ -261,3 +261,8 @@ def test_every_target_can_be_imported(target: str, file: str) -> None:
 
 def test_there_are_targets() -> None:
     assert len({target for target, _ in TARGETS}) > 10
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names))  # pytest would import the first of them twice
