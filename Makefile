@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+FLOORS := .venv-floors
 
-.PHONY: demo test test-all check notebooks env clean
+.PHONY: demo test test-all test-floors check notebooks env clean
 
 env: $(VENV)/.installed
 
@@ -24,6 +25,15 @@ test: env
 test-all: env
 	$(BIN)/python -m pytest -m "not gpu"
 
+# Exactly the lowest versions that pyproject.toml declares: make test-floors PYTHON=python3.10
+# Old releases warn about newer neighbours; that is not a failure.
+test-floors:
+	$(PYTHON) -m venv $(FLOORS)
+	$(FLOORS)/bin/pip install --quiet --upgrade pip
+	$(FLOORS)/bin/python .ci/floors.py > $(FLOORS)/floors.txt
+	$(FLOORS)/bin/pip install --progress-bar off -c $(FLOORS)/floors.txt -e ".[dev]"
+	$(FLOORS)/bin/python -m pytest -W ignore::DeprecationWarning -W ignore::FutureWarning
+
 check: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -33,4 +43,4 @@ notebooks: env
 	$(BIN)/python -m pytest -m "not gpu" tests/runs/test_notebooks.py
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(FLOORS) .pytest_cache .mypy_cache .ruff_cache
