@@ -3,21 +3,22 @@
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from hyperinverter import config
 from hyperinverter.contracts import UserError
 
 
 def test_build_makes_the_object_and_explains_a_wrong_leaf() -> None:
-    from omegaconf import OmegaConf
-
-    assert config.build(OmegaConf.create({"_target_": "datetime.timedelta", "days": 2}), hours=1).days == 2
+    fusion = "hyperinverter.networks.fusion.FilmFusion"
+    built = config.build(OmegaConf.create({"_target_": fusion, "channels": 4}))
+    assert type(built).__name__ == "FilmFusion"
+    with pytest.raises(UserError, match=f"{fusion} cannot be built from the configuration: .*nights"):
+        config.build(OmegaConf.create({"_target_": fusion, "nights": 2}))
     with pytest.raises(
-        UserError, match="datetime.timedelta cannot be built from the configuration: .*nights"
+        UserError, match=f"{fusion}s cannot be built from the configuration: there is no such"
     ):
-        config.build(OmegaConf.create({"_target_": "datetime.timedelta", "nights": 2}))
-    with pytest.raises(UserError, match="datetime.timedeltas cannot be built"):
-        config.build(OmegaConf.create({"_target_": "datetime.timedeltas"}))
+        config.build(OmegaConf.create({"_target_": f"{fusion}s"}))
 
 
 def test_saved_configuration_is_resolved_and_loads(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
 
+from hyperinverter.config.carried import carried
 from hyperinverter.contracts import UserError
-from hyperinverter.runs import SWEEP, latest_unfinished
+from hyperinverter.runs import CARD, SWEEP, latest_unfinished
 
 
 def normalise_overrides(arguments: Sequence[str]) -> list[str]:
@@ -88,27 +89,24 @@ def _resumed(typed: list[str], resume: str) -> list[str]:
         return _resumed_sweep(typed, place)
     run = place.parent.parent if place.is_file() else place
     try:
-        before = json.loads((run / "run.json").read_text(encoding="utf-8"))["overrides"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"resume={resume} is not a run: {run / 'run.json'} is missing or unreadable"
-        ) from error
-    again = ("resume", "hydra.run.dir", "hydra.mode")
-    before = [item for item in before if item.split("=", 1)[0] not in again]
+        written = json.loads((run / CARD).read_text(encoding="utf-8"))["overrides"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"resume={resume} is not a run: {run / CARD} is missing or unreadable") from error
+    before = carried(written, run / CARD, again=("resume", "hydra.run.dir", "hydra.mode"))
     return [*before, *typed, "hydra.mode=RUN", f"hydra.run.dir={quote(str(run))}"]
 
 
 def _resumed_sweep(typed: list[str], sweep: Path) -> list[str]:
     try:
-        before = json.loads((sweep / SWEEP).read_text(encoding="utf-8"))["typed"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        written = json.loads((sweep / SWEEP).read_text(encoding="utf-8"))["typed"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"resume={sweep} cannot be resumed: its {SWEEP} does not hold its command; resume its jobs one by one "
             f"with resume={sweep}/N"
         ) from error
     again = ("resume", "hydra.sweep.dir")
+    before = carried(written, sweep / SWEEP, again, sweep=True)
     rest = [item for item in typed if item.split("=", 1)[0] not in again and item not in before]
-    before = [item for item in before if item.split("=", 1)[0] not in again]
     return [*before, *rest, f"hydra.sweep.dir={quote(str(sweep))}"]
 
 

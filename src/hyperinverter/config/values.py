@@ -3,23 +3,28 @@
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from hyperinverter.config.groups import Config
-from hyperinverter.contracts import UserError
+from hyperinverter.config.targets import check_classes, check_targets
+from hyperinverter.contracts import UserError, shown
 from hyperinverter.system.errors import first_line
 from hyperinverter.system.files import write_text
+
+_LARGEST = 1 << 18  # bytes of a configuration; a run's has 5,000
 
 
 def build(node: Config, *given: Any, **objects: Any) -> Any:
     """The object a leaf describes: ``_target_`` called with the leaf's values and the given objects.
 
     Raises:
-        UserError: If the class cannot be found or refuses its arguments.
+        UserError: If the class is not one that a configuration may name, cannot be found, or refuses its arguments.
     """
+    check_classes([OmegaConf.to_container(node, resolve=True), *given, objects])
     try:
         return instantiate(node, *given, _convert_="all", **objects)
     except InstantiationException as error:
@@ -50,19 +55,27 @@ def save(cfg: Config, path: Path) -> None:
 
 
 def load(path: Path) -> Config:
-    """Read a configuration that ``save`` wrote.
+    """Read a configuration that ``save`` wrote, of this project or of someone else's run.
 
     Raises:
-        UserError: If the file is missing or not a configuration.
+        UserError: If the file is missing, is not a configuration, or names classes that are not built.
     """
     try:
-        cfg = OmegaConf.load(path)
+        text = path.read_text(encoding="utf-8") if path.stat().st_size <= _LARGEST else ""
+        # an alias repeats what was written before; a few of them can stand for more than fits in memory
+        if not text or any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise ValueError("it is empty, larger than any of a run, or repeats itself by references")
+        cfg = OmegaConf.create(text)
     except FileNotFoundError as error:
         raise UserError(f"there is no {path}; give the folder of a run, which holds config.yaml") from error
     except Exception as error:  # the YAML library has a family of its own
-        raise UserError(f"{path} is not a readable configuration: {first_line(error)}") from error
+        cause = shown(first_line(error), 200)
+        raise UserError(
+            f"{path} is not a readable configuration: {cause}; give the folder of another run"
+        ) from error
     if not isinstance(cfg, DictConfig):
-        raise UserError(f"{path} is not a configuration but a list")
+        raise UserError(f"{path} is not a configuration but a list; give the folder of another run")
+    check_targets(OmegaConf.to_container(cfg, resolve=False), path)
     return cfg
 
 

@@ -1,11 +1,11 @@
 """The run card: one JSON file that says what a run was, how it went and what it measured."""
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hyperinverter.runs.records import RUN, read_record
 from hyperinverter.system.files import write_json
 from hyperinverter.system.machine import code_state, now, peak_memory_mb, versions
 
@@ -56,9 +56,5 @@ class RunCard:
 
 
 def read_card(folder: Path) -> dict[str, Any] | None:
-    """The run card in a folder; None if there is none or it cannot be read."""
-    try:
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return card if isinstance(card, dict) else None
+    """The run card in a folder; None if there is none, or what is there is no run card, which is then reported."""
+    return read_record(folder / CARD, RUN)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from hyperinverter.contracts import UserError
 from hyperinverter.runs.card import CARD, read_card
+from hyperinverter.runs.records import SWEEP as RECORD
+from hyperinverter.runs.records import read_record
 from hyperinverter.system.command import train_command
 from hyperinverter.system.files import held
 
@@ -92,10 +93,8 @@ def latest_sweep(outputs: Path | str) -> Path:
 
 
 def read_sweep(sweep: Path | str) -> dict[str, Any]:
-    """What ``sweep.json`` says; an empty dictionary for a folder that has none."""
-    path = Path(sweep) / SWEEP
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return content
+    """What ``sweep.json`` says; an empty dictionary for a folder that has none, or something else in its place."""
+    return read_record(Path(sweep) / SWEEP, RECORD) or {}
 
 
 def read_metrics(run: Path | str) -> list[dict[str, str]]:

@@ -1,0 +1,96 @@
+"""Records next to a run's weights, ``run.json`` and ``sweep.json``: data of someone else, checked against a schema.
+
+A folder may come from anywhere. What a record holds has the type that this table gives it, or the record is not one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hyperinverter.system.terminal import say
+
+LARGEST = 4 << 20  # bytes; the record of a sweep of a thousand jobs has less than one million
+
+Check = Callable[[Any], bool]
+
+
+def _text(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _number(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str))  # not-a-number is written as a string
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_number, value.values()))
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _files(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(part, dict) and all(map(_text, part.values())) for part in value.values()
+    )
+
+
+def _jobs(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(job, dict) and isinstance(job.get("num"), int) and isinstance(job.get("name"), str)
+        for job in value
+    )
+
+
+RUN: Mapping[str, Check] = {
+    **dict.fromkeys(("status", "error", "started", "finished", "name", "group", "domain", "rank_by"), _text),
+    **dict.fromkeys(
+        ("phase", "seed", "seconds", "peak_memory_mb", "sessions", "complete", "images_seen"), _number
+    ),
+    "overrides": _texts,
+    "metrics": _numbers,
+    "parameters": _numbers,
+    "loaded": _files,
+    "best": lambda value: value is None or _numbers(value),
+}
+SWEEP: Mapping[str, Check] = {
+    **dict.fromkeys(("id", "command", "started", "finished"), _text),
+    "typed": _texts,
+    "jobs": _jobs,
+    "factors": lambda value: isinstance(value, dict),
+}
+
+_reported: set[Path] = set()
+
+
+def read_record(path: Path, schema: Mapping[str, Check]) -> dict[str, Any] | None:
+    """The content of a record, None if there is none or it is not one; the latter is reported, once per file.
+
+    Args:
+        path: The file.
+        schema: Key -> what its value must be. Other keys may hold anything.
+    """
+    if not path.is_file():
+        return None
+    why = ""
+    try:
+        if path.stat().st_size > LARGEST:
+            why = f"it is larger than {LARGEST >> 20} MB"
+        else:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                why = "it holds no record"
+            elif wrong := [key for key, fits in schema.items() if key in content and not fits(content[key])]:
+                why = f"its {wrong[0]} is of another kind"
+            else:
+                return content
+    except (OSError, ValueError, RecursionError):
+        why = "it cannot be read"
+    if path not in _reported:
+        _reported.add(path)
+        say(f"passed over {path}: {why}")
+    return None
