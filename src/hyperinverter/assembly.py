@@ -50,6 +50,7 @@ from hyperinverter.networks.critic import Critic
 from hyperinverter.networks.fusion import FUSIONS
 from hyperinverter.networks.generator import Generator
 from hyperinverter.system.command import train_command
+from hyperinverter.system.errors import first_line
 from hyperinverter.system.files import sha256_of
 from hyperinverter.tasks.common import PhaseTask, Schedule
 from hyperinverter.tasks.phase1 import PhaseIEncoder
@@ -58,13 +59,8 @@ from hyperinverter.tasks.phase2 import PhaseIIHyper
 _log = logging.getLogger(__name__)
 
 PACKAGED_PHASE1 = "packaged"  # phase.from_run=packaged: not the newest run, the one that ships
-_FOLDER_KEYS = (
-    "val_fraction",
-    "test_fraction",
-    "resize",
-    "decoded",
-    "skip_unreadable",
-)  # of data=folder only
+# of data=folder only
+_FOLDER_KEYS = ("val_fraction", "test_fraction", "resize", "decoded", "skip_unreadable")
 
 
 @dataclass
@@ -73,9 +69,8 @@ class Assembled:
 
     task: PhaseTask
     data: LightningDataModule
-    loaded: dict[str, dict[str, str]] = field(
-        default_factory=dict
-    )  # part -> path and SHA-256, for the run card
+    # part -> path and SHA-256, for the run card
+    loaded: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 def build(cfg: Config, generator: Generator | None = None) -> Assembled:
@@ -249,7 +244,7 @@ def _from_configuration() -> Iterator[None]:
         yield
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"the model cannot be built from the configuration: {str(error).splitlines()[0]}; check encoder, fusion "
+            f"the model cannot be built from the configuration: {first_line(error)}; check encoder, fusion "
             "and hypernet"
         ) from error
 
@@ -276,7 +271,7 @@ def starting_critic(cfg: Config, generator: Generator) -> Critic:
 
 
 def start_from_phase1(backbone: nn.Module, first: WInverter) -> None:
-    """Begin phase II's backbone with what phase I's has learnt about the domain.
+    """Begin phase II's backbone with the weights of phase I's, which know the domain.
 
     The paper begins with a published network (``encoder.start=published``); a domain of one's own may have none,
     but it has phase I.
@@ -284,19 +279,19 @@ def start_from_phase1(backbone: nn.Module, first: WInverter) -> None:
     Raises:
         UserError: If the two backbones are of different kinds or shapes.
     """
-    learnt = first.encoder.backbone
-    if type(learnt) is not type(backbone):
+    trained = first.encoder.backbone
+    if type(trained) is not type(backbone):
         raise UserError(
-            f"phase I was trained with {type(learnt).__name__}, phase II has {type(backbone).__name__}, which cannot "
+            f"phase I was trained with {type(trained).__name__}, phase II has {type(backbone).__name__}, which cannot "
             "start from it: choose the same encoder, or encoder.start=random"
         )
-    shapes, ours = ({n: t.shape for n, t in part.state_dict().items()} for part in (learnt, backbone))
+    shapes, ours = ({n: t.shape for n, t in part.state_dict().items()} for part in (trained, backbone))
     if shapes != ours:
         raise UserError(
             f"the backbone {type(backbone).__name__} is of another shape than phase I's, so it cannot start from it: "
             "give it the same arguments, or encoder.start=random"
         )
-    backbone.load_state_dict(learnt.state_dict())
+    backbone.load_state_dict(trained.state_dict())
 
 
 def start_file(backbone: nn.Module, cfg: Config) -> Path:

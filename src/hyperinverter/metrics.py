@@ -10,7 +10,7 @@ ms_ssim         the same at five scales; only from 176 pixels up, where they fit
 label of judge  what a network of ``judges`` says under that label                  lower / higher
 ==============  ==================================================================  ==============
 
-SSIM is torchmetrics': windows at the border see the picture reflected, where others leave them out.
+SSIM is torchmetrics': the border is reflected; other implementations drop border windows.
 """
 
 import math

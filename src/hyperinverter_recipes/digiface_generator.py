@@ -14,7 +14,6 @@ import argparse
 import copy
 import itertools
 import json
-import os
 import time
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from tqdm import tqdm
 from hyperinverter.data.digiface import Z_DIM, accepted_indices, sample_faces
 from hyperinverter.judges.efficientnet import EfficientNetLite0Features
 from hyperinverter.networks.generator import Generator, GeneratorConfig
+from hyperinverter.system.files import replacing
 
 CONFIG = GeneratorConfig(
     z_dim=Z_DIM,
@@ -229,18 +229,17 @@ def train(args: argparse.Namespace) -> None:
         if step % 20 == 0:
             bar.set_postfix({k: f"{v:.3f}" for k, v in numbers.items()})
         if step % args.every == 0 or seen >= total:
-            part = state.with_suffix(".part")
-            torch.save(
-                {name: module.state_dict() for name, module in modules.items()}
-                | {
-                    "optimizer": optimizer.state_dict(),
-                    "critic": critic.state_dict(),
-                    "seen": seen,
-                    "rng": torch.get_rng_state(),
-                },
-                part,
-            )
-            os.replace(part, state)
+            with replacing(state, sole=True) as part:
+                torch.save(
+                    {name: module.state_dict() for name, module in modules.items()}
+                    | {
+                        "optimizer": optimizer.state_dict(),
+                        "critic": critic.state_dict(),
+                        "seen": seen,
+                        "rng": torch.get_rng_state(),
+                    },
+                    part,
+                )
             with torch.no_grad():
                 rows = torch.cat([photo[:8], image[:8], averaged.synthesis(w[:8])])
             save_image(rows.clamp(-1, 1) / 2 + 0.5, out / f"grid_{seen:06d}.png", nrow=8)

@@ -56,7 +56,7 @@ def decode_photos(
 ) -> Decoded:
     """Open the decoded photos of one split; decode them first unless they are there and sound.
 
-    The file is made anew if it is damaged, or if a photo, the resolution or the steps of
+    The file is made again if it is damaged, or if a photo, the resolution or the steps of
     ``transforms`` changed. A list that is the beginning of the decoded one is served as it is.
 
     Args:

@@ -85,7 +85,7 @@ def list_photos(root: str | Path) -> Listing:
                 leave_out("in another format", name)
             elif suffix not in SUFFIXES:
                 continue
-            elif file_name.startswith("."):  # "._x.jpg" is what macOS leaves beside x.jpg on other disks
+            elif file_name.startswith("."):  # "._x.jpg" is what macOS leaves next to x.jpg on other disks
                 leave_out("hidden", name)
             elif (size := _size(os.path.join(folder, file_name))) is None:
                 leave_out("broken link", name)
@@ -197,7 +197,7 @@ def _assign(
         ]
         if not movable:
             raise UserError(
-                f"no photo is left for {side}: add photos, or remove the recorded split to split anew"
+                f"no photo is left for {side}: add photos, or remove the recorded split to split again"
             )
         _, name = max(movable)
         for other in SPLITS:
@@ -223,7 +223,7 @@ def _read_record(path: Path) -> dict[str, list[str]]:
             raise ValueError("a photo is listed twice, or is not a path")
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise UserError(
-            f"the recorded split {path} cannot be used ({error!r}); restore it, or remove it to split anew"
+            f"the recorded split {path} cannot be used ({error!r}); restore it, or remove it to split again"
         ) from error
     return sides
 

@@ -26,7 +26,7 @@ _DECODED_LIMIT = 1_000_000_000  # bytes of decoded photos kept on disk when deco
 class PhotoDataset(Dataset[Batch]):
     """Photos by number, from decoded pixels if given, else from their files.
 
-    It hands out whole batches (``__getitems__``): collating photo by photo would cost more than reading.
+    It hands out complete batches (``__getitems__``): collating photo by photo would cost more than reading.
 
     Args:
         root: Folder of the photos.
@@ -100,10 +100,10 @@ class TrainLoader(DataLoader[Batch]):
 
     def __init__(self, *args: Any, batches_done: Callable[[], tuple[int, int]], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.batches_done = batches_done  # (epoch, batches learnt from in it)
+        self.batches_done = batches_done  # (epoch, batches of it that were used)
 
     def state_dict(self) -> dict[str, int]:
-        """Place in the stream of the first photo nothing was learnt from."""
+        """Place in the stream of the first photo that was not used yet."""
         sampler = self.sampler
         if not isinstance(sampler, StreamSampler):  # Trainer(overfit_batches) puts in its own
             return {}
@@ -137,7 +137,7 @@ class ImageDataModule(LightningDataModule):
         batch_size: Training images per step, over all processes together.
         eval_batch_size: Validation and test images per step and process; ``batch_size`` if ``None``.
         num_workers: Processes that load photos; 0 is fastest for decoded photos.
-        epoch_kimg: Thousands of training images in one epoch, over all processes, rounded to whole steps.
+        epoch_kimg: Thousands of training images in one epoch, over all processes, rounded to full steps.
         flip: Mirror training photos with probability 1/2.
         seed: Of order and flips.
         num_train: At most so many training photos; all there are if ``None`` (20,000 built-in faces).
@@ -303,7 +303,7 @@ class ImageDataModule(LightningDataModule):
 
     @property
     def images_per_epoch(self) -> int:
-        """Training images in one epoch over all processes: ``epoch_kimg`` in whole steps."""
+        """Training images in one epoch over all processes: ``epoch_kimg`` in full steps."""
         return max(1, round(self.epoch_kimg * 1000 / self.batch_size)) * self.batch_size
 
     def train_dataloader(self) -> TrainLoader:
@@ -364,7 +364,7 @@ class ImageDataModule(LightningDataModule):
         return self.trainer.world_size if self.trainer else 1
 
     def _batches_done(self) -> tuple[int, int]:
-        """Epoch and batches of it that were learnt from; loaded ahead or interrupted ones do not count."""
+        """Epoch and batches of it that were used; loaded ahead or interrupted ones do not count."""
         if not self.trainer:
             return 0, 0
         loop = self.trainer.fit_loop

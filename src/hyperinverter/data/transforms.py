@@ -185,7 +185,7 @@ def _from_wide(image: Image.Image, path: Path) -> Image.Image:
     # A 16-bit file opens as "I;16" or, with older Pillow, as 32-bit "I".
     if image.mode == "F" or values.min() < 0 or values.max() > 65535:
         raise UserError(
-            f"{path} has 32-bit pixels ({image.mode!r}) whose white is unknown; save it with 8 or 16 bits"
+            f"{path} has 32-bit pixels ({image.mode!r}) without a known white level; save it with 8 or 16 bits"
         )
     return Image.fromarray(np.round(values / 257).astype(np.uint8))  # 65535 / 257 = 255
 
@@ -267,7 +267,7 @@ def to_image(image: Tensor) -> Image.Image:
 
 
 def save_png(image: Tensor, path: str | Path) -> None:
-    """Write one image, ``(3, R, R)`` or ``(1, 3, R, R)`` in [-1, 1], whole or not at all."""
+    """Write one image, ``(3, R, R)`` or ``(1, 3, R, R)`` in [-1, 1]; the file is complete or not there."""
     buffer = io.BytesIO()
     to_image(image).save(buffer, "PNG")
     write_bytes(Path(path), buffer.getvalue())

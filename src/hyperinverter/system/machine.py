@@ -138,7 +138,7 @@ def keep_freed_memory() -> bool:
     processor time of drawing 32 images of 64 px forward and backward, and 3 % of a complete training step.
 
     Returns:
-        Whether the C library is glibc, which can be told so; others are left as they are.
+        Whether it was done: with glibc. Other C libraries are left as they are.
     """
     try:
         library = ctypes.CDLL(None)

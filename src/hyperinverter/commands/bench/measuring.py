@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
-import os
 import platform
 import statistics
 import sys
@@ -24,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hyperinverter.commands.bench.cases import Side, make_model, work
 from hyperinverter.contracts import UserError
 from hyperinverter.ops.policy import GPU, policy
-from hyperinverter.system.machine import code_state, keep_freed_memory, peak_ram_bytes
+from hyperinverter.system.machine import code_state, cores, keep_freed_memory, peak_ram_bytes
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ def machine() -> dict[str, str | int]:
     commit = str(code["commit"] or "")[:7]
     return {
         "cpu": model,
-        "cores": os.cpu_count() or 0,
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
