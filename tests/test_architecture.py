@@ -128,8 +128,10 @@ def test_every_room_is_in_the_plan_and_every_door_leads_to_one() -> None:
 def test_doors_open_downwards(path: Path) -> None:
     module = module_of(path)
     room = module.split(".")[0]
-    if not module:  # of the packages themselves
-        module = room = "hyperinverter_launcher" if "hydra_plugins" in path.parts else "contracts"
+    if not module and "hydra_plugins" not in path.parts:
+        return  # the front of the package hands on names of any room, and imports them on first use
+    if not module:
+        module = room = "hyperinverter_launcher"
     doors = DOORS[room]
     for line, name in imported(path):
         target = ours(name)
