@@ -90,7 +90,7 @@ def to_rgb(image: Image.Image, path: str | Path) -> Image.Image:
     Raises:
         UserError: If its pixels cannot be brought to 8 bits.
     """
-    with _explaining(Path(path)):
+    with _explaining(Path(path), on_disk=False):
         return _to_rgb(image, Path(path))
 
 
@@ -105,11 +105,11 @@ def unreadable_header(path: Path) -> str:
 
 
 @contextmanager
-def _explaining(path: Path) -> Iterator[None]:
+def _explaining(path: Path, *, on_disk: bool = True) -> Iterator[None]:
     """Say in one sentence what is wrong with an image file."""
-    if not path.is_file():
+    if on_disk and not path.is_file():
         raise UserError(f"no photo at {path}; give the path of an image file")
-    if path.stat().st_size == 0:
+    if on_disk and path.stat().st_size == 0:
         raise UserError(f"{path} is an empty file (0 bytes); copy it again or remove it")
     try:
         with warnings.catch_warnings():
