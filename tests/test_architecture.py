@@ -75,7 +75,9 @@ LIBRARY_ROOMS = {
         "commands",
         "editing.animation",
     },
-    "tqdm": {"data", "recipes", "commands.align"},
+    "pooch": {"checkpoints.fetch"},
+    "requests": {"checkpoints.fetch"},
+    "tqdm": {"data", "checkpoints.fetch", "recipes", "commands.align"},
     "facenet_pytorch": {"judges", "alignment", "data.digiface", "recipes"},
 }
 

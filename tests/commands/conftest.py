@@ -1,14 +1,14 @@
-"""A cache folder of one's own, and weight files small enough to serve from the disk."""
+"""A cache folder of one's own, and a server with weight files small enough for a test."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from web import serving
 
-from hyperinverter.checkpoints.registry import FETCHED, Fetched
-from hyperinverter.system.files import sha256_of
+from hyperinverter.checkpoints.registry import FETCHED
 
 
 @pytest.fixture
@@ -18,20 +18,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], bytes]:
-    """Let a label's official source be a file of this test, and return what is in it."""
+def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], bytes]]:
+    """Let a label's official source be a server of this test, and return what is in its file."""
+    with serving(monkeypatch) as web:
 
-    def serve(label: str) -> bytes:
-        content = f"weights of {label}".encode() * 100
-        source = FETCHED[label]
-        file = tmp_path / "server" / source.file
-        file.parent.mkdir(exist_ok=True)
-        file.write_bytes(content)
-        monkeypatch.setitem(
-            FETCHED,  # type: ignore[arg-type]
-            label,
-            Fetched(source.file, file.as_uri(), sha256_of(file), megabytes=source.megabytes),
-        )
-        return content
+        def serve(label: str) -> bytes:
+            content = f"weights of {label}".encode() * 100
+            monkeypatch.setitem(FETCHED, label, web.serve(FETCHED[label].file, content))
+            return content
 
-    return serve
+        yield serve
