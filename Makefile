@@ -19,11 +19,14 @@ $(VENV)/.installed: pyproject.toml .ci/constraints.txt
 demo: env
 	$(BIN)/python -m hyperinverter_recipes.demo
 
+# Two processes of one thread each: small networks gain little from a second thread, and each test is alone in its own.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
 test: env
-	$(BIN)/python -m pytest
+	$(TEST)
 
 test-all: env
-	$(BIN)/python -m pytest -m "not gpu"
+	$(TEST) -m "not gpu"
 
 # Exactly the lowest versions that pyproject.toml declares: make test-floors PYTHON=python3.10
 # Old releases warn about newer neighbours; that is not a failure.

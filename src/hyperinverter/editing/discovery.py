@@ -154,14 +154,7 @@ def fit(
         )
     plain = codes.double()
     axis = _regularised(plain, labels, shrinkage)
-    predicted = torch.zeros_like(labels)
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    for part in order.tensor_split(folds):
-        seen = torch.ones(len(labels), dtype=torch.bool)
-        seen[part] = False
-        predicted[part] = (plain[part] - plain[seen].mean(0)) @ _regularised(
-            plain[seen], labels[seen], shrinkage
-        )
+    predicted = _held_out(plain, labels, shrinkage, folds)
     score, kind = (
         (_balanced_accuracy(predicted, labels), "balanced accuracy")
         if len(classes) == 2
@@ -179,6 +172,19 @@ def fit(
     return Fit(
         Direction(name, shift.float(), unit="one sd of the label, as fitted", facts=facts), score, kind
     )
+
+
+def _held_out(codes: Tensor, labels: Tensor, shrinkage: float, folds: int) -> Tensor:
+    """A score for every code, from directions that were fitted without it."""
+    predicted = torch.zeros_like(labels)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    for part in order.tensor_split(folds):
+        seen = torch.ones(len(labels), dtype=torch.bool)
+        seen[part] = False
+        predicted[part] = (codes[part] - codes[seen].mean(0)) @ _regularised(
+            codes[seen], labels[seen], shrinkage
+        )
+    return predicted
 
 
 def _regularised(codes: Tensor, labels: Tensor, shrinkage: float) -> Tensor:
