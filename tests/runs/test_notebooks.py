@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -25,6 +26,21 @@ def test_compare_sweep_runs_on_a_sweep(sweep: Path, monkeypatch: pytest.MonkeyPa
     assert len(pictures) == 3  # quality against cost, curves, photos
     assert "fusion=add" in tables[0]
     assert tables[0].index("fusion=add") < tables[0].index("baseline")  # ranked: the lower l2 first
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_inversion_tour_runs_on_the_packaged_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PHOTO", raising=False)
+    monkeypatch.delenv("MODEL", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    notebook = nbformat.read(ROOT / "notebooks" / "inversion_tour.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(ROOT / "notebooks")}}).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
+    assert len(pictures) == 6  # both phases, features, sizes, groups, strength, edits
+    text = "".join(output.get("text", "") for output in outputs)
+    errors = dict(re.findall(r"(none|all) +L2 ([0-9.]+)", text))
+    assert float(errors["all"]) < float(errors["none"])
 
 
 def test_notebooks_are_committed_executed_and_small() -> None:
