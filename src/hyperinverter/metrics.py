@@ -6,8 +6,8 @@ name            what                                                            
 l2              mean squared error of images in [-1, 1]                             lower
 psnr            peak signal-to-noise ratio in dB, images clamped to [0, 1]          higher
 ssim            structural similarity, 11-pixel Gaussian window, clamped to [0, 1]  higher
-ms_ssim         the same at five scales; only from 176 pixels up, where they fit    higher
-label of judge  what a network of ``judges`` says under that label                  lower / higher
+ms_ssim         the same at five scales; only from 176 pixels on, where they fit    higher
+label of judge  the value of that network of ``judges``                             lower / higher
 ==============  ==================================================================  ==============
 
 SSIM is torchmetrics': the border is reflected; other implementations drop border windows.
@@ -34,7 +34,7 @@ Row = dict[str, float]
 
 
 class MetricSuite(nn.Module):
-    """Measures images against photos, one row of numbers per photo, each photo counted once.
+    """Compares images with photos: one row of numbers per photo, each photo counted once.
 
     Rows are kept by name and gathered from all processes in ``compute`` and ``per_image``, so the padding of
     a distributed sampler, which shows some photos twice, changes nothing. Both must be called by all
@@ -78,8 +78,8 @@ class MetricSuite(nn.Module):
             image: ``(B, 3, R, R)``, RGB, meant for [-1, 1]; or several such batches by prefix, for example
                 ``{"": image, "phase1/": w_image}``. The photos are embedded once for all of them.
             photo: ``(B, 3, R, R)``, RGB in [-1, 1].
-            names: Name of each photo, unique in the data set. A photo that came before is measured, but not
-                counted again.
+            names: Name of each photo, unique in the data set. A photo that was measured before is measured, but
+                not counted again.
 
         Returns:
             Prefix + name of the metric -> one value per photo, ``(B,)``.
@@ -117,7 +117,7 @@ class MetricSuite(nn.Module):
 
     @property
     def count(self) -> int:
-        """How many different photos this process has measured."""
+        """Number of different photos that this process has measured."""
         return len(self._rows)
 
     def _measure(self, image: Tensor, photo: Tensor, embedded: list[Embedding]) -> dict[str, Tensor]:
@@ -174,7 +174,7 @@ class MetricSuite(nn.Module):
 
 
 def to_unit_range(image: Tensor) -> Tensor:
-    """Bring [-1, 1] to [0, 1] and clamp, as an image file would."""
+    """Map [-1, 1] to [0, 1] and clamp, as in an image file."""
     return ((image + 1) / 2).clamp(0, 1)
 
 

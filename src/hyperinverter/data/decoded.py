@@ -54,7 +54,7 @@ def decode_photos(
     *,
     thorough: bool = True,
 ) -> Decoded:
-    """Open the decoded photos of one split; decode them first unless they are there and sound.
+    """Open the decoded photos of one split; decode them first if they are missing or damaged.
 
     The file is made again if it is damaged, or if a photo, the resolution or the steps of
     ``transforms`` changed. A list that is the beginning of the decoded one is served as it is.
@@ -62,11 +62,11 @@ def decode_photos(
     Args:
         root: Folder of the photos.
         names: Their paths below it.
-        folder: Where the decoded file lives.
-        split: Part of its name.
+        folder: Of the decoded file.
+        split: Part of the file name.
         resolution: Side ``R`` in pixels.
         resize: Filter, see ``transforms.FILTERS``.
-        thorough: Compare the checksum of all pixels; a process that starts after one that did need not.
+        thorough: Compare the checksum of all pixels; only the first process needs to.
 
     Raises:
         UserError: If ``folder`` has no space or cannot be written.
@@ -88,7 +88,7 @@ def decode_photos(
 
 
 def _decode(path: Path, root: Path, names: Sequence[str], read: Callable[[Path], np.ndarray]) -> None:
-    seen = stamps(root, names)  # before reading: a file replaced meanwhile will not match
+    seen = stamps(root, names)  # before reading: a file that is replaced meanwhile will not match
     unreadable: dict[str, str] = {}
     checksum = 0
     quiet = not sys.stderr.isatty()
@@ -105,7 +105,7 @@ def _decode(path: Path, root: Path, names: Sequence[str], read: Callable[[Path],
             file.write(content)
             checksum = zlib.crc32(content, checksum)
         note = {"names": list(names), "stamps": seen, "unreadable": unreadable, "crc32": checksum}
-    # A crash between the two leaves a note about other pixels; size and checksum tell.
+    # A crash between the two leaves a note about other pixels; size and checksum show it.
     write_bytes(path.with_suffix(".json"), json.dumps(note).encode())
 
 

@@ -1,8 +1,8 @@
 """Images under a folder, split by a recorded list.
 
-A photo's side follows from the hash of its path below the folder, and the list that is written the first
-time is kept: photos may come and go, none ever changes side. A folder with ``train`` and ``val`` or
-``test`` subfolders has said it all, and is taken at its word.
+The hash of a photo's path below the folder decides whether it is for training, validation or test. The list is
+written the first time and kept: photos may be added or removed, but none ever changes its split. A folder with
+subfolders ``train`` and ``val`` or ``test`` keeps its own split.
 """
 
 import hashlib
@@ -71,7 +71,7 @@ def list_photos(root: str | Path) -> Listing:
 
     for folder, subfolders, file_names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:  # a link back up, or a second way to the same photos
+        if real in seen:  # a link to a folder above, or another path to the same photos
             subfolders.clear()
             continue
         seen.add(real)
@@ -98,7 +98,7 @@ def list_photos(root: str | Path) -> Listing:
 
 
 def _size(path: str) -> int | None:
-    """Bytes of a file; None if there is none, as behind a broken link."""
+    """Bytes of a file; None if there is none, as with a broken link."""
     try:
         status = os.stat(path)
     except OSError:
@@ -121,7 +121,7 @@ def split_folder(
         record: JSON file with the split; written if missing, completed if there are new photos.
         val_fraction: Share of the photos for validation, if the folder has no ``val`` subfolder.
         test_fraction: Share for testing, if it has no ``test`` subfolder.
-        report: Say which files are left out or gone.
+        report: Log which files are left out or gone.
 
     Returns:
         Paths below ``root`` of ``"train"``, ``"val"`` and ``"test"``, in the order of their hashes (a
@@ -162,19 +162,19 @@ def split_folder(
 
 
 def _with_new(known: dict[str, list[str]], split: dict[str, list[str]]) -> dict[str, list[str]]:
-    """The record with new photos behind those it has; photos that are gone may come back to their side."""
+    """The record with new photos at the end; photos that are gone stay in it, in case they come back."""
     return {side: [*known[side], *sorted(set(split[side]).difference(known[side]))] for side in SPLITS}
 
 
 def _assign(
     names: list[str], known: dict[str, list[str]], val_fraction: float, test_fraction: float
 ) -> dict[str, list[str]]:
-    """Give every photo a side: the recorded one, that of its subfolder, or by its hash."""
+    """Give every photo a split: the recorded one, that of its subfolder, or by its hash."""
     sides = {name: side for side in SPLITS for name in known[side]}
     top = {name.split("/")[0] for name in names if "/" in name}
     folders = {f: side for side in SPLITS for f in _SUBFOLDERS[side] if f in top}
     if len(set(folders.values())) < 2 or "train" not in folders:
-        folders = {}  # one "train" alone is a folder like any other
+        folders = {}  # a "train" without the others is a folder like any other
     has_folder = set(folders.values())
     split: dict[str, list[str]] = {side: [] for side in SPLITS}
     for name in sorted(names, key=_position):
@@ -182,14 +182,14 @@ def _assign(
         if folders and name not in sides and side is None:
             continue  # outside the named subfolders
         if name not in sides and side in (None, "train"):
-            # Sides without a folder of their own come out of the training photos.
+            # Splits without a folder of their own are taken from the training photos.
             test = 0.0 if "test" in has_folder else test_fraction
             val = 0.0 if "val" in has_folder else val_fraction
             place = _position(name)
             side = "test" if place < test else "val" if place < test + val else "train"
         assert side is not None
         split[side].append(name)
-    for side in SPLITS:  # few photos: chance may have left a side empty
+    for side in SPLITS:  # with few photos, a split may be empty by chance
         if split[side]:
             continue
         movable = [
@@ -212,7 +212,7 @@ def _position(name: str) -> float:
 
 
 def _read_record(path: Path) -> dict[str, list[str]]:
-    """The recorded sides, empty ones if there is no record yet."""
+    """The recorded splits, empty ones if there is no record yet."""
     if not path.exists():
         return {side: [] for side in SPLITS}
     try:
@@ -229,21 +229,21 @@ def _read_record(path: Path) -> dict[str, list[str]]:
 
 
 def check_headers(root: Path, names: Sequence[str], memo: Path) -> dict[str, str]:
-    """Open every photo's header, once: a later call looks only at files that changed.
+    """Open every photo's header once; a later call opens only files that changed.
 
     Args:
         root: Folder of the photos.
         names: Their paths below it.
-        memo: JSON file that remembers what was found.
+        memo: JSON file that keeps the results.
 
     Returns:
-        Photos that cannot be read -> why. (Damage behind the header shows when the photo is decoded.)
+        Photos that cannot be read -> why. (Damage after the header is found when the photo is decoded.)
     """
     try:
         known = json.loads(memo.read_text(encoding="utf-8"))
         known = {name: (tuple(stamp), why) for name, (stamp, why) in known.items()}
     except (OSError, ValueError, TypeError, AttributeError):
-        known = {}  # only a memory: looking again mends it
+        known = {}  # only a cache: it is written again
     found: dict[str, tuple[tuple[int, int], str]] = {}
     new = False
     for name in tqdm(names, desc="checking photos", unit="photo", delay=2, leave=False):
@@ -261,6 +261,6 @@ def check_headers(root: Path, names: Sequence[str], memo: Path) -> dict[str, str
 
 
 def default_record(cache_dir: str | Path, root: str | Path) -> Path:
-    """Where the split of ``root`` is recorded unless the person names a file."""
+    """Where the split of ``root`` is recorded if no file is named."""
     where = hashlib.sha256(os.fsencode(Path(root).expanduser().resolve())).hexdigest()[:16]
     return Path(cache_dir).expanduser() / "folders" / where / "split.json"

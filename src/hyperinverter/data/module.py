@@ -24,7 +24,7 @@ _DECODED_LIMIT = 1_000_000_000  # bytes of decoded photos kept on disk when deco
 
 
 class PhotoDataset(Dataset[Batch]):
-    """Photos by number, from decoded pixels if given, else from their files.
+    """Photos by number, from decoded pixels if there are any, else from their files.
 
     It hands out complete batches (``__getitems__``): collating photo by photo would cost more than reading.
 
@@ -54,7 +54,7 @@ class PhotoDataset(Dataset[Batch]):
         return len(self.names)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Hand a worker process the place of the decoded pixels instead of a copy."""
+        """Give a worker process the path of the decoded pixels instead of a copy."""
         state = dict(self.__dict__)
         if isinstance(self.pixels, np.memmap):
             state["pixels"] = (self.pixels.filename, self.pixels.shape)
@@ -105,7 +105,7 @@ class TrainLoader(DataLoader[Batch]):
     def state_dict(self) -> dict[str, int]:
         """Place in the stream of the first photo that was not used yet."""
         sampler = self.sampler
-        if not isinstance(sampler, StreamSampler):  # Trainer(overfit_batches) puts in its own
+        if not isinstance(sampler, StreamSampler):  # Trainer(overfit_batches) uses its own
             return {}
         epoch, batches = self.batches_done()
         batch = (self.batch_size or 1) * sampler.world_size
@@ -139,10 +139,10 @@ class ImageDataModule(LightningDataModule):
         num_workers: Processes that load photos; 0 is fastest for decoded photos.
         epoch_kimg: Thousands of training images in one epoch, over all processes, rounded to full steps.
         flip: Mirror training photos with probability 1/2.
-        seed: Of order and flips.
-        num_train: At most so many training photos; all there are if ``None`` (20,000 built-in faces).
-        num_val: Validation photos, likewise (512 built-in faces).
-        num_test: Test photos, likewise (1,000 built-in faces).
+        seed: Of the order and the flips.
+        num_train: Most training photos to use; ``None`` uses all (20,000 of the built-in faces).
+        num_val: The same for validation photos (512 built-in faces).
+        num_test: The same for test photos (1,000 built-in faces).
         cache_dir: Where built-in faces, splits and decoded photos are kept.
         split: JSON file with the split of a folder, written if missing; in ``cache_dir`` if ``None``.
         val_fraction: Share of a folder for validation when it is first split.
@@ -152,7 +152,7 @@ class ImageDataModule(LightningDataModule):
         skip_unreadable: Leave out photos that cannot be read instead of stopping.
 
     Raises:
-        UserError: If a number makes no sense.
+        UserError: If a number is out of range.
     """
 
     def __init__(
@@ -232,13 +232,13 @@ class ImageDataModule(LightningDataModule):
             UserError: If photos are missing or unreadable, or there is no space.
         """
         if self.datasets:
-            return  # testing after training: these photos have just been looked at
+            return  # testing after training: these photos have just been checked
         if self.root == BUILT_IN:
             prepare_digiface(self.cache_dir, **self._face_counts())
         self._read_photos(first=True)
 
     def setup(self, stage: str | None = None) -> None:
-        """Open what :meth:`prepare_data` left."""
+        """Open what :meth:`prepare_data` wrote."""
         if not self.datasets:
             self._read_photos(first=False)
 
@@ -262,7 +262,7 @@ class ImageDataModule(LightningDataModule):
             if unreadable:
                 self._handle_unreadable(unreadable, split, len(names[split]), report=first)
             datasets[split] = PhotoDataset(root, kept, self.resolution, self.resize, pixels)
-        # Kept by the process that looked first, too: looking again at 100,000 files costs seconds.
+        # The process that checked them keeps them, too: checking 100,000 files again takes seconds.
         self.datasets = datasets
 
     def _face_counts(self) -> dict[str, int]:
@@ -293,7 +293,7 @@ class ImageDataModule(LightningDataModule):
         some = "; ".join(list(unreadable.values())[:3])
         if not self.skip_unreadable or len(unreadable) == num_photos:
             raise UserError(
-                f"{len(unreadable)} of {num_photos} {split} photos cannot be read: {some}. Mend or remove "
+                f"{len(unreadable)} of {num_photos} {split} photos cannot be read: {some}. Repair or remove "
                 f"them, or leave them out with data.skip_unreadable=true"
             )
         if report:
@@ -350,8 +350,8 @@ class ImageDataModule(LightningDataModule):
             "persistent_workers": self.num_workers > 0,
             "pin_memory": torch.cuda.is_available(),
             "collate_fn": _as_it_is,
-            # A loader draws a seed for its workers each time it begins: not from what training draws from, or a
-            # resumed run, which begins once more, would draw other numbers ever after.
+            # A loader draws a seed for its workers whenever it starts. From training's own generator, a resumed run,
+            # which starts once more, would get other random numbers from then on.
             "generator": torch.Generator().manual_seed(self.seed),
         }
 

@@ -1,4 +1,4 @@
-"""Which photo comes when: an endless shuffled stream for training, every photo once for the rest."""
+"""The order of photos: an endless shuffled stream for training, every photo once for validation and test."""
 
 import itertools
 from collections.abc import Iterator, Sized
@@ -22,19 +22,19 @@ class StreamSampler(DistributedSampler):
     takes places ``r, r + W, ...``, so the photos of a step do not depend on the number of processes, and
     the length of an epoch need not fit the number of photos.
 
-    It is a ``DistributedSampler`` so that Lightning leaves it as it is, whatever
-    ``Trainer(use_distributed_sampler)`` says.
+    It is a ``DistributedSampler`` so that Lightning does not replace it, whatever
+    ``Trainer(use_distributed_sampler)`` is.
 
     Args:
-        photos: How many there are (anything with a length).
+        photos: Anything with a length, the number of photos.
         images_per_epoch: Places per epoch, over all ranks; a multiple of ``world_size``.
-        seed: Of order and flips.
+        seed: Of the order and the flips.
         flip: Whether photos are mirrored, each with probability 1/2.
         rank: Of this process.
         world_size: Number of processes.
     """
 
-    def __init__(  # the base class would want a Dataset and pad it
+    def __init__(  # the base class would need a Dataset and pad it
         self, photos: Sized, images_per_epoch: int, seed: int, flip: bool, rank: int, world_size: int
     ) -> None:
         if len(photos) == 0 or images_per_epoch <= 0 or images_per_epoch % world_size:
@@ -59,7 +59,7 @@ class StreamSampler(DistributedSampler):
         self.epoch = epoch
 
     def resume_at(self, place: int) -> None:
-        """Let the next iteration start at this place of the stream and end with the epoch it lies in."""
+        """Let the next iteration start at this place of the stream and end at the end of its epoch."""
         self._resume_at = place
 
     def __iter__(self) -> Iterator[Draw]:
@@ -79,10 +79,10 @@ class StreamSampler(DistributedSampler):
 
 
 class OnceSampler(DistributedSampler):
-    """Every photo exactly once over all ranks, in order; nothing is repeated to even out the ranks.
+    """Every photo exactly once over all ranks, in order; no photo is repeated to make ranks equal.
 
     Args:
-        photos: How many there are (anything with a length).
+        photos: Anything with a length, the number of photos.
         rank: Of this process.
         world_size: Number of processes.
     """
@@ -101,10 +101,10 @@ class OnceSampler(DistributedSampler):
 
 
 def even_batch_size(num_photos: int, batch_size: int, world_size: int) -> int:
-    """A batch size near ``batch_size`` with which all ranks of :class:`OnceSampler` get as many batches.
+    """A batch size near ``batch_size`` with which all ranks of :class:`OnceSampler` get equally many batches.
 
-    Ranks differ by at most one photo; were that photo a batch of its own, one rank would call
-    collectives the others do not wait for.
+    Ranks differ by at most one photo. If that photo were a batch of its own, one rank would wait for the others in
+    collective calls that they never make.
     """
     few, more = num_photos // world_size, -(-num_photos // world_size)
     sizes = itertools.chain(range(batch_size, 0, -1), itertools.count(batch_size + 1))
