@@ -98,7 +98,7 @@ def generator_state(shape: Shape) -> State:
     return state
 
 
-def critic_state(shape: Shape) -> State:
+def discriminator_state(shape: Shape) -> State:
     """``D.state_dict()`` of StyleGAN2-ADA."""
     state: State = {}
     widths = dict(zip(shape.blocks, shape.widths, strict=True))
@@ -198,7 +198,7 @@ def write_nvidia(
     options: dict[str, Any] | None = None,
     state: State | None = None,
     more: dict[str, dict[str, Any]] | None = None,
-    critic_more: dict[str, dict[str, Any]] | None = None,
+    discriminator_more: dict[str, dict[str, Any]] | None = None,
     protocol: int = 3,
     write: Callable[[dict[str, Any], Path], None] | None = None,
 ) -> Path:
@@ -222,7 +222,7 @@ def write_nvidia(
     }
     options = nvidia_options(shape) if options is None else options
     live = {name: tensor + 1 for name, tensor in generator_state(shape).items()}  # G is not G_ema
-    critic_options = {
+    discriminator_options = {
         "c_dim": 0,
         "img_resolution": shape.resolution,
         "img_channels": 3,
@@ -233,9 +233,9 @@ def write_nvidia(
         content = {
             "G": module_tree(live, "Generator", {"": {"_init_kwargs": EasyDict(options)}}),
             "D": module_tree(
-                critic_state(shape),
+                discriminator_state(shape),
                 "Discriminator",
-                {"": {"_init_kwargs": EasyDict(critic_options)}} | (critic_more or {}),
+                {"": {"_init_kwargs": EasyDict(discriminator_options)}} | (discriminator_more or {}),
             ),
             "G_ema": module_tree(
                 generator_state(shape) if state is None else state,
@@ -295,9 +295,9 @@ def rosinality_state(shape: Shape) -> State:
     return state
 
 
-def rosinality_critic_state(shape: Shape) -> State:
-    """The same critic under rosinality's names."""
-    nvidia = critic_state(shape)
+def rosinality_discriminator_state(shape: Shape) -> State:
+    """The same discriminator under rosinality's names."""
+    nvidia = discriminator_state(shape)
     top = f"b{shape.resolution}"
     state = {
         "convs.0.0.weight": nvidia[f"{top}.fromrgb.weight"],
@@ -325,7 +325,7 @@ def rosinality_critic_state(shape: Shape) -> State:
 def write_rosinality(path: Path, shape: Shape, *, zipped: bool = True, **more: Any) -> Path:
     content = {
         "g_ema": OrderedDict(rosinality_state(shape)),
-        "d": OrderedDict(rosinality_critic_state(shape)),
+        "d": OrderedDict(rosinality_discriminator_state(shape)),
         "latent_avg": generator_state(shape)["mapping.w_avg"],
     } | more
     torch.save(
@@ -482,7 +482,7 @@ def write_hyper(
     parts = {
         "hypernet": hypernet_state(shape, hidden, target),
         "w_encoder": w_encoder_state(kind, shape.w_dim) if w_encoder is None else w_encoder,
-        "discriminator": critic_state(shape),
+        "discriminator": discriminator_state(shape),
         "w_bar_encoder": feature_encoder_state(kind, shape.num_ws),
     }
     state = OrderedDict((f"{part}.{name}", t) for part, inner in parts.items() for name, t in inner.items())

@@ -98,7 +98,7 @@ def mapping(state: State, shape: Shape, z: Tensor) -> Tensor:
     return x
 
 
-def critic(state: State, shape: Shape, images: Tensor, group: int) -> Tensor:
+def discriminator(state: State, shape: Shape, images: Tensor, group: int) -> Tensor:
     """Logits ``(N,)`` of images ``(N, 3, R, R)``; the minibatch statistic needs all of them."""
 
     def clamp(x: Tensor, scale: float = 1.0) -> Tensor:

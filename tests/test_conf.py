@@ -157,7 +157,9 @@ def test_whole_run_assembles(phase: str, v0_file: Path, phase1_file: Path, tmp_p
     weights = ["loss.l2=1", "loss.lpips=0.1", "loss.id=0.1", "loss.adv=0.005", "loss.adv_from_kimg=0.1"]
     cfg = config.compose([*typed, *weights, f"paths.cache={tmp_path}"])
     assembled = assembly.build(cfg)
-    expected = {"inverter", "images_seen"} | ({"critic", "critic_r1"} if phase == "2" else set())
+    expected = {"inverter", "images_seen"}
+    if phase == "2":
+        expected |= {"discriminator", "discriminator_r1"}
     assert {name.split(".")[0] for name in assembled.task.state_dict()} == expected
     assert set(assembled.loaded) == ({"generator", "phase1"} if phase == "2" else {"generator"})
     assert all(len(entry["sha256"]) == 64 for entry in assembled.loaded.values())
@@ -182,10 +184,10 @@ def test_zero_weight_builds_nothing(
     assert built == [labels[term] for term in terms if term in labels]
 
 
-def test_no_critic_without_its_weight(v0_file: Path, phase1_file: Path, tmp_path: Path) -> None:
+def test_no_discriminator_without_its_weight(v0_file: Path, phase1_file: Path, tmp_path: Path) -> None:
     typed = [f"generator.path={v0_file}", f"phase.from_run={phase1_file}", f"paths.cache={tmp_path}"]
     task = assembly.build(config.compose(["phase=2", *typed])).task
-    assert task.critic is None
+    assert task.discriminator is None
     assert task.automatic_optimization
 
 
@@ -309,4 +311,4 @@ def test_paper_experiments_assemble(domain: str, phase: str, tmp_path: Path) -> 
         regressors = sum(p.numel() for p in task.inverter.hypernet.parameters())
         assert regressors == 138_860_303  # published, for 64 px and D = 128
         assert task.adv_batch_size == 4
-        assert sum(p.numel() for p in task.critic.parameters()) == 26_488_833
+        assert sum(p.numel() for p in task.discriminator.parameters()) == 26_488_833

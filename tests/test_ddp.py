@@ -54,7 +54,7 @@ def card(folder: Path) -> dict[str, Any]:
     return content
 
 
-CRITIC = [
+DISCRIMINATOR = [
     "phase=2",
     "loss.adv=0.01",
     "loss.r1_every=4",
@@ -64,14 +64,14 @@ CRITIC = [
 @pytest.mark.parametrize(
     ("what", "steps"),
     [
-        ([*CRITIC, "loss.adv_from_kimg=0.024", "phase.ema_kimg=0.01"], 8),
+        ([*DISCRIMINATOR, "loss.adv_from_kimg=0.024", "phase.ema_kimg=0.01"], 8),
         (
             ["phase=2", "phase.accumulate=4"],
             4,
-        ),  # by a critic the parts would show: its statistic over a group
+        ),  # by a discriminator the parts would show: its statistic over a group
         pytest.param(["phase=1"], 50, marks=pytest.mark.slow),
         pytest.param(["phase=2"], 50, marks=pytest.mark.slow),
-        pytest.param([*CRITIC, "loss.adv_from_kimg=0.1"], 50, marks=pytest.mark.slow),
+        pytest.param([*DISCRIMINATOR, "loss.adv_from_kimg=0.1"], 50, marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_learn_what_one_learns(

@@ -17,6 +17,7 @@ from PIL import Image
 
 from hyperinverter.checkpoints import load_hyperinverter
 from hyperinverter.data.transforms import read_photo
+from hyperinverter.runs import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden"
@@ -97,6 +98,10 @@ def test_an_interrupted_run_of_version_0_1_goes_on_to_the_numbers_it_had_then(le
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
+    columns = read_metrics(legacy / "run_phase2")[-1].keys()
+    header = (legacy / "run_phase2" / "metrics.csv").read_text(encoding="utf-8").partition("\n")[0]
+    assert "train/discriminator" in columns
+    assert "critic" not in header
     card = json.loads((legacy / "run_phase2" / "run.json").read_text(encoding="utf-8"))
     assert card["status"] == "finished"
     measured = {name: value for name, value in card["metrics"].items() if "seconds" not in name}

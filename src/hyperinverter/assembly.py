@@ -20,7 +20,7 @@ from pytorch_lightning import LightningDataModule
 from torch import nn
 
 from hyperinverter import config, runs
-from hyperinverter.checkpoints import find_critic, load_generator, load_w_inverter
+from hyperinverter.checkpoints import find_discriminator, load_generator, load_w_inverter
 from hyperinverter.checkpoints.opening import checkpoint_of
 from hyperinverter.checkpoints.registry import PACKAGED, fetched_path, packaged
 from hyperinverter.checkpoints.starts import published_start, start_from_published
@@ -46,7 +46,7 @@ from hyperinverter.losses.weighted import WeightedLoss
 from hyperinverter.metrics import MetricSuite
 from hyperinverter.networks.backbones import BACKBONES
 from hyperinverter.networks.coverage import select
-from hyperinverter.networks.critic import Critic
+from hyperinverter.networks.discriminator import Discriminator
 from hyperinverter.networks.fusion import FUSIONS
 from hyperinverter.networks.generator import Generator
 from hyperinverter.system.command import train_command
@@ -101,11 +101,11 @@ def build(cfg: Config, generator: Generator | None = None) -> Assembled:
     else:
         model, phase1 = hyper_inverter(cfg, generator)
         loaded["phase1"] = phase1
-        critic = starting_critic(cfg, generator) if cfg.loss.adv > 0 else None
+        discriminator = starting_discriminator(cfg, generator) if cfg.loss.adv > 0 else None
         task = PhaseIIHyper(
             model,
             **common,
-            critic=critic,
+            discriminator=discriminator,
             adv=cfg.loss.adv,
             adv_from=round(cfg.loss.adv_from_kimg * 1000),
             r1_gamma=cfg.loss.r1_gamma,
@@ -249,25 +249,25 @@ def _from_configuration() -> Iterator[None]:
         ) from error
 
 
-def starting_critic(cfg: Config, generator: Generator) -> Critic:
+def starting_discriminator(cfg: Config, generator: Generator) -> Discriminator:
     """The discriminator in the generator's file, as in the paper; a new one where the file holds none that is read.
 
     Raises:
         UserError: If the file's discriminator is not for images of the generator's size.
     """
     try:
-        critic = find_critic(cfg.generator.path)
+        discriminator = find_discriminator(cfg.generator.path)
     except UserError as error:  # the generator was read, and that is what the run needs
         _log.warning("a new discriminator begins: %s", str(error).rpartition("; ")[0] or error)
-        critic = None
-    if critic is None:
-        return Critic(generator.config)
-    if critic.config.img_resolution != generator.img_resolution:
+        discriminator = None
+    if discriminator is None:
+        return Discriminator(generator.config)
+    if discriminator.config.img_resolution != generator.img_resolution:
         raise UserError(
-            f"the discriminator in {cfg.generator.path} is for {critic.config.img_resolution} px, the generator draws "
-            f"{generator.img_resolution} px; give a file whose networks belong together"
+            f"the discriminator in {cfg.generator.path} is for {discriminator.config.img_resolution} px, the "
+            f"generator draws {generator.img_resolution} px; give a file whose networks belong together"
         )
-    return critic
+    return discriminator
 
 
 def start_from_phase1(backbone: nn.Module, first: WInverter) -> None:

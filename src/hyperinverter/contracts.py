@@ -35,6 +35,22 @@ class Inversion:
     image: Tensor  # (B, 3, R, R), phase II; the same tensor as w_image in phase I
 
 
+# Names that version 0.1 wrote into checkpoints and metrics.csv -> names of today; one that ends in a dot is a prefix.
+_RENAMED = {
+    "critic.": "discriminator.",
+    "critic_r1": "discriminator_r1",
+    "train/critic": "train/discriminator",
+}
+
+
+def current_name(name: str) -> str:
+    """The name of today of a checkpoint's tensor or a column of metrics.csv, also for the one of version 0.1."""
+    for old, new in _RENAMED.items():
+        if name == old or (old.endswith(".") and name.startswith(old)):
+            return new + name[len(old) :]
+    return name
+
+
 class UserError(Exception):
     """Something the person can fix: one sentence with the cause and the way out.
 

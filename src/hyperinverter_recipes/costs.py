@@ -165,7 +165,7 @@ def parts_of(overrides: Sequence[str], batch: int = 1, resolution: int | None = 
 
 
 def training_of(overrides: Sequence[str], batch: int = 1) -> float:
-    """GFLOP of one training step of phase II, forward and backward, without judges and critic.
+    """GFLOP of one training step of phase II, forward and backward, without judges and discriminator.
 
     Args:
         overrides: As typed after ``python train.py``.

@@ -164,7 +164,7 @@ def train(args: argparse.Namespace) -> None:
         {"params": list(encoder.parameters()), "speed": 0.5, "betas": (0.9, 0.99)},
     ]
     optimizer = torch.optim.Adam(groups, lr=args.lr, betas=(0.0, 0.99))
-    critic = torch.optim.Adam(
+    heads_optimizer = torch.optim.Adam(
         [p for p in heads.parameters() if p.requires_grad], lr=args.lr_heads, betas=(0.0, 0.99)
     )
     modules = {"generator": generator, "averaged": averaged, "encoder": encoder, "heads": heads}
@@ -174,7 +174,7 @@ def train(args: argparse.Namespace) -> None:
         for name, module in modules.items():
             module.load_state_dict(saved[name])
         optimizer.load_state_dict(saved["optimizer"])
-        critic.load_state_dict(saved["critic"])
+        heads_optimizer.load_state_dict(saved["critic"])
         seen = saved["seen"]
         torch.set_rng_state(saved["rng"])
     total, batch = int(args.kimg * 1000), args.batch
@@ -187,7 +187,7 @@ def train(args: argparse.Namespace) -> None:
         for group in optimizer.param_groups:
             fade = min(1.0, seen / 1000 + 0.01, left / 0.4 + 0.02)  # warm-up, then a long fade
             group["lr"] = args.lr * group["speed"] * fade
-        for group in critic.param_groups:
+        for group in heads_optimizer.param_groups:
             group["lr"] = args.lr_heads * min(1.0, left / 0.4 + 0.02)
         photo, _ = faces.batch(batch, draws)
         # Until the autoencoder draws faces, the heads would win at once and teach nothing.
@@ -212,9 +212,9 @@ def train(args: argparse.Namespace) -> None:
         hinge = l1.new_zeros(())
         if judged:
             hinge = F.relu(1 - heads(real)).mean() + F.relu(1 + heads([tap.detach() for tap in fake])).mean()
-            critic.zero_grad(set_to_none=True)
+            heads_optimizer.zero_grad(set_to_none=True)
             hinge.backward()
-            critic.step()
+            heads_optimizer.step()
         with torch.no_grad():
             decay = 0.5 ** (batch / min(EMA_KIMG * 1000, max(seen, 1) * 0.2 + 200))
             for mean, new in zip(averaged.parameters(), generator.parameters(), strict=True):
@@ -234,7 +234,7 @@ def train(args: argparse.Namespace) -> None:
                     {name: module.state_dict() for name, module in modules.items()}
                     | {
                         "optimizer": optimizer.state_dict(),
-                        "critic": critic.state_dict(),
+                        "critic": heads_optimizer.state_dict(),  # its name in earlier files
                         "seen": seen,
                         "rng": torch.get_rng_state(),
                     },

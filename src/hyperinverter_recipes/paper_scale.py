@@ -4,8 +4,8 @@
     python -m hyperinverter_recipes.paper_scale faces FOLDER domain.resolution=512 phase.batch_size=1
 
 Writes random weights under the names of the published files into FOLDER, runs ``train.py`` on them on the CPU with the
-critic joining at once, and prints the estimated and the measured memory from the run card. The numbers recorded are
-in outputs/published/paper_scale.
+discriminator joining at once, and prints the estimated and the measured memory from the run card. The numbers recorded
+are in outputs/published/paper_scale.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ import torch
 from official import Shape
 
 from hyperinverter.checkpoints import (
-    load_critic,
+    load_discriminator,
     load_generator,
     load_hyperinverter,
     load_w_encoder,
@@ -38,7 +38,7 @@ TINY = Shape(8, 3, 4, 1, (2, 2))
 def every_loader(generator: Generator) -> list[Callable[[Path], Any]]:
     return [
         load_generator,
-        load_critic,
+        load_discriminator,
         load_w_encoder,
         lambda path: load_w_inverter(path, generator),
         lambda path: load_hyperinverter(path, generator),

@@ -19,8 +19,9 @@ from torch.testing import assert_close
 
 from hyperinverter import assembly, config
 from hyperinverter.checkpoints import (
-    find_critic,
+    find_discriminator,
     load_critic,
+    load_discriminator,
     load_generator,
     load_hyperinverter,
     load_w_encoder,
@@ -46,12 +47,16 @@ def off(ours: Tensor, expected: Tensor) -> float:
 # The files are what they claim to be ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("resolution", "tensors", "critic"), [(32, 87, 37), (256, 144, 64), (1024, 182, 82)])
-def test_the_files_hold_as_many_tensors_as_published(resolution: int, tensors: int, critic: int) -> None:
+@pytest.mark.parametrize(
+    ("resolution", "tensors", "discriminator"), [(32, 87, 37), (256, 144, 64), (1024, 182, 82)]
+)
+def test_the_files_hold_as_many_tensors_as_published(
+    resolution: int, tensors: int, discriminator: int
+) -> None:
     widths = tuple(2 for r in range(2, resolution.bit_length()))
     shape = Shape(resolution, layers=8, widths=widths)
     assert len(official.generator_state(shape)) == tensors
-    assert len(official.critic_state(shape)) == critic
+    assert len(official.discriminator_state(shape)) == discriminator
 
 
 @pytest.mark.parametrize(("kind", "w_encoder", "features"), [("ir_se50", 387, 417), ("resnet34", 219, 249)])
@@ -177,37 +182,50 @@ def test_training_arguments_in_a_file_are_passed_over(tmp_path: Path) -> None:
     assert load_generator(path).img_resolution == 32
 
 
-# Critics ----------------------------------------------------------------------------------------------------
+# Discriminators ----------------------------------------------------------------------------------------------------
 
 
-def write_critic(kind: str, path: Path, shape: Shape) -> Path:
+def write_discriminator(kind: str, path: Path, shape: Shape) -> Path:
     if kind == "nvidia":
         return official.write_nvidia(path, shape)
     if kind == "rosinality":
         return official.write_rosinality(path, shape)
-    state = {f"discriminator.{name}": tensor for name, tensor in official.critic_state(shape).items()}
+    state = {f"discriminator.{name}": tensor for name, tensor in official.discriminator_state(shape).items()}
     torch.save({"state_dict": state, "opts": {}}, path)
     return path
 
 
 @pytest.mark.parametrize("shape", [SMALL, replace(LARGER, clamp=None)], ids=["32", "64"])
 @pytest.mark.parametrize("kind", ["nvidia", "rosinality", "hyperinverter"])
-def test_critic_equals_the_reference(kind: str, shape: Shape, tmp_path: Path) -> None:
-    critic = load_critic(write_critic(kind, tmp_path / "file", shape))
+def test_discriminator_equals_the_reference(kind: str, shape: Shape, tmp_path: Path) -> None:
+    discriminator = load_discriminator(write_discriminator(kind, tmp_path / "file", shape))
     images = torch.rand(8, 3, shape.resolution, shape.resolution) * 2 - 1
-    state = reference.double(official.critic_state(shape))
-    assert off(critic(images)[:, 0], reference.critic(state, shape, images.double(), group=4)) < 1e-4
-    assert all(parameter.requires_grad for parameter in critic.parameters())
+    state = reference.double(official.discriminator_state(shape))
+    assert (
+        off(discriminator(images)[:, 0], reference.discriminator(state, shape, images.double(), group=4))
+        < 1e-4
+    )
+    assert all(parameter.requires_grad for parameter in discriminator.parameters())
 
 
-def test_clamp_and_group_of_a_critic_are_read(tmp_path: Path) -> None:
+def test_the_name_of_version_0_1_loads_it_too(tmp_path: Path) -> None:
+    path = write_discriminator("nvidia", tmp_path / "file", SMALL)
+    old, new = load_critic(path).state_dict(), load_discriminator(path).state_dict()
+    torch.testing.assert_close(old, new, rtol=0, atol=0)
+
+
+def test_clamp_and_group_of_a_discriminator_are_read(tmp_path: Path) -> None:
     shape = replace(LARGER, clamp=0.4)
     more = {"b4.mbstd": {}, "b4": {}}
-    path = official.write_nvidia(tmp_path / "net.pkl", shape, critic_more=more)
+    path = official.write_nvidia(tmp_path / "net.pkl", shape, discriminator_more=more)
     images = torch.rand(4, 3, 64, 64) * 2 - 1
-    state = reference.double(official.critic_state(shape))
+    state = reference.double(official.discriminator_state(shape))
     assert (
-        off(load_critic(path)(images)[:, 0], reference.critic(state, shape, images.double(), group=4)) < 1e-4
+        off(
+            load_discriminator(path)(images)[:, 0],
+            reference.discriminator(state, shape, images.double(), group=4),
+        )
+        < 1e-4
     )
 
 
@@ -513,21 +531,21 @@ def test_rosinality_file_that_is_not_whole(
     assert "\n" not in str(told.value)
 
 
-def test_critics_of_other_shape_are_refused(tmp_path: Path) -> None:
+def test_discriminators_of_other_shape_are_refused(tmp_path: Path) -> None:
     for more, problem in (
         ({"b8": {"architecture": "skip"}}, "D without residual blocks"),
         ({"b4": {}, "b16.conv0": {"activation": "swish"}}, "the activation swish"),
         ({"": {"_init_kwargs": {"c_dim": 3}}}, "conditional"),
         ({"": {"_init_kwargs": {"epilogue_kwargs": {"mbstd_num_channels": 2}}}}, "2 minibatch channels"),
     ):
-        path = official.write_nvidia(tmp_path / "net.pkl", SMALL, critic_more=more)
+        path = official.write_nvidia(tmp_path / "net.pkl", SMALL, discriminator_more=more)
         with pytest.raises(UserError, match=problem):
-            load_critic(path)
+            load_discriminator(path)
     with pytest.raises(UserError, match="there is no file"):
-        load_critic(tmp_path / "absent.pkl")
+        load_discriminator(tmp_path / "absent.pkl")
     save_generator(Generator(img_resolution=8, channel_max=2), tmp_path / "own.safetensors", {})
     with pytest.raises(UserError, match="holds no discriminator; give NVIDIA's network pickle"):
-        load_critic(tmp_path / "own.safetensors")
+        load_discriminator(tmp_path / "own.safetensors")
 
 
 # In training -------------------------------------------------------------------------------------------------
@@ -545,12 +563,12 @@ def test_training_starts_from_other_peoples_files(tmp_path: Path) -> None:
     assert source["path"] == str(paths["phase.from_run"])
     state = official.w_encoder_state("resnet34", shape.w_dim)
     assert torch.equal(first.encoder.linear.weight, state["linear.weight"])
-    critic = assembly.starting_critic(cfg, generator)
-    assert torch.equal(critic.b4.out.weight, official.critic_state(shape)["b4.out.weight"])
+    discriminator = assembly.starting_discriminator(cfg, generator)
+    assert torch.equal(discriminator.b4.out.weight, official.discriminator_state(shape)["b4.out.weight"])
 
 
-def test_files_without_a_critic_start_a_new_one(tmp_path: Path) -> None:
-    assert find_critic("digiface") is None
-    assert find_critic(official.write_rosinality(tmp_path / "net.pt", SMALL, d=None)) is None
+def test_files_without_a_discriminator_start_a_new_one(tmp_path: Path) -> None:
+    assert find_discriminator("digiface") is None
+    assert find_discriminator(official.write_rosinality(tmp_path / "net.pt", SMALL, d=None)) is None
     save_generator(Generator(img_resolution=8, channel_max=2), tmp_path / "own.safetensors", {})
-    assert find_critic(tmp_path / "own.safetensors") is None
+    assert find_discriminator(tmp_path / "own.safetensors") is None

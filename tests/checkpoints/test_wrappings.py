@@ -26,8 +26,8 @@ from torch.testing import assert_close
 
 from hyperinverter import assembly, config
 from hyperinverter.checkpoints import (
-    find_critic,
-    load_critic,
+    find_discriminator,
+    load_discriminator,
     load_generator,
     load_hyperinverter,
     load_w_encoder,
@@ -38,7 +38,7 @@ from hyperinverter.checkpoints.unwrapping import unwrap
 from hyperinverter.contracts import UserError
 from hyperinverter.data.folders import list_photos
 from hyperinverter.inversion.specification import describe
-from hyperinverter.networks.critic import Critic
+from hyperinverter.networks.discriminator import Discriminator
 
 SHAPE = Shape()
 State = dict[str, Any]
@@ -284,10 +284,12 @@ def test_the_mean_may_be_an_array_and_may_be_repeated(tmp_path: Path) -> None:
 @pytest.mark.parametrize("layout", ["rosinality", "nvidia"])
 def test_a_discriminator_in_every_wrapping(layout: str, wrap: Callable[[State], Any], tmp_path: Path) -> None:
     rosinality = layout == "rosinality"
-    state = official.rosinality_critic_state(SHAPE) if rosinality else official.critic_state(SHAPE)
-    critic = load_critic(saved(wrap(state), tmp_path / "net.pt"))
-    expected = official.critic_state(SHAPE)["b4.out.weight"]
-    assert_close(critic.b4.out.weight, expected, rtol=1e-3, atol=1e-3)
+    state = (
+        official.rosinality_discriminator_state(SHAPE) if rosinality else official.discriminator_state(SHAPE)
+    )
+    discriminator = load_discriminator(saved(wrap(state), tmp_path / "net.pt"))
+    expected = official.discriminator_state(SHAPE)["b4.out.weight"]
+    assert_close(discriminator.b4.out.weight, expected, rtol=1e-3, atol=1e-3)
 
 
 UNREAD: dict[str, Any] = {
@@ -301,7 +303,7 @@ UNREAD: dict[str, Any] = {
 def test_a_discriminator_that_is_not_read_does_not_take_the_generator_with_it(
     variant: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = official.write_nvidia(tmp_path / "net.pkl", SHAPE, critic_more=UNREAD[variant])
+    path = official.write_nvidia(tmp_path / "net.pkl", SHAPE, discriminator_more=UNREAD[variant])
     starts_anew(path, caplog)
 
 
@@ -322,11 +324,11 @@ def starts_anew(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.clear()
     generator = load_generator(path)
     with pytest.raises(UserError):
-        load_critic(path)
+        load_discriminator(path)
     cfg = config.compose(["phase=2", f"generator.path={path}"])
     with caplog.at_level(logging.WARNING):
-        critic = assembly.starting_critic(cfg, generator)
-    assert isinstance(critic, Critic)
+        discriminator = assembly.starting_discriminator(cfg, generator)
+    assert isinstance(discriminator, Discriminator)
     assert "a new discriminator begins" in caplog.text
     assert str(path) in caplog.text
 
@@ -471,7 +473,12 @@ def test_rounding_is_not_another_w_encoder(
 
 
 def loaders() -> list[Callable[[Path], Any]]:
-    return [load_generator, load_critic, load_w_encoder, lambda path: load_hyperinverter(path, "digiface")]
+    return [
+        load_generator,
+        load_discriminator,
+        load_w_encoder,
+        lambda path: load_hyperinverter(path, "digiface"),
+    ]
 
 
 def test_archives_are_named_with_the_way_to_unpack_them(tmp_path: Path) -> None:
@@ -565,5 +572,5 @@ def test_the_file_with_two_wrappings_is_read_by_the_safe_reader_alone(
     path = tmp_path / "net.pt"
     torch.save({"state_dict": renamed(official.rosinality_state(SHAPE), "module.")}, path)
     assert load_generator(path).img_resolution == 32
-    assert find_critic(path) is None
+    assert find_discriminator(path) is None
     assert pickles.kind_of(path) == "torch"

@@ -40,7 +40,7 @@ def test_values_that_cannot_work(typed: str, sentence: str) -> None:
 
 
 def test_values_that_do_not_fit_each_other() -> None:
-    with pytest.raises(UserError, match="the critic would join after loss.adv_from_kimg=50"):
+    with pytest.raises(UserError, match="the discriminator would join after loss.adv_from_kimg=50"):
         config.validate(config.compose(["phase=2", "loss.adv=0.1", "loss.adv_from_kimg=50"]))
     with pytest.raises(
         UserError, match="loss.id=0.1 needs a network that compares: use judges.identity=id_moco"

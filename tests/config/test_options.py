@@ -68,7 +68,7 @@ def test_the_papers_experiments_are_as_published(domain: str) -> None:
     assert list(cfg.coverage.include) == ["convs_torgb"]
     assert (cfg.loss.r1_gamma, cfg.loss.r1_every) == ({"faces": 10, "churches": 100}[domain], 16)
     assert cfg.loss.adv == {"faces": 0.005, "churches": 0.15}[domain]
-    # in steps: 500,000 in all, 8 photos each until the critic joins, 4 afterwards
+    # in steps: 500,000 in all, 8 photos each until the discriminator joins, 4 afterwards
     alone = cfg.loss.adv_from_kimg * 1000 / cfg.phase.batch_size
     assert alone == {"faces": 200_000, "churches": 100_000}[domain]
     assert alone + (cfg.phase.kimg - cfg.loss.adv_from_kimg) * 1000 / cfg.loss.adv_batch_size == 500_000

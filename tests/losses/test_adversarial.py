@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from hyperinverter.losses.adversarial import critic_loss, generator_loss, r1_penalty
+from hyperinverter.losses.adversarial import discriminator_loss, generator_loss, r1_penalty
 
 
 def log1pexp(x: float) -> float:
@@ -24,20 +24,20 @@ def test_generator_loss_is_non_saturating() -> None:
     assert_close(logit.grad, torch.tensor([-1.0]))
 
 
-def test_critic_loss_is_the_halved_logistic_loss() -> None:
+def test_discriminator_loss_is_the_halved_logistic_loss() -> None:
     real, fake = [2.0, -1.0], [0.3, 0.7]
     want = sum(log1pexp(-x) for x in real) / 4 + sum(log1pexp(x) for x in fake) / 4
-    assert_close(critic_loss(torch.tensor(real), torch.tensor(fake)).item(), want)
+    assert_close(discriminator_loss(torch.tensor(real), torch.tensor(fake)).item(), want)
 
 
 def test_losses_stay_float32_for_half_precision_logits() -> None:
     logits = torch.tensor([0.1, -0.2], dtype=torch.bfloat16)
     assert generator_loss(logits).dtype == torch.float32
-    assert critic_loss(logits, logits).dtype == torch.float32
+    assert discriminator_loss(logits, logits).dtype == torch.float32
 
 
 class Quadratic(nn.Module):
-    """A critic with known gradient: ``a * sum(x^2)``, so ``2 a x``."""
+    """A discriminator with known gradient: ``a * sum(x^2)``, so ``2 a x``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,15 +47,15 @@ class Quadratic(nn.Module):
         return self.a * x.square().sum(dim=(1, 2, 3))
 
 
-def test_r1_penalty_is_the_mean_squared_gradient_and_teaches_the_critic() -> None:
-    critic = Quadratic()
+def test_r1_penalty_is_the_mean_squared_gradient_and_teaches_the_discriminator() -> None:
+    discriminator = Quadratic()
     photo = torch.randn(3, 3, 4, 4)
     squares = photo.square().sum(dim=(1, 2, 3)).mean()
     photo.requires_grad_()
-    penalty = r1_penalty(critic(photo)[:, None], photo)
-    assert_close(penalty, (2 * critic.a) ** 2 * squares)
+    penalty = r1_penalty(discriminator(photo)[:, None], photo)
+    assert_close(penalty, (2 * discriminator.a) ** 2 * squares)
     penalty.backward()
-    assert_close(critic.a.grad, 8 * critic.a.detach() * squares)
+    assert_close(discriminator.a.grad, 8 * discriminator.a.detach() * squares)
 
 
 def test_r1_penalty_needs_photos_with_gradients() -> None:

@@ -1,4 +1,4 @@
-"""Phase II learns encoder and hypernetwork; the critic joins when it is told to, and teaches only then."""
+"""Phase II learns encoder and hypernetwork; the discriminator joins at its time, and has an effect only then."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from watching import Batches, Watch, make_batches, same
 
 from hyperinverter.checkpoints import load_hyperinverter, load_w_inverter
 from hyperinverter.losses.adversarial import r1_penalty
-from hyperinverter.networks.critic import Critic
+from hyperinverter.networks.discriminator import Discriminator
 from hyperinverter.networks.generator import Generator
 from hyperinverter.tasks import phase2
 from hyperinverter.tasks.phase2 import PhaseIIHyper
@@ -27,12 +27,24 @@ def parts(task: PhaseIIHyper) -> list[torch.nn.Module]:
     return [inverter.feature_encoder, inverter.hypernet, inverter.w_inverter.encoder, inverter.generator]
 
 
-@pytest.mark.parametrize("with_critic", [False, True])
+def test_a_state_of_version_0_1_is_loaded(make_phase2: Make, generator: Generator) -> None:
+    task, other = (make_phase2(discriminator=Discriminator(generator.config), adv=0.1) for _ in range(2))
+    task.discriminator_r1.fill_(0.25)
+    new = task.state_dict()
+    old = {name.replace("discriminator", "critic", 1): tensor for name, tensor in new.items()}
+    assert {"critic_r1", "critic.b4.out.weight"} <= old.keys()
+    other.load_state_dict(old)
+    assert all(torch.equal(tensor, new[name]) for name, tensor in other.state_dict().items())
+    with pytest.raises(RuntimeError, match="Missing key"):
+        other.load_state_dict({name: t for name, t in old.items() if name != "critic.b4.out.weight"})
+
+
+@pytest.mark.parametrize("with_discriminator", [False, True])
 def test_only_what_learns_changes(
-    make_phase2: Make, make_trainer: Callable[..., Trainer], generator: Generator, with_critic: bool
+    make_phase2: Make, make_trainer: Callable[..., Trainer], generator: Generator, with_discriminator: bool
 ) -> None:
-    critic = Critic(generator.config) if with_critic else None
-    task = make_phase2(critic=critic, adv=0.01)
+    discriminator = Discriminator(generator.config) if with_discriminator else None
+    task = make_phase2(discriminator=discriminator, adv=0.01)
     watch = Watch(*parts(task))
     make_trainer(watch).fit(task, make_batches(2) * 6)
     for before, after in zip(watch.states, watch.states[1:], strict=False):
@@ -42,49 +54,50 @@ def test_only_what_learns_changes(
     assert not any(module.training for module in task.inverter.w_inverter.modules())
 
 
-def test_critic_joins_at_its_time(
+def test_discriminator_joins_at_its_time(
     make_phase2: Make, make_trainer: Callable[..., Trainer], generator: Generator
 ) -> None:
-    task = make_phase2(critic=Critic(generator.config), adv=0.1, adv_from=6)
-    watch = Watch(task.critic, task.inverter.hypernet)
+    task = make_phase2(discriminator=Discriminator(generator.config), adv=0.1, adv_from=6)
+    watch = Watch(task.discriminator, task.inverter.hypernet)
     make_trainer(watch).fit(task, make_batches(2, 2, 2, 2, 2))
     assert watch.seen == [2, 4, 6, 8, 10]
     changed = [not same(a[0], b[0]) for a, b in zip(watch.states, watch.states[1:], strict=False)]
     assert changed == [False, False, False, True, True]
     assert all(not same(a[1], b[1]) for a, b in zip(watch.states, watch.states[1:], strict=False))
-    adversarial = [{"adv", "critic"} <= set(logged) for logged in watch.logged]
+    adversarial = [{"adv", "discriminator"} <= set(logged) for logged in watch.logged]
     assert adversarial == [False, False, False, True, True]
     last = watch.logged[-1]
     assert last["loss"] == pytest.approx(last["l2"] + 0.1 * last["adv"], rel=1e-5)
 
 
-def test_adversarial_term_teaches_the_hypernetwork_and_not_the_critic(
+def test_adversarial_term_teaches_the_hypernetwork_and_not_the_discriminator(
     make_phase2: Make, make_trainer: Callable[..., Trainer], generator: Generator
 ) -> None:
-    class Nothing(torch.nn.Module):  # no reconstruction: whatever is learnt comes from the critic
+    class Nothing(torch.nn.Module):  # no reconstruction: all that is learned comes from the discriminator
         def forward(self, image: Tensor, photo: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             return 0 * image.sum(), {}
 
-    critic = Critic(generator.config)
-    task = make_phase2(loss=Nothing(), critic=critic, adv=1.0)
+    discriminator = Discriminator(generator.config)
+    task = make_phase2(loss=Nothing(), discriminator=discriminator, adv=1.0)
     batches = make_batches(2)
     photo = batches[0]["image"]
 
     def still_or_adam(parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
         parameters = list(parameters)
-        still = parameters[0] is next(critic.parameters())  # the critic itself must not learn here
+        # the discriminator itself must not learn here
+        still = parameters[0] is next(discriminator.parameters())
         return torch.optim.SGD(parameters, lr=0.0) if still else torch.optim.Adam(parameters, lr=1e-3)
 
     task.make_optimizer = still_or_adam
     with torch.no_grad():
-        before = critic(task.inverter(photo).image).mean()
+        before = discriminator(task.inverter(photo).image).mean()
     make_trainer().fit(task, batches * 5)
     with torch.no_grad():
-        after = critic(task.inverter(photo).image).mean()
+        after = discriminator(task.inverter(photo).image).mean()
     assert after > before
 
 
-def test_penalty_comes_every_nth_critic_step_and_n_times_as_strong(
+def test_penalty_comes_every_nth_discriminator_step_and_n_times_as_strong(
     make_phase2: Make,
     make_trainer: Callable[..., Trainer],
     generator: Generator,
@@ -106,10 +119,12 @@ def test_penalty_comes_every_nth_critic_step_and_n_times_as_strong(
 
     monkeypatch.setattr(PhaseIIHyper, "manual_backward", listen)
     monkeypatch.setattr(phase2, "r1_penalty", penalty)
-    task = make_phase2(critic=Critic(generator.config), adv=0.1, adv_from=4, r1_gamma=5.0, r1_every=3)
+    task = make_phase2(
+        discriminator=Discriminator(generator.config), adv=0.1, adv_from=4, r1_gamma=5.0, r1_every=3
+    )
     watch = Watch()
     make_trainer(watch).fit(task, make_batches(*[2] * 9))
-    # critic steps 0 to 6 are batches 2 to 8; the penalty comes with steps 0, 3 and 6
+    # discriminator steps 0 to 6 are batches 2 to 8; the penalty comes with steps 0, 3 and 6
     assert len(penalties) == 3
     shown = [logged.get("r1") for logged in watch.logged]  # in between, the last one stands
     first, second, third = (pytest.approx(value) for value in penalties)
@@ -118,12 +133,14 @@ def test_penalty_comes_every_nth_critic_step_and_n_times_as_strong(
     assert all(any(value == pytest.approx(p * 5 / 2 * 3) for value in backward) for p in penalties)
 
 
-def test_once_the_critic_has_joined_a_batch_is_several_steps(
+def test_once_the_discriminator_has_joined_a_batch_is_several_steps(
     make_phase2: Make, make_trainer: Callable[..., Trainer], generator: Generator
 ) -> None:
     def train(batches: list[Any], **changes: Any) -> PhaseIIHyper:
         torch.manual_seed(3)
-        task = make_phase2(critic=Critic(generator.config), adv=0.1, adv_from=4, r1_every=2, **changes)
+        task = make_phase2(
+            discriminator=Discriminator(generator.config), adv=0.1, adv_from=4, r1_every=2, **changes
+        )
         make_trainer().fit(task, Batches(batches))
         return task
 
@@ -138,20 +155,22 @@ def test_once_the_critic_has_joined_a_batch_is_several_steps(
     assert not all(torch.equal(a, b) for a, b in zip(cut.parameters(), whole.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("with_critic", [False, True])
+@pytest.mark.parametrize("with_discriminator", [False, True])
 def test_checkpoint_is_tensors_and_plain_values_and_gives_the_model_back(
     make_phase2: Make,
     make_trainer: Callable[..., Trainer],
     generator: Generator,
     tmp_path: Path,
-    with_critic: bool,
+    with_discriminator: bool,
 ) -> None:
-    task = make_phase2(critic=Critic(generator.config) if with_critic else None, adv=0.1)
+    task = make_phase2(discriminator=Discriminator(generator.config) if with_discriminator else None, adv=0.1)
     trainer = make_trainer()
     trainer.fit(task, make_batches(2, 2))
     trainer.save_checkpoint(tmp_path / "best.ckpt")
     saved = torch.load(tmp_path / "best.ckpt", weights_only=True)
-    tops = {"inverter", "images_seen"} | ({"critic", "critic_r1"} if with_critic else set())
+    tops = {"inverter", "images_seen"}
+    if with_discriminator:
+        tops |= {"discriminator", "discriminator_r1"}
     assert {name.split(".")[0] for name in saved["state_dict"]} == tops
     inside = {".".join(n.split(".")[1:3]) for n in saved["state_dict"] if n.startswith("inverter.")}
     assert {name for name in inside if name.startswith("w_inverter")} == {"w_inverter.encoder"}

@@ -12,7 +12,7 @@ from pytorch_lightning import Trainer
 from torch.testing import assert_close
 from watching import LR, Watch, adam, make_batches
 
-from hyperinverter.networks.critic import Critic
+from hyperinverter.networks.discriminator import Discriminator
 from hyperinverter.networks.generator import Generator
 from hyperinverter.tasks.common import PhaseTask, Schedule
 
@@ -60,7 +60,7 @@ def test_photos_are_counted_and_set_the_learning_rate(
     assert_close(watch.rates, [[rate] for rate in expected])
 
 
-@pytest.mark.parametrize("kind", ["phase 1", "phase 2", "with critic"])
+@pytest.mark.parametrize("kind", ["phase 1", "phase 2", "with discriminator"])
 def test_a_batch_in_parts_makes_the_step_of_the_whole_batch(
     kind: str,
     make_phase1: Callable[..., PhaseTask],
@@ -69,8 +69,8 @@ def test_a_batch_in_parts_makes_the_step_of_the_whole_batch(
     generator: Generator,
 ) -> None:
     batches = make_batches(6, 5, 2)
-    # In single precision, which the critic ends in, a rounding may carry an activation over the bend of a leaky ReLU.
-    dtype, tolerance = (torch.float32, 1e-2) if kind == "with critic" else (torch.float64, 1e-5)
+    # In single precision, which the discriminator ends in, rounding may carry an activation over a leaky ReLU's bend.
+    dtype, tolerance = (torch.float32, 1e-2) if kind == "with discriminator" else (torch.float64, 1e-5)
     for batch in batches:
         batch["image"] = batch["image"].to(dtype)
 
@@ -80,10 +80,10 @@ def test_a_batch_in_parts_makes_the_step_of_the_whole_batch(
             "accumulate": accumulate,
             "optimizer": lambda p: torch.optim.SGD(p, lr=0.001),
         }
-        if kind == "with critic":
+        if kind == "with discriminator":
             # its minibatch statistic would see a part only
             changes |= {
-                "critic": Critic(generator.config, group_size=1),
+                "discriminator": Discriminator(generator.config, group_size=1),
                 "adv": 0.1,
                 "adv_from": 6,
                 "r1_every": 2,

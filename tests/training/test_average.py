@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from watching import Watch, make_batches
 
 from hyperinverter.checkpoints import load_hyperinverter
-from hyperinverter.networks.critic import Critic
+from hyperinverter.networks.discriminator import Discriminator
 from hyperinverter.networks.generator import Generator
 from hyperinverter.tasks.common import PhaseTask
 from hyperinverter.training.average import Average
@@ -115,13 +115,14 @@ def test_going_on_starts_from_the_trained_weights(
     assert ("learning" in saved(again, tmp_path / "next.ckpt")) == (half_life is not None)
 
 
-def test_the_critic_is_not_averaged_and_the_average_costs_its_size(
+def test_the_discriminator_is_not_averaged_and_the_average_costs_its_size(
     make_phase2: Make, make_trainer: MakeTrainer, generator: Generator, tmp_path: Path
 ) -> None:
-    task = make_phase2(critic=Critic(generator.config), adv=0.1)
+    task = make_phase2(discriminator=Discriminator(generator.config), adv=0.1)
     with_average, without = memory_need(task, 4, average=True), memory_need(task, 4)
     averaged = sum(p.numel() for p in task.inverter.parameters() if p.requires_grad)
     assert with_average.optimizer - without.optimizer == 4 * averaged
     trainer = make_trainer(Average(1000))
     trainer.fit(task, make_batches(4, 4))
-    assert not [n for n in saved(trainer, tmp_path / "last.ckpt")["learning"] if n.startswith("critic")]
+    learning = saved(trainer, tmp_path / "last.ckpt")["learning"]
+    assert not [name for name in learning if name.startswith("discriminator")]

@@ -13,7 +13,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hyperinverter.contracts import UserError
-from hyperinverter.networks.critic import Critic
+from hyperinverter.networks.discriminator import Discriminator
 from hyperinverter.networks.generator import Generator
 from hyperinverter.tasks.phase2 import PhaseIIHyper
 from hyperinverter.training import memory
@@ -90,13 +90,14 @@ def test_half_precision_and_several_processes(make_phase2: Make) -> None:
     assert shared.total - whole.total == pytest.approx(whole.gradients, abs=5e6)  # the copy that is exchanged
 
 
-def test_critic_costs_weights_state_and_its_own_pass(make_phase2: Make, generator: Generator) -> None:
-    critic = Critic(generator.config)
-    size = 4 * sum(parameter.numel() for parameter in critic.parameters())
-    without, joined = memory_need(make_phase2(), 16), memory_need(make_phase2(critic=critic, adv=0.1), 16)
+def test_discriminator_costs_weights_state_and_its_own_pass(make_phase2: Make, generator: Generator) -> None:
+    discriminator = Discriminator(generator.config)
+    size = 4 * sum(parameter.numel() for parameter in discriminator.parameters())
+    without = memory_need(make_phase2(), 16)
+    joined = memory_need(make_phase2(discriminator=discriminator, adv=0.1), 16)
     assert joined.gradients - without.gradients == size
     assert joined.optimizer - without.optimizer == 2 * size
-    small = memory_need(make_phase2(critic=critic, adv=0.1, adv_batch_size=4), 16)
+    small = memory_need(make_phase2(discriminator=discriminator, adv=0.1, adv_batch_size=4), 16)
     assert small.activations <= joined.activations
 
 

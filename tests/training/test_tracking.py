@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from hyperinverter.runs import read_metrics
 from hyperinverter.training.metrics_file import MetricsFile
 from hyperinverter.training.tracking import WandbTracker, has_key, register_sweep
 
@@ -49,6 +50,17 @@ def test_a_resumed_run_goes_on_in_the_same_file_without_the_rows_it_repeats(tmp_
         ("24", "2.0"),
     ]
     assert found[-1]["val/l2"] == "3.0"
+
+
+def test_a_resumed_run_renames_the_columns_of_version_0_1(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text("images,epoch,seconds,train/critic,train/critical\n8,0,1.5,0.5,3\n16,0,2.5,0.4,3\n")
+    assert read_metrics(tmp_path)[1]["train/discriminator"] == "0.4"
+    log = MetricsFile(path, lambda: 16)
+    log.keep(1)
+    log.log_metrics({"train/discriminator": 0.3})
+    assert list(read(path)[0]) == ["images", "epoch", "seconds", "train/discriminator", "train/critical"]
+    assert [row["train/discriminator"] for row in read(path)] == ["0.5", "0.3"]
 
 
 def test_a_key_is_found_in_the_environment_or_netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

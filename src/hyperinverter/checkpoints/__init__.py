@@ -1,6 +1,12 @@
 """Where pretrained numbers come from."""
 
-from hyperinverter.checkpoints.generators import find_critic, load_critic, load_generator, save_generator
+from hyperinverter.checkpoints.generators import (
+    find_discriminator,
+    load_critic,
+    load_discriminator,
+    load_generator,
+    save_generator,
+)
 from hyperinverter.checkpoints.models import (
     load_hyperinverter,
     load_inverter,
@@ -11,8 +17,9 @@ from hyperinverter.checkpoints.models import (
 )
 
 __all__ = [
-    "find_critic",
+    "find_discriminator",
     "load_critic",
+    "load_discriminator",
     "load_generator",
     "load_hyperinverter",
     "load_inverter",

@@ -30,7 +30,7 @@ from hyperinverter.checkpoints.registry import PACKAGED
 from hyperinverter.checkpoints.shapes import Foreign, Load, multiplier_of, under
 from hyperinverter.checkpoints.unwrapping import is_network, unwrap
 from hyperinverter.contracts import UserError
-from hyperinverter.networks.critic import Critic
+from hyperinverter.networks.discriminator import Discriminator
 from hyperinverter.networks.frozen import load_strictly
 from hyperinverter.networks.generator import Generator, GeneratorConfig, MappingNetwork
 from hyperinverter.system.errors import first_line
@@ -42,7 +42,7 @@ _GENERATORS = (
     "give NVIDIA's stylegan2-ada-pytorch or stylegan3 .pkl of a StyleGAN2, rosinality's .pt, a .safetensors of this "
     "project, or a packaged name such as digiface"
 )
-_CRITICS = (
+_DISCRIMINATORS = (
     "give NVIDIA's network pickle with D, rosinality's .pt with d, or a checkpoint of HyperInverter's release"
 )
 
@@ -51,7 +51,7 @@ _GENERATOR_PLACES = (
     *("G_ema", "g_ema", "generator_ema", "netG_ema", "params_ema", "ema"),
     *("generator", "decoder", "G", "g", "netG"),
 )
-_CRITIC_PLACES = ("D", "d", "discriminator", "netD")
+_DISCRIMINATOR_PLACES = ("D", "d", "discriminator", "netD")
 _BASICSR = frozenset({"style_mlp.1.weight", "constant_input.weight"})
 
 _log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def load_generator(path: str | Path) -> Generator:
     return generator.requires_grad_(False).eval()
 
 
-def load_critic(path: str | Path) -> Critic:
+def load_discriminator(path: str | Path) -> Discriminator:
     """Load the discriminator a generator was trained against: where the adversarial loss starts.
 
     Args:
@@ -111,19 +111,22 @@ def load_critic(path: str | Path) -> Critic:
             release (``discriminator``).
 
     Returns:
-        The critic, ready to be trained on.
+        The discriminator, ready to be trained on.
 
     Raises:
         UserError: If the file is missing, damaged, or holds no unconditional StyleGAN2 discriminator.
     """
-    critic = find_critic(path)
-    if critic is None:
-        raise UserError(f"{path} holds no discriminator; {_CRITICS}")
-    return critic
+    discriminator = find_discriminator(path)
+    if discriminator is None:
+        raise UserError(f"{path} holds no discriminator; {_DISCRIMINATORS}")
+    return discriminator
 
 
-def find_critic(path: str | Path) -> Critic | None:
-    """``load_critic``, with None for packaged names and files that hold no discriminator.
+load_critic = load_discriminator  # its name in version 0.1
+
+
+def find_discriminator(path: str | Path) -> Discriminator | None:
+    """``load_discriminator``, with None for packaged names and files that hold no discriminator.
 
     Raises:
         UserError: If the file is missing or damaged, or its discriminator is of a variant that is not supported.
@@ -133,7 +136,7 @@ def find_critic(path: str | Path) -> Critic | None:
     file = existing(path)
     kind = pickles.kind_of(file)
     if kind == "other":
-        raise nothing_known(file, _CRITICS)
+        raise nothing_known(file, _DISCRIMINATORS)
     if kind == "safetensors":
         tensors, header = read_safetensors(file)
         if "format" in header:  # our own, which hold none
@@ -142,21 +145,25 @@ def find_critic(path: str | Path) -> Critic | None:
     else:
         refuse_archive(file)
         load = functools.partial(pickles.load_tensors, path=file)
-    with reported(file, _CRITICS):
+    with reported(file, _DISCRIMINATORS):
         if kind != "safetensors":
             content = pickles.read(file)
-        read = {nvidia.is_critic: nvidia.read_critic, rosinality.is_critic: rosinality.read_critic}
-        found = unwrap(content, lambda names: any(known(names) for known in read), _CRITIC_PLACES)
+        read = {
+            nvidia.is_discriminator: nvidia.read_discriminator,
+            rosinality.is_discriminator: rosinality.read_discriminator,
+        }
+        found = unwrap(content, lambda names: any(known(names) for known in read), _DISCRIMINATOR_PLACES)
         if found is None:
-            if isinstance(content, dict) and any(is_network(content.get(key)) for key in _CRITIC_PLACES):
+            inside = map(content.get, _DISCRIMINATOR_PLACES) if isinstance(content, dict) else ()
+            if any(map(is_network, inside)):
                 raise Unreadable("has a discriminator of another kind than StyleGAN2's")
             return None
         known = next(known for known in read if known(found.stored))
         config, group, state = read[known](found, load)
         with torch.device("meta"):
-            critic = Critic(config, group)
-    load_strictly(critic, state, file)
-    return critic
+            discriminator = Discriminator(config, group)
+    load_strictly(discriminator, state, file)
+    return discriminator
 
 
 def save_generator(generator: Generator, path: Path, recipe: Mapping[str, Any], half: bool = True) -> None:

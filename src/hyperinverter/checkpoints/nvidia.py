@@ -19,7 +19,7 @@ from hyperinverter.checkpoints.shapes import (
     Foreign,
     Load,
     Tensors,
-    critic_config,
+    discriminator_config,
     generator_config,
     noise_of,
     positive,
@@ -60,7 +60,7 @@ def is_generator(names: Mapping[str, Any]) -> bool:
     return has(names, "synthesis.b4.", "synthesis.input.") or "mapping.fc0.weight" in names
 
 
-def is_critic(names: Mapping[str, Any]) -> bool:
+def is_discriminator(names: Mapping[str, Any]) -> bool:
     """Whether names are a discriminator's."""
     return has(names, "b4.conv.", "b4.out.", "b4.fc.")
 
@@ -152,7 +152,7 @@ def _multiplier(network: Network) -> Any:
     return first.get("bias_gain") or network.mapping.get("lr_multiplier", USUAL_MULTIPLIER)
 
 
-def read_critic(found: Unwrapped, load: Load) -> tuple[GeneratorConfig, int | None, Tensors]:
+def read_discriminator(found: Unwrapped, load: Load) -> tuple[GeneratorConfig, int | None, Tensors]:
     """Configuration, group size of the minibatch statistic and tensors of ``D``.
 
     Raises:
@@ -176,4 +176,4 @@ def read_critic(found: Unwrapped, load: Load) -> tuple[GeneratorConfig, int | No
     clamp = clamps.pop() if len(clamps) == 1 else network.options.get("conv_clamp")
     if clamps:
         raise Unreadable("has layers of D that differ in conv_clamp", ORDINARY)
-    return critic_config(tensors, positive(clamp, "conv_clamp")), group, tensors
+    return discriminator_config(tensors, positive(clamp, "conv_clamp")), group, tensors

@@ -15,7 +15,7 @@ from hyperinverter.checkpoints.shapes import (
     Foreign,
     Load,
     Tensors,
-    critic_config,
+    discriminator_config,
     generator_config,
     noise_of,
     positive,
@@ -40,7 +40,7 @@ def is_generator(names: Mapping[str, Any]) -> bool:
     return "style.1.weight" in names or ("input.input" in names and "conv1.conv.weight" in names)
 
 
-def is_critic(names: Mapping[str, Any]) -> bool:
+def is_discriminator(names: Mapping[str, Any]) -> bool:
     """Whether names are a discriminator's."""
     return "final_linear.0.weight" in names or "convs.0.0.weight" in names
 
@@ -93,7 +93,7 @@ def read_generator(found: Unwrapped, load: Load) -> Foreign:
     return Foreign(config, tensors, latent_avg is not None, knows_noise, stated is not None)
 
 
-def read_critic(found: Unwrapped, load: Load) -> tuple[GeneratorConfig, int | None, Tensors]:
+def read_discriminator(found: Unwrapped, load: Load) -> tuple[GeneratorConfig, int | None, Tensors]:
     """Configuration, group size and tensors of ``d``.
 
     Raises:
@@ -122,7 +122,7 @@ def read_critic(found: Unwrapped, load: Load) -> tuple[GeneratorConfig, int | No
             f"convs.{i}.skip.1.weight": f"{block}.skip.weight",
         }
     tensors = _renamed(held, names)
-    return critic_config(tensors, clamp=None), 4, tensors
+    return discriminator_config(tensors, clamp=None), 4, tensors
 
 
 def _renamed(held: Tensors, names: Mapping[str, str]) -> Tensors:

@@ -108,8 +108,8 @@ def noise_of(resolution: int, layer: int) -> Tensor:
     return torch.randn(resolution, resolution, generator=draw)
 
 
-def critic_config(tensors: Tensors, clamp: float | None) -> GeneratorConfig:
-    """Read a critic's widths off its tensors.
+def discriminator_config(tensors: Tensors, clamp: float | None) -> GeneratorConfig:
+    """Read a discriminator's widths off its tensors.
 
     Raises:
         Unreadable: If a tensor that tells them is missing.

@@ -95,8 +95,8 @@ def _validate_together(cfg: Config) -> None:
         )
     if cfg.loss.adv > 0 and cfg.loss.adv_from_kimg >= cfg.phase.kimg:
         raise UserError(
-            f"the critic would join after loss.adv_from_kimg={cfg.loss.adv_from_kimg} thousand photos, but training "
-            f"ends at phase.kimg={cfg.phase.kimg}: lower the first or raise the second"
+            f"the discriminator would join after loss.adv_from_kimg={cfg.loss.adv_from_kimg} thousand photos, but "
+            f"training ends at phase.kimg={cfg.phase.kimg}: lower the first or raise the second"
         )
     if cfg.phase.kimg * 1000 < cfg.phase.batch_size:
         raise UserError(

@@ -1,6 +1,6 @@
-"""Learning from a critic: the non-saturating loss and the R1 penalty.
+"""Learning from a discriminator: the non-saturating loss and the R1 penalty.
 
-All functions take the critic's outputs (logits, positive for "photo"), ``(B,)`` or ``(B, 1)``, and compute
+All functions take the discriminator's outputs (logits, positive for "photo"), ``(B,)`` or ``(B, 1)``, and compute
 in float32, also under autocast.
 """
 
@@ -14,8 +14,8 @@ def generator_loss(fake: Tensor) -> Tensor:
     return F.softplus(-fake.float()).mean()
 
 
-def critic_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Logistic loss of the critic; halved as in HyperInverter's training.
+def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Logistic loss of the discriminator; halved as in HyperInverter's training.
 
     ``(mean softplus(-D(photo)) + mean softplus(D(image))) / 2``
 
@@ -27,19 +27,19 @@ def critic_loss(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def r1_penalty(real: Tensor, photo: Tensor) -> Tensor:
-    """Mean squared length of the critic's gradient at the photos (Mescheder et al. 2018, Eq. 9).
+    """Mean squared length of the discriminator's gradient at the photos (Mescheder et al. 2018, Eq. 9).
 
     Its weight is ``gamma / 2``; computed on every n-th step only, n times that (lazy regularisation,
     Karras et al. 2020).
 
     Args:
         real: Outputs for ``photo``, still attached to it.
-        photo: ``(B, 3, R, R)``, with ``requires_grad`` set before the critic saw it.
+        photo: ``(B, 3, R, R)``, with ``requires_grad`` set before the discriminator saw it.
 
     Raises:
         ValueError: If ``real`` does not depend on ``photo`` with gradients.
     """
     if not photo.requires_grad or not real.requires_grad:
-        raise ValueError("r1_penalty needs photos that require gradients, and the critic's output for them")
+        raise ValueError("r1_penalty needs photos that require gradients, and the logits of these photos")
     (gradient,) = torch.autograd.grad(real.float().sum(), photo, create_graph=True)
     return gradient.float().square().sum(dim=(1, 2, 3)).mean()

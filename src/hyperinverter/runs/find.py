@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hyperinverter.contracts import UserError
+from hyperinverter.contracts import UserError, current_name
 from hyperinverter.runs.card import CARD, read_card
 from hyperinverter.runs.records import SWEEP as RECORD
 from hyperinverter.runs.records import read_record
@@ -98,6 +98,13 @@ def read_sweep(sweep: Path | str) -> dict[str, Any]:
 
 
 def read_metrics(run: Path | str) -> list[dict[str, str]]:
-    """The rows of a run's ``metrics.csv``."""
-    with (Path(run) / "metrics.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    """The rows of a run's ``metrics.csv``, under the names of today."""
+    return read_table(Path(run) / "metrics.csv")
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a file of metrics, under the names of today."""
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        reader.fieldnames = [current_name(name) for name in reader.fieldnames or ()]
+        return list(reader)

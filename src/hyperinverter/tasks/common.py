@@ -74,8 +74,8 @@ class PhaseTask(LightningModule, ABC):
         optimizer: Makes the optimizer from parameters.
         schedule: Photos seen -> factor of the learning rate.
         accumulate: Parts that a batch is computed in, one after the other, with their gradients added: the step of the
-            complete batch with the activations of one part. Only BatchNorm in training, and the critic's standard
-            deviation over a group, see a part instead of the batch.
+            complete batch with the activations of one part. Only BatchNorm in training, and the discriminator's
+            standard deviation over a group, see a part instead of the batch.
     """
 
     images_seen: Tensor
@@ -99,7 +99,7 @@ class PhaseTask(LightningModule, ABC):
         self._metrics = Held(metrics)
         self.make_optimizer = optimizer
         # Photos over all processes: every schedule reads it, because Lightning's global_step counts optimizer
-        # steps, two per batch once the critic has joined.
+        # steps, two per batch once the discriminator has joined.
         self.register_buffer("images_seen", torch.zeros((), dtype=torch.int64))
 
     @property

@@ -57,8 +57,8 @@ def check_devices(cfg: Config) -> None:
         )
     if world > 1 and cfg.loss.adv > 0 and str(node.precision) == "16-mixed":
         raise UserError(
-            "trainer.precision=16-mixed cannot be used with a critic on several processes, where gradients are not "
-            "scaled: use bf16-mixed or 32-true"
+            "trainer.precision=16-mixed cannot be used with a discriminator on several processes, where gradients "
+            "are not scaled: use bf16-mixed or 32-true"
         )
 
 

@@ -164,8 +164,8 @@ def _step_peak(task: PhaseTask, batch_size: int, *, half: bool) -> int:
             photo = torch.empty(batch_size, 3, resolution, resolution)
             twin.train()
             _play_step(twin, _largest_part(twin, photo))
-            if isinstance(twin, PhaseIIHyper) and twin.critic is not None:
-                _play_step_with_critic(twin, _largest_part(twin, photo[: twin.adv_batch_size]))
+            if isinstance(twin, PhaseIIHyper) and twin.discriminator is not None:
+                _play_step_with_discriminator(twin, _largest_part(twin, photo[: twin.adv_batch_size]))
     return ledger.peak
 
 
@@ -181,20 +181,20 @@ def _play_step(task: PhaseTask, photo: Tensor) -> None:
     total.backward()
 
 
-def _play_step_with_critic(task: PhaseIIHyper, photo: Tensor) -> None:
-    """The fullest kind of step: the inverter's, the critic's, and the R1 penalty."""
-    assert task.critic is not None
-    task.critic.requires_grad_(False)
-    done = task.forward_pass_with_critic(photo)
+def _play_step_with_discriminator(task: PhaseIIHyper, photo: Tensor) -> None:
+    """The fullest kind of step: the inverter's, the discriminator's, and the R1 penalty."""
+    assert task.discriminator is not None
+    task.discriminator.requires_grad_(False)
+    done = task.forward_pass_with_discriminator(photo)
     if task.accumulate == 1:
         _drop_gradients(task.inverter)
     done.total.backward()
-    task.critic.requires_grad_(True)
+    task.discriminator.requires_grad_(True)
     image = done.image.detach()
     del done  # as after the step's own backward pass: only its numbers are kept
-    for forward in (lambda: task.critic_pass(photo, image), lambda: task.penalty_pass(photo)):
+    for forward in (lambda: task.discriminator_pass(photo, image), lambda: task.penalty_pass(photo)):
         loss = forward()
-        _drop_gradients(task.critic)
+        _drop_gradients(task.discriminator)
         loss.backward()
         del loss
 

@@ -11,6 +11,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from hyperinverter.runs.find import read_table
 from hyperinverter.system.files import replacing
 
 AXIS = "images"  # column and step of every log: photos seen in training
@@ -20,7 +21,8 @@ class MetricsFile(Logger):
     """Every logged number as a row of ``metrics.csv``; a new name adds a column.
 
     Args:
-        path: The file; rows already there are kept, so that a resumed run appends to them.
+        path: The file; rows already there are kept, so that a resumed run appends to them. Columns get the names of
+            today.
         seen: Says how many photos training has seen.
     """
 
@@ -30,8 +32,7 @@ class MetricsFile(Logger):
         self._columns: list[str] = [AXIS, "epoch", "seconds"]
         self._offset = 0.0
         if path.is_file():
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
+            rows = self._rows()
             self._columns = list(rows[0]) if rows else self._columns
             self._offset = float(rows[-1].get("seconds") or 0.0) if rows else 0.0
         self._count = len(self._rows())
@@ -92,8 +93,7 @@ class MetricsFile(Logger):
     def _rows(self) -> list[dict[str, str]]:
         if not self._path.is_file():
             return []
-        with self._path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        return read_table(self._path)
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
         with replacing(self._path) as part, part.open("w", newline="", encoding="utf-8") as file:

@@ -12,7 +12,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.testing import assert_close
 
 from hyperinverter.losses.adversarial import r1_penalty
-from hyperinverter.networks.critic import Critic, CriticBlock, CriticConv
+from hyperinverter.networks.discriminator import Discriminator, DiscriminatorBlock, DiscriminatorConv
 from hyperinverter.networks.generator import GeneratorConfig
 from hyperinverter.ops.resample import fir_kernel
 
@@ -33,14 +33,14 @@ PUBLISHED = {
 def test_as_many_parameters_as_the_published_files(resolution: int) -> None:
     config = GeneratorConfig(img_resolution=resolution)
     with torch.device("meta"):
-        critic = Critic(config)
+        discriminator = Discriminator(config)
     parameters, tensors = PUBLISHED[resolution]
-    assert sum(p.numel() for p in critic.parameters()) == parameters
+    assert sum(p.numel() for p in discriminator.parameters()) == parameters
     blocks = len(config.resolutions) - 1
-    assert len(critic.state_dict()) == tensors - 4 * blocks - 2
+    assert len(discriminator.state_dict()) == tensors - 4 * blocks - 2
 
 
-def slow_conv(x: Tensor, layer: CriticConv) -> Tensor:
+def slow_conv(x: Tensor, layer: DiscriminatorConv) -> Tensor:
     """Filter, convolve, keep every second pixel: what StyleGAN2's layer says before anyone made it fast."""
     weight = layer.weight.double() / math.sqrt(layer.weight[0].numel())
     side = weight.shape[-1]
@@ -71,7 +71,7 @@ def slow_conv(x: Tensor, layer: CriticConv) -> Tensor:
     ],
 )
 def test_layer_equals_filter_then_convolution_then_every_second_pixel(arguments: dict) -> None:
-    layer = CriticConv(2, 3, **arguments).double()
+    layer = DiscriminatorConv(2, 3, **arguments).double()
     if layer.bias is not None:
         torch.nn.init.normal_(layer.bias)
     x = torch.randn(2, 2, 8, 8, dtype=torch.double)
@@ -81,7 +81,7 @@ def test_layer_equals_filter_then_convolution_then_every_second_pixel(arguments:
 
 
 def test_block_adds_shortcut_and_branch() -> None:
-    block = CriticBlock(SMALL, 16).double()
+    block = DiscriminatorBlock(SMALL, 16).double()
     image = torch.randn(2, 3, 16, 16, dtype=torch.double)
     x = slow_conv(image, block.fromrgb)
     expected = slow_conv(x, block.skip) + slow_conv(slow_conv(x, block.conv0), block.conv1)
@@ -89,7 +89,7 @@ def test_block_adds_shortcut_and_branch() -> None:
 
 
 def test_block_has_two_derivatives() -> None:
-    block = CriticBlock(GeneratorConfig(img_resolution=8, channel_base=16, channel_max=2), 8).double()
+    block = DiscriminatorBlock(GeneratorConfig(img_resolution=8, channel_base=16, channel_max=2), 8).double()
     image = torch.randn(1, 3, 8, 8, dtype=torch.double, requires_grad=True)
 
     def score(image: Tensor) -> Tensor:  # squared: leaky ReLU alone has no second derivative
@@ -100,12 +100,12 @@ def test_block_has_two_derivatives() -> None:
 
 
 def test_r1_penalty_teaches_every_weight_that_an_image_passes() -> None:
-    critic = Critic(SMALL)
+    discriminator = Discriminator(SMALL)
     photo = torch.randn(4, 3, 16, 16, requires_grad=True)
-    penalty = r1_penalty(critic(photo), photo)
+    penalty = r1_penalty(discriminator(photo), photo)
     assert penalty > 0
     penalty.backward()
-    for name, parameter in critic.named_parameters():
+    for name, parameter in discriminator.named_parameters():
         if name.endswith(".weight"):
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name
@@ -125,7 +125,7 @@ def spread(x: Tensor, group: int) -> Tensor:
 
 @pytest.mark.parametrize(("batch", "group"), [(1, 1), (2, 2), (3, 3), (4, 4), (5, 1), (6, 3), (8, 4)])
 def test_minibatch_statistic(batch: int, group: int) -> None:
-    epilogue = Critic(SMALL, group_size=4).b4
+    epilogue = Discriminator(SMALL, group_size=4).b4
     x = torch.randn(batch, 4, 4, 4)
     seen: list[Tensor] = []
     epilogue.conv.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
@@ -136,9 +136,9 @@ def test_minibatch_statistic(batch: int, group: int) -> None:
 
 
 def test_logits_of_a_whole_group() -> None:
-    critic = Critic(SMALL)
+    discriminator = Discriminator(SMALL)
     photo = torch.randn(4, 3, 16, 16)
-    assert critic(photo).shape == (4, 1)
-    assert_close(critic(photo.flip(0)), critic(photo).flip(0), rtol=1e-4, atol=1e-5)
+    assert discriminator(photo).shape == (4, 1)
+    assert_close(discriminator(photo.flip(0)), discriminator(photo).flip(0), rtol=1e-4, atol=1e-5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert critic(photo).isfinite().all()
+        assert discriminator(photo).isfinite().all()

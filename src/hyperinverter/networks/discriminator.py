@@ -12,7 +12,7 @@ from hyperinverter.ops.activation import SLOPE
 from hyperinverter.ops.resample import fir_filter, fir_kernel
 
 
-class CriticConv(nn.Module):
+class DiscriminatorConv(nn.Module):
     """Equalised convolution, optionally halving the size behind the FIR filter.
 
     Args:
@@ -61,18 +61,18 @@ class CriticConv(nn.Module):
         return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
 
 
-class CriticBlock(nn.Module):
+class DiscriminatorBlock(nn.Module):
     """Residual block of one resolution; the first one reads the image."""
 
     def __init__(self, config: GeneratorConfig, resolution: int) -> None:
         super().__init__()
         here, below, clamp = config.channels(resolution), config.channels(resolution // 2), config.conv_clamp
         if resolution == config.img_resolution:
-            self.fromrgb = CriticConv(config.img_channels, here, 1, clamp=clamp)
-        self.conv0 = CriticConv(here, here, 3, clamp=clamp)
+            self.fromrgb = DiscriminatorConv(config.img_channels, here, 1, clamp=clamp)
+        self.conv0 = DiscriminatorConv(here, here, 3, clamp=clamp)
         branch_clamp = None if clamp is None else clamp * math.sqrt(0.5)
-        self.conv1 = CriticConv(here, below, 3, down=True, gain=1.0, clamp=branch_clamp)
-        self.skip = CriticConv(here, below, 1, down=True, bias=False, gain=None)
+        self.conv1 = DiscriminatorConv(here, below, 3, down=True, gain=1.0, clamp=branch_clamp)
+        self.skip = DiscriminatorConv(here, below, 1, down=True, bias=False, gain=None)
 
     def forward(self, x: Tensor) -> Tensor:
         if hasattr(self, "fromrgb"):
@@ -80,14 +80,14 @@ class CriticBlock(nn.Module):
         return self.skip(x) + self.conv1(self.conv0(x))
 
 
-class CriticEpilogue(nn.Module):
+class DiscriminatorEpilogue(nn.Module):
     """4x4 features -> one logit, with the spread inside the minibatch as an extra channel."""
 
     def __init__(self, config: GeneratorConfig, group_size: int | None) -> None:
         super().__init__()
         channels = config.channels(4)
         self.group_size = group_size
-        self.conv = CriticConv(channels + 1, channels, 3, clamp=config.conv_clamp)
+        self.conv = DiscriminatorConv(channels + 1, channels, 3, clamp=config.conv_clamp)
         self.fc = EqualLinear(channels * 16, channels, activate=True)
         self.out = EqualLinear(channels, 1)
 
@@ -106,11 +106,11 @@ class CriticEpilogue(nn.Module):
         return y.repeat(group).view(batch, 1, 1, 1).expand(-1, -1, height, width).to(x.dtype)
 
 
-class Critic(nn.Module):
+class Discriminator(nn.Module):
     """Image -> realness.
 
     Args:
-        config: The generator's configuration; the critic has the same widths.
+        config: The generator's configuration; the discriminator has the same widths.
         group_size: Images per group of the minibatch statistic (4 in the config-f files); None for all.
     """
 
@@ -119,8 +119,8 @@ class Critic(nn.Module):
         self.config = config
         self.resolutions = config.resolutions[:0:-1]  # R, R/2, ..., 8
         for resolution in self.resolutions:
-            self.add_module(f"b{resolution}", CriticBlock(config, resolution))
-        self.b4 = CriticEpilogue(config, group_size)
+            self.add_module(f"b{resolution}", DiscriminatorBlock(config, resolution))
+        self.b4 = DiscriminatorEpilogue(config, group_size)
 
     def forward(self, image: Tensor) -> Tensor:
         """Map RGB ``(B, 3, R, R)`` in [-1, 1] to raw logits ``(B, 1)``, high for real."""
