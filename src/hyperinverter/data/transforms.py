@@ -21,7 +21,7 @@ from hyperinverter.contracts import UserError
 from hyperinverter.system.files import write_bytes
 
 VERSION = 1  # of the steps above: decoded photos kept from another version are not used
-MIN_SIDE = 16  # pixels; below it there is no photo to speak of
+MIN_SIDE = 16  # pixels; anything smaller is no usable photo
 
 FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -33,7 +33,7 @@ FILTERS = {
 log = logging.getLogger(__name__)
 
 _PROFILE_SPACES = {"RGB": "RGB", "CMYK": "CMYK", "L": "GRAY"}  # PIL mode -> ICC colour space
-_told_enlarging = False
+_reported_enlarging = False
 
 
 def read_photo(path: str | Path, resolution: int, resize: str = "bilinear") -> Tensor:
@@ -95,7 +95,7 @@ def to_rgb(image: Image.Image, path: str | Path) -> Image.Image:
 
 
 def unreadable_header(path: Path) -> str:
-    """Why the header of a photo alone shows that it cannot be read; empty if it does not."""
+    """Why a photo cannot be read, as far as its header shows; empty if it looks readable."""
     try:
         with _explaining(path), Image.open(path) as image:
             _check_size(image, path)
@@ -113,7 +113,7 @@ def _explaining(path: Path, *, on_disk: bool = True) -> Iterator[None]:
         raise UserError(f"{path} is an empty file (0 bytes); copy it again or remove it")
     try:
         with warnings.catch_warnings():
-            # Pillow warns above 89 megapixels and refuses above 179; the warning helps nobody here.
+            # Pillow warns above 89 megapixels and refuses above 179; the warning would not help here.
             warnings.simplefilter("ignore")
             yield
     except UserError:
@@ -123,7 +123,7 @@ def _explaining(path: Path, *, on_disk: bool = True) -> Iterator[None]:
         raise UserError(f"{path} has more than {limit} megapixels; save it smaller first") from error
     except PermissionError as error:
         raise UserError(f"{path} may not be read; change its permissions or remove it") from error
-    except Exception as error:  # decoders meet broken files with every kind of exception
+    except Exception as error:  # decoders raise every kind of exception for broken files
         unknown = isinstance(error, Image.UnidentifiedImageError)
         reason = "not an image Pillow knows" if unknown else str(error)
         raise UserError(
@@ -153,16 +153,16 @@ def fit_square(image: Image.Image, resolution: int, resize: str = "bilinear") ->
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     if side < resolution:
-        _tell_enlarging(side, resolution)
-    square = image.crop((left, top, left + side, top + side))  # resize(box=) would mix in what lies outside
+        _report_enlarging(side, resolution)
+    square = image.crop((left, top, left + side, top + side))  # resize(box=) would mix in pixels from outside
     return square.resize((resolution, resolution), FILTERS[resize])
 
 
-def _tell_enlarging(side: int, resolution: int) -> None:
-    """Say it once: a folder may hold thousands of small photos."""
-    global _told_enlarging
-    if not _told_enlarging:
-        _told_enlarging = True
+def _report_enlarging(side: int, resolution: int) -> None:
+    """Log it once: a folder may hold thousands of small photos."""
+    global _reported_enlarging
+    if not _reported_enlarging:
+        _reported_enlarging = True
         log.warning("photos smaller than %d px are enlarged (the first has %d px)", resolution, side)
 
 
@@ -191,7 +191,7 @@ def _from_wide(image: Image.Image, path: Path) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image, profile: bytes, path: Path) -> Image.Image:
-    """Follow the colour profile in the file, if it can be followed."""
+    """Apply the colour profile in the file, if it can be used."""
     try:
         source = _worth_following(profile, image.mode)
         if source is None:
@@ -199,7 +199,7 @@ def _to_srgb(image: Image.Image, profile: bytes, path: Path) -> Image.Image:
         target = ImageCms.createProfile("sRGB")
         converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
     except (ImageCms.PyCMSError, OSError) as error:
-        log.warning("%s: its colour profile cannot be used (%s); colours are taken as they are", path, error)
+        log.warning("%s: its colour profile cannot be used (%s); colours are used as they are", path, error)
         return image.convert("RGB")
     assert converted is not None  # only inPlace=True returns None
     return converted
@@ -237,9 +237,7 @@ def from_rgb(image: Image.Image, mode: str, profile: bytes | None) -> Image.Imag
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
     """RGB ``uint8 (..., R, R, 3)`` -> RGB in [-1, 1], ``float32 (..., 3, R, R)``."""
-    planes = (
-        torch.from_numpy(pixels).movedim(-1, -3).contiguous()
-    )  # while a pixel is still one byte a channel
+    planes = torch.from_numpy(pixels).movedim(-1, -3).contiguous()  # while a channel is still one byte
     return planes.float().div_(127.5).sub_(1)
 
 
