@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from hyperinverter.contracts import UserError
 from hyperinverter.data.folders import check_headers, default_record, list_photos, split_folder
@@ -31,7 +32,45 @@ def test_photos_are_found_at_any_depth_and_through_links(photos: Path, tmp_path:
     assert len(listing.names) == 33
     assert {"deep/er/x.JPG", "y.webp", "linked/z.png", "b/00.png"} <= set(listing.names)
     assert listing.names == sorted(listing.names)
-    assert listing.skipped == {}
+    assert listing.skipped == {"not photos": ["notes.txt"]}
+
+
+def test_photos_are_known_by_content_where_the_ending_says_nothing(photos: Path) -> None:
+    for name in ("photo", "photo.bak", "photo.data"):
+        shutil.copy(next(photos.rglob("01.png")), photos / name)
+    Image.new("RGB", (20, 20)).save(photos / "x.ppm")
+    Image.new("RGB", (20, 20)).save(photos / "x.tga")
+    Image.new("RGB", (20, 20)).save(photos / "x.jpe", format="JPEG")
+    (photos / "page.html").write_text("<html>")
+    listing = list_photos(photos)
+    assert {"photo", "photo.bak", "photo.data", "x.ppm", "x.tga", "x.jpe"} <= set(listing.names)
+    assert "page.html" in listing.skipped["not photos"]
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [("Train", "VAL", "Test"), ("training", "validation", "testing"), ("train2017", "val2017", "test2017")],
+)
+def test_folders_of_splits_are_recognised_as_people_write_them(
+    folders: tuple[str, str, str], photos: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "own"
+    for folder in folders:
+        (root / folder).mkdir(parents=True)
+        for index in range(3):
+            shutil.copy(next(photos.rglob("01.png")), root / folder / f"{index}.png")
+    split = split_folder(root, tmp_path / "own.json")
+    for side, folder in zip(("train", "val", "test"), folders, strict=True):
+        assert {name.split("/")[0] for name in split[side]} == {folder}
+
+
+def test_a_split_without_a_side_names_it(photos: Path, tmp_path: Path) -> None:
+    record = tmp_path / "own.json"
+    text = json.dumps({"train": ["a/00.png"], "test": []})
+    record.write_text(text)
+    with pytest.raises(UserError, match="has no list of photos for val"):
+        split_folder(photos, record)
+    assert record.read_text() == text
 
 
 def test_what_only_looks_like_a_photo_is_reported(photos: Path) -> None:

@@ -241,9 +241,7 @@ def test_truncated_file_is_named(tmp_path: Path, make_image: MakeImage, kind: st
 def test_what_is_no_photo(tmp_path: Path) -> None:
     (tmp_path / "page.jpg").write_text("<html>quota exceeded</html>")
     (tmp_path / "empty.png").touch()
-    with pytest.raises(
-        UserError, match=r"page\.jpg cannot be read as an image \(not an image Pillow knows\)"
-    ):
+    with pytest.raises(UserError, match=r"page\.jpg cannot be read as an image \(none of PNG, JPEG, .*\)"):
         read_photo(tmp_path / "page.jpg", 64)
     with pytest.raises(UserError, match=r"empty\.png is an empty file"):
         read_photo(tmp_path / "empty.png", 64)
@@ -263,11 +261,33 @@ def test_tiny_photo(tmp_path: Path, size: tuple[int, int]) -> None:
 
 def test_huge_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("RGB", (3000, 1500)).save(tmp_path / "x.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3_000_000)  # Pillow warns above it: read all the same
+    monkeypatch.setattr(transforms, "MAX_PIXELS", 5_000_000)
     assert load_rgb(tmp_path / "x.png").size == (3000, 1500)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2_000_000)  # and refuses above twice as many
-    with pytest.raises(UserError, match=r"x\.png has more than 4 megapixels; save it smaller"):
+    monkeypatch.setattr(transforms, "MAX_PIXELS", 4_000_000)
+    for read in (lambda path: read_photo(path, 64), load_rgb):
+        with pytest.raises(UserError, match=r"x\.png has more than 4 megapixels; save it smaller"):
+            read(tmp_path / "x.png")
+    assert "megapixels" in unreadable_header(tmp_path / "x.png")
+
+
+def test_pillows_own_limit_is_the_same_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (300, 150)).save(tmp_path / "x.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000)
+    with pytest.raises(UserError, match="megapixels"):
         read_photo(tmp_path / "x.png", 64)
+
+
+def test_only_photos_are_decoded_whatever_a_file_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path / "photo.png").write_bytes(page)
+    started: list[object] = []
+    monkeypatch.setattr("subprocess.Popen", lambda *given, **_: started.append(given))
+    monkeypatch.setattr("subprocess.check_call", lambda *given, **_: started.append(given))
+    with pytest.raises(UserError, match="cannot be read as an image"):
+        read_photo(tmp_path / "photo.png", 64)
+    assert started == []
 
 
 def test_unknown_filter(tmp_path: Path, make_image: MakeImage) -> None:

@@ -85,3 +85,22 @@ def test_photos_of_other_sizes_are_what_the_encoder_would_see(
     inversion = inverter.invert(photo)
     assert inversion.image.shape == (2, 3, 16, 16)
     assert torch.equal(inversion.w, inverter.invert(seen).w)
+
+
+def test_invert_takes_what_is_meant_and_says_what_is_not(generator: Generator, photos: Tensor) -> None:
+    model = WInverter(generator, WEncoder(TinyBackbone(), generator.w_dim, head="pool"))
+    whole = model.invert(photos).w
+    assert_close(model.invert(photos[0]).w, whole[:1], rtol=1e-4, atol=1e-5)
+    assert_close(model.invert(photos.double()).w, whole)
+    pixels = ((photos + 1) * 127.5).byte()
+    for wrong, kind, sentence in (
+        (pixels, TypeError, "got torch.uint8; bytes become photos by"),
+        (pixels.numpy(), TypeError, "got ndarray"),
+        ("me.jpg", TypeError, "got str; read_photo"),
+        (photos[:0], ValueError, "no photo in this batch"),
+        (pixels.float(), ValueError, "its values reach"),
+        (photos * torch.nan, ValueError, "not finite"),
+        (photos[:, :1], ValueError, r"expected photos \(B, 3, H, W\)"),
+    ):
+        with pytest.raises(kind, match=sentence):
+            model.invert(wrong)  # type: ignore[arg-type]

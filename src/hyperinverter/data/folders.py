@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,13 +22,23 @@ from hyperinverter.data.transforms import unreadable_header
 from hyperinverter.system import kinds
 from hyperinverter.system.files import locked, write_bytes, writing_to
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff"}
+SUFFIXES = {
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pnm", ".tga", ".jp2", ".avif"),
+}
 SPLITS = ("train", "val", "test")
 
 log = logging.getLogger(__name__)
 
-_SUBFOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-_OTHER_FORMATS = {".heic", ".heif", ".avif", ".gif", ".raw", ".cr2", ".nef", ".dng", ".jxl"}
+# As people call them, in any case: Train/, TEST/, val2017/
+_SUBFOLDERS = {
+    "train": re.compile(r"train(ing|set)?[_-]?\d*", re.IGNORECASE),
+    "val": re.compile(r"val(id|idation)?(set)?[_-]?\d*", re.IGNORECASE),
+    "test": re.compile(r"test(ing|set)?[_-]?\d*", re.IGNORECASE),
+}
+_OTHER_FORMATS = {".heic", ".heif", ".gif", ".raw", ".cr2", ".nef", ".dng", ".jxl"}
+# How photos begin, for files whose ending says nothing.
+_BEGINNINGS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"RIFF", b"II*\x00", b"MM\x00*", b"\x00\x00\x00\x0cjP")
 
 
 @dataclass
@@ -83,8 +94,10 @@ def list_photos(root: str | Path) -> Listing:
             suffix = os.path.splitext(file_name)[1].lower()
             if suffix in _OTHER_FORMATS:
                 leave_out("in another format", name)
-            elif suffix not in SUFFIXES:
+            elif suffix not in SUFFIXES and file_name.startswith("."):
                 continue
+            elif suffix not in SUFFIXES and not _begins_like_a_photo(os.path.join(folder, file_name)):
+                leave_out("not photos", name)
             elif file_name.startswith("."):  # "._x.jpg" is what macOS leaves next to x.jpg on other disks
                 leave_out("hidden", name)
             elif (size := _size(os.path.join(folder, file_name))) is None:
@@ -95,6 +108,16 @@ def list_photos(root: str | Path) -> Listing:
                 listing.names.append(name)
     listing.names.sort()
     return listing
+
+
+def _begins_like_a_photo(path: str) -> bool:
+    """Whether a file whose ending says nothing holds a photo; only files with unknown endings are asked."""
+    try:
+        with open(path, "rb") as file:
+            beginning = file.read(12)
+    except OSError:
+        return False
+    return beginning.startswith(_BEGINNINGS) and (beginning[:4] != b"RIFF" or beginning[8:] == b"WEBP")
 
 
 def _size(path: str) -> int | None:
@@ -172,8 +195,8 @@ def _assign(
     """Give every photo a split: the recorded one, that of its subfolder, or by its hash."""
     sides = {name: side for side in SPLITS for name in known[side]}
     top = {name.split("/")[0] for name in names if "/" in name}
-    folders = {f: side for side in SPLITS for f in _SUBFOLDERS[side] if f in top}
-    if len(set(folders.values())) < 2 or "train" not in folders:
+    folders = {f: side for side in SPLITS for f in sorted(top) if _SUBFOLDERS[side].fullmatch(f)}
+    if len(set(folders.values())) < 2 or "train" not in folders.values():
         folders = {}  # a "train" without the others is a folder like any other
     has_folder = set(folders.values())
     split: dict[str, list[str]] = {side: [] for side in SPLITS}
@@ -217,10 +240,18 @@ def _read_record(path: Path) -> dict[str, list[str]]:
         return {side: [] for side in SPLITS}
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
+        missing = [side for side in SPLITS if side not in stored]
+        if missing:
+            raise UserError(
+                f"the recorded split {path} cannot be used: it has no list of photos for {', '.join(missing)}; add it, "
+                "or remove the file to split again"
+            )
         sides = {side: stored[side] for side in SPLITS}
         names = [name for side in sides.values() for name in side]
         if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
             raise ValueError("a photo is listed twice, or is not a path")
+    except UserError:
+        raise
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise UserError(
             f"the recorded split {path} cannot be used ({error!r}); restore it, or remove it to split again"

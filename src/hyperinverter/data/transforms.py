@@ -5,6 +5,7 @@ tag, colours in sRGB by its ICC profile, transparency over white, 8 bits per cha
 square, resized with PIL's bilinear filter, which averages over all source pixels when it shrinks.
 """
 
+import functools
 import io
 import logging
 import warnings
@@ -17,11 +18,15 @@ import torch
 from PIL import Image, ImageCms, ImageOps
 from torch import Tensor
 
-from hyperinverter.contracts import UserError
+from hyperinverter.contracts import UserError, shown
 from hyperinverter.system.files import write_bytes
 
 VERSION = 1  # of the steps above: decoded photos kept from another version are not used
 MIN_SIDE = 16  # pixels; anything smaller is no usable photo
+MAX_PIXELS = 100_000_000  # of one photo: 300 MB decoded, in every process that reads photos
+
+# The only formats that Pillow may open, by content: others start foreign programs (EPS) or decode what is no photo.
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "GIF", "PPM", "TGA", "JPEG2000", "AVIF")
 
 FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -74,7 +79,7 @@ def load_upright(path: str | Path) -> Image.Image:
         UserError: See :func:`read_photo`.
     """
     path = Path(path)
-    with _explaining(path), Image.open(path) as image:
+    with _explaining(path), Image.open(path, formats=_formats()) as image:
         _check_size(image, path)
         image.load()
         return ImageOps.exif_transpose(image)
@@ -97,11 +102,18 @@ def to_rgb(image: Image.Image, path: str | Path) -> Image.Image:
 def unreadable_header(path: Path) -> str:
     """Why a photo cannot be read, as far as its header shows; empty if it looks readable."""
     try:
-        with _explaining(path), Image.open(path) as image:
+        with _explaining(path), Image.open(path, formats=_formats()) as image:
             _check_size(image, path)
     except UserError as error:
         return str(error)
     return ""
+
+
+@functools.cache
+def _formats() -> list[str]:
+    """Those of ``FORMATS`` that this Pillow can read; AVIF came with 11.3."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 @contextmanager
@@ -118,21 +130,26 @@ def _explaining(path: Path, *, on_disk: bool = True) -> Iterator[None]:
             yield
     except UserError:
         raise
-    except Image.DecompressionBombError as error:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        raise UserError(f"{path} has more than {limit} megapixels; save it smaller first") from error
+    except Image.DecompressionBombError as error:  # Pillow's own limit lies above ours
+        raise _too_large(path) from error
     except PermissionError as error:
         raise UserError(f"{path} may not be read; change its permissions or remove it") from error
     except Exception as error:  # decoders raise every kind of exception for broken files
         unknown = isinstance(error, Image.UnidentifiedImageError)
-        reason = "not an image Pillow knows" if unknown else str(error)
+        reason = f"none of {', '.join(_formats())}" if unknown else shown(str(error), 200)
         raise UserError(
             f"{path} cannot be read as an image ({reason}); it may be damaged: copy it again, save it as "
             f"PNG, or remove it"
         ) from error
 
 
+def _too_large(path: Path) -> UserError:
+    return UserError(f"{path} has more than {MAX_PIXELS // 10**6} megapixels; save it smaller first")
+
+
 def _check_size(image: Image.Image, path: Path) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(path)
     if min(image.size) < MIN_SIDE:
         raise UserError(
             f"{path} is {image.width}x{image.height} pixels; a photo needs at least {MIN_SIDE} on each side: "

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from hyperinverter.contracts import Inversion
 from hyperinverter.inversion.drawing import Drawing, Strength
-from hyperinverter.inversion.phase1 import WInverter
+from hyperinverter.inversion.phase1 import WInverter, as_photos
 from hyperinverter.networks.encoders import FeatureEncoder
 from hyperinverter.networks.frozen import evaluating
 from hyperinverter.networks.generator import Generator
@@ -98,6 +98,7 @@ class HyperInverter(Drawing):
     @torch.no_grad()
     def invert(self, images: Tensor, strength: Strength = 1.0) -> Inversion:
         """``forward`` in eval mode and without gradients; the module's own mode is kept."""
+        images = as_photos(images, like=self.generator.w_avg)
         with evaluating(self):
             if not self._half:
                 return self(images, strength)
