@@ -26,7 +26,7 @@ MakeImage = Callable[..., Image.Image]
 
 @pytest.fixture(autouse=True)
 def _nothing_told_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transforms, "_told_enlarging", False)
+    monkeypatch.setattr(transforms, "_reported_enlarging", False)
 
 
 def assert_like(pixels: np.ndarray, image: Image.Image, tolerance: int) -> None:
