@@ -188,10 +188,10 @@ def main() -> None:
     random = torch.nn.functional.normalize(torch.randn(4, codes.shape[1]), dim=1)
     for name in args.names:
         wanted = CANDIDATES[name]
-        learnt = fit(name, codes, readings[wanted.reading], shrinkage=wanted.shrinkage)
-        axis = torch.nn.functional.normalize(learnt.direction.shift, dim=0)
+        fitted = fit(name, codes, readings[wanted.reading], shrinkage=wanted.shrinkage)
+        axis = torch.nn.functional.normalize(fitted.direction.shift, dim=0)
         rows = measure(axis, wanted.reading, MOVES)
-        found[name] = calibrated(name, wanted, axis, rows, learnt.score)
+        found[name] = calibrated(name, wanted, axis, rows, fitted.score)
         by_chance = [measure(other, wanted.reading, (-3.0, 3.0)) for other in random]
         chance = sum(abs(row["own"]) for rows_of in by_chance for row in rows_of) / (2 * len(by_chance))
         found[name].facts["random_direction_at_ends"] = round(chance, 2)  # type: ignore[index]

@@ -66,7 +66,7 @@ def load_generator(path: str | Path) -> Generator:
     they are drawn from a fixed seed.
 
     Args:
-        path: The name of a packaged domain ("digiface"), or a file, told apart by content: NVIDIA's network pickle
+        path: The name of a packaged domain ("digiface"), or a file, recognised by its content: NVIDIA's network pickle
             (``G_ema`` of stylegan2-ada-pytorch, or of a StyleGAN2 trained with the stylegan3 repository),
             rosinality's ``.pt`` (``g_ema``), a ``.safetensors`` of ``save_generator`` or of ``save_hyperinverter``.
             Networks of either layout are also read as a state dict, as a saved module, or as a part of a larger
@@ -215,7 +215,9 @@ def _settled(foreign: Foreign, file: Path) -> Generator:
         changed = _filled_generator(other, foreign.tensors, file)
         if not foreign.knows_mean or _misses_mean(changed.mapping) < _misses_mean(generator.mapping):
             generator = changed
-            _log.warning("%s was trained with lr_mlp=%g, told by the size of its weights", file, multiplier)
+            _log.warning(
+                "%s was trained with lr_mlp=%g, judging by the size of its weights", file, multiplier
+            )
     if not foreign.knows_mean:
         _log.warning("%s has no latent_avg: the mean of w is measured over %d samples", file, _MEAN_SAMPLES)
         generator.mapping.w_avg = _codes(generator.mapping, _MEAN_SAMPLES)[0]

@@ -57,7 +57,7 @@ def load_w_encoder(path: str | Path) -> WEncoder:
     """Load phase I's encoder, frozen and in eval mode: photos -> offsets from the generator's mean w.
 
     Args:
-        path: A W encoder of HyperInverter's release (IR-SE-50 or ResNet-34, told by its tensors; a ``latent_avg`` in
+        path: A W encoder of HyperInverter's release (IR-SE-50 or ResNet-34, recognised by its tensors; a ``latent_avg`` in
             it is not used, the generator's own mean counts), or what ``load_w_inverter`` takes.
 
     Raises:
@@ -126,7 +126,7 @@ def load_hyperinverter(
     w_encoder: WEncoder | str | Path | None = None,
     hyper: str | Path | None = None,
 ) -> HyperInverter:
-    """Load the whole method, in eval mode: ``model.invert(images)`` for ``(B, 3, H, W)`` in [-1, 1].
+    """Load the complete method, in eval mode: ``model.invert(images)`` for ``(B, 3, H, W)`` in [-1, 1].
 
     Ours: ``load_hyperinverter("digiface")``, a run folder, its checkpoint, a file of ``save_model`` or
     ``save_hyperinverter``. The authors': ``load_hyperinverter(generator=PKL, w_encoder=PT, hyper=PT)``; hidden size

@@ -36,7 +36,7 @@ class Network:
     """One network: what its objects say of themselves, and where its tensors are."""
 
     name: str  # what it is called, "G_ema" or "D"
-    options: dict[str, Any]  # constructor arguments, those of synthesis beside the others
+    options: dict[str, Any]  # constructor arguments, with those of synthesis
     mapping: dict[str, Any]  # constructor arguments of the mapping network
     stored: dict[str, Any]  # tensor name -> StoredTensor
     modules: dict[str, dict[str, Any]]  # module path -> its attributes
@@ -147,7 +147,7 @@ def _convolutions(tensors: Tensors) -> list[tuple[str, int]]:
 
 
 def _multiplier(network: Network) -> Any:
-    """The factor of the mapping network's learning rate, as its layers have it, or as its constructor was told."""
+    """The factor of the mapping network's learning rate, from its layers, or from its constructor's arguments."""
     first = network.modules.get("mapping.fc0", {})
     return first.get("bias_gain") or network.mapping.get("lr_multiplier", USUAL_MULTIPLIER)
 

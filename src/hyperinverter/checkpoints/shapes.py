@@ -74,7 +74,7 @@ def generator_config(
 
 
 def _check_square(tensors: Tensors, enlargement: int) -> None:
-    """Refuse a generator whose images are not square, told by the constant it begins with."""
+    """Refuse a generator whose images are not square, as its first constant shows."""
     const = tensors.get("synthesis.b4.const")
     if const is None or const.ndim != 3 or const.shape[1:] == (4, 4):
         return
@@ -89,7 +89,7 @@ def _check_square(tensors: Tensors, enlargement: int) -> None:
 
 
 def multiplier_of(tensors: Tensors) -> float:
-    """What the learning rate of the mapping network was multiplied by, told by the size of its weights.
+    """What the learning rate of the mapping network was multiplied by, as the size of its weights shows.
 
     Both repositories begin with weights of the size 1 / multiplier and multiply by it when the network runs; training
     changes that little. The nearest power of ten.

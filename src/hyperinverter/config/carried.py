@@ -84,10 +84,10 @@ def carried(written: Any, source: Path, again: Sequence[str], sweep: bool = Fals
         elif item.lstrip("+~").split("=", 1)[0] not in again:
             (taken if _may_return(_parsed(item, source), source, sweep) else left).append(item)
     if left:
-        told = ", ".join(shown(item) for item in left[:5]) + (
+        listed = ", ".join(shown(item) for item in left[:5]) + (
             f" and {len(left) - 5} more" if len(left) > 5 else ""
         )
-        sys.stderr.write(f"not taken over from {source}: {told}; type it again where it is meant\n")
+        sys.stderr.write(f"not taken over from {source}: {listed}; type it again where it is meant\n")
     return taken
 
 

@@ -105,7 +105,7 @@ def _signed(vector: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Fit:
-    """A direction learnt from labels, and how well it does on codes it has not seen."""
+    """A direction fitted to labels, and how well it does on codes it has not seen."""
 
     direction: Direction
     score: float  # rank correlation for numbers, balanced accuracy for two classes; both on held-out codes
@@ -141,7 +141,7 @@ def fit(
         folds: Parts for the held-out score.
 
     Raises:
-        UserError: For too few codes, labels that are all alike, or nothing left beside ``keep``.
+        UserError: For too few codes, labels that are all alike, or nothing left after ``keep``.
     """
     labels = labels.double()
     classes = labels.unique()

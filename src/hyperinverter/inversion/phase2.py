@@ -18,7 +18,7 @@ class HyperInverter(Drawing):
     """Photo -> w and residuals -> image (Dinh et al. 2022, Fig. 2).
 
     The phase-I inverter is frozen: always in eval mode and without gradients. Its encoder is
-    part of ``state_dict()`` (``w_inverter.encoder.*``), so that one file holds the whole method; the
+    part of ``state_dict()`` (``w_inverter.encoder.*``), so that one file holds the complete method; the
     generator is not (see ``WInverter``).
 
     Args:

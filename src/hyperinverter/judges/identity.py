@@ -40,7 +40,7 @@ class DescriptorIdentity(IdentityJudge):
     All descriptors share a large common part (different faces have a plain cosine of 0.89), so their mean
     over the domain is subtracted first. Then different faces score 0.00 +- 0.18, the same face under mild
     changes 0.77 to 0.99. Small changes of the pixels can please this network without any likeness: where it
-    also was the loss, say so beside the number.
+    also was the loss, say so next to the number.
     """
 
     label = "id_descriptor"

@@ -63,7 +63,7 @@ def rank() -> int:
 
 
 def knows_its_node() -> bool:
-    """Whether this process was told which of several machines it runs on."""
+    """Whether this process knows which of several machines it runs on."""
     return "NODE_RANK" in os.environ
 
 

@@ -1,10 +1,10 @@
 """The method written the obvious way, with the weights of our modules: what ``hyperinverter bench`` compares with.
 
 One image after the other is drawn, each with kernels that are made, modulated and demodulated for it alone; every
-resampling is one function that stuffs zeros between pixels, pads and filters with the whole 4x4 kernel; noise, bias,
+resampling is one function that stuffs zeros between pixels, pads and filters with the full 4x4 kernel; noise, bias,
 activation and gain are a pass each; features of photo and phase-I image are two calls; in training, gradients of the
 frozen parts are recorded and computed like all others; every convolution is a direct one. So do the authors of
-StyleGAN2-ADA (without their CUDA kernels) and of HyperInverter. Photos are read and decoded anew for every batch.
+StyleGAN2-ADA (without their CUDA kernels) and of HyperInverter. Photos are read and decoded again for every batch.
 """
 
 from __future__ import annotations
