@@ -57,8 +57,8 @@ def load_w_encoder(path: str | Path) -> WEncoder:
     """Load phase I's encoder, frozen and in eval mode: photos -> offsets from the generator's mean w.
 
     Args:
-        path: A W encoder of HyperInverter's release (IR-SE-50 or ResNet-34, recognised by its tensors; a ``latent_avg`` in
-            it is not used, the generator's own mean counts), or what ``load_w_inverter`` takes.
+        path: A W encoder of HyperInverter's release (IR-SE-50 or ResNet-34, recognised by its tensors; a
+            ``latent_avg`` in it is not used, the generator's own mean counts), or what ``load_w_inverter`` takes.
 
     Raises:
         UserError: If the file is missing, damaged, or holds no W encoder.
