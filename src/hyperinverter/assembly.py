@@ -364,9 +364,14 @@ def schedule(cfg: Config) -> Schedule:
 
 def data_module(cfg: Config) -> LightningDataModule:
     """Photos as batches; one epoch is ``phase.epoch_kimg`` long."""
+    root = cfg.data.get("root")
+    if cfg.data.source != "digiface" and (root is None or not str(root).strip()):
+        raise UserError(
+            f"data.root={'null' if root is None else ''} names no folder; give photos with data.root=PATH"
+        )
     epochs = max(1, math.ceil(cfg.phase.kimg / cfg.phase.epoch_kimg))
     return ImageDataModule(
-        None if cfg.data.source == "digiface" else Path(cfg.data.root).expanduser(),
+        None if cfg.data.source == "digiface" else Path(str(root)).expanduser(),
         resolution=cfg.domain.resolution,
         batch_size=cfg.phase.batch_size,
         num_workers=cfg.data.num_workers,

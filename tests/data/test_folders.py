@@ -151,6 +151,45 @@ def test_subfolders_named_for_their_side(photos: Path, tmp_path: Path) -> None:
     assert [len(split[side]) for side in ("train", "val", "test")] == [15, 15, 1]
 
 
+def test_changed_fractions_are_reported(
+    photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = tmp_path / "split.json"
+    before = split_folder(photos, record, 0.2, 0.2)
+    split_folder(photos, record, 0.2, 0.2)
+    assert "decides the split" not in caplog.text
+    assert split_folder(photos, record, 0.4, 0.2) == before
+    assert "split.json decides the split" in caplog.text
+    assert "data.split=FILE" in caplog.text
+
+
+def own_file(photos: Path, path: Path, prefix: str) -> dict[str, list[str]]:
+    names = list_photos(photos).names
+    sides = {"train": names[:20], "val": names[20:24], "test": names[24:29]}
+    path.write_text(json.dumps({side: [prefix + name for name in found] for side, found in sides.items()}))
+    return sides
+
+
+@pytest.mark.parametrize("kind", ["relative", "dotted", "absolute"])
+def test_own_split_file_is_understood_and_never_written(
+    photos: Path, tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = tmp_path / "own.json"
+    wanted = own_file(photos, record, {"relative": "", "dotted": "./", "absolute": f"{photos}/"}[kind])
+    content = record.read_bytes()
+    assert split_folder(photos, record) == wanted
+    assert "0 of its photos are gone, 1 photos below" in caplog.text
+    assert record.read_bytes() == content
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["own.json"]
+
+
+def test_own_split_file_of_other_photos_names_the_side(photos: Path, tmp_path: Path) -> None:
+    record = tmp_path / "own.json"
+    record.write_text(json.dumps({"train": ["b/00.png"], "val": ["/elsewhere/x.png"], "test": ["b/02.png"]}))
+    with pytest.raises(UserError, match=r"none of the 1 val photos of .*own\.json lies below"):
+        split_folder(photos, record)
+
+
 def test_missing_test_folder_is_cut_out_of_train(photos: Path, tmp_path: Path) -> None:
     (photos / "a").rename(photos / "train")
     (photos / "b").rename(photos / "val")

@@ -1,5 +1,6 @@
 import logging
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,27 @@ def test_numbers_that_make_no_sense(
 ) -> None:
     with pytest.raises(UserError, match=message):
         folder_module(photos, tmp_path, **changes)
+
+
+@pytest.mark.parametrize("root", ["", "  "])
+def test_empty_root(root: str) -> None:
+    with pytest.raises(UserError, match="data.root= is empty; give the folder"):
+        ImageDataModule(root)
+
+
+def test_batches_that_do_not_fit_shared_memory(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = ready(folder_module(photos, tmp_path, num_workers=2))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=30_000))
+    for loader in (module.train_dataloader, module.val_dataloader, module.test_dataloader):
+        with pytest.raises(
+            UserError, match=r"/dev/shm has 0.0 MB free, and a batch of \d+ photos takes .*num_workers=0"
+        ):
+            loader()
+    module.num_workers = 0
+    assert len(names(module.val_dataloader())) > 0
 
 
 def test_missing_folder(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from hyperinverter.system.files import locked, write_bytes, writing_to
 
 SUFFIXES = {
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff"),
-    *(".ppm", ".pgm", ".pnm", ".tga", ".jp2", ".avif"),
+    *(".gif", ".ppm", ".pgm", ".pnm", ".tga", ".jp2", ".avif"),
 }
 SPLITS = ("train", "val", "test")
 
@@ -36,7 +36,7 @@ _SUBFOLDERS = {
     "val": re.compile(r"val(id|idation)?(set)?[_-]?\d*", re.IGNORECASE),
     "test": re.compile(r"test(ing|set)?[_-]?\d*", re.IGNORECASE),
 }
-_OTHER_FORMATS = {".heic", ".heif", ".gif", ".raw", ".cr2", ".nef", ".dng", ".jxl"}
+_OTHER_FORMATS = {".heic", ".heif", ".raw", ".cr2", ".nef", ".dng", ".jxl"}
 # How photos begin, for files whose ending says nothing.
 _BEGINNINGS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"RIFF", b"II*\x00", b"MM\x00*", b"\x00\x00\x00\x0cjP")
 
@@ -141,7 +141,8 @@ def split_folder(
 
     Args:
         root: The folder.
-        record: JSON file with the split; written if missing, completed if there are new photos.
+        record: JSON file with the split; written if missing, completed if there are new photos. A file
+            that a person made (without our ``version`` and ``root``) is never written to.
         val_fraction: Share of the photos for validation, if the folder has no ``val`` subfolder.
         test_fraction: Share for testing, if it has no ``test`` subfolder.
         report: Log which files are left out or gone.
@@ -163,7 +164,17 @@ def split_folder(
             f"{len(listing.names)} photos below {root}, at least 3 needed (train, val, test); "
             f"formats read: {' '.join(sorted(SUFFIXES))}" + (f"; left out: {found}" if found else "")
         )
-    known = _read_record(record)
+    known, own, recorded = _read_record(record, root)
+    fractions = [val_fraction, test_fraction]
+    if report and recorded and recorded != fractions:
+        log.warning(
+            "%s decides the split, made with data.val_fraction=%s and data.test_fraction=%s; the new values count for "
+            "new photos only. To split again, remove that file or name a new one with data.split=FILE",
+            record,
+            *recorded,
+        )
+    if own:
+        return _own_split(listing.names, known, record, root, report=report)
     split = _assign(listing.names, known, val_fraction, test_fraction)
     if report and (outside := len(listing.names) - sum(map(len, split.values()))):
         log.warning("%d photos lie outside the train, val and test folders of %s", outside, root)
@@ -177,9 +188,14 @@ def split_folder(
         writing_to(record.parent, needed, "choose another file with data.split=FILE"),
         locked(record.with_name(f".{record.name}.lock"), "splitting the photos"),
     ):
-        known = _read_record(record)  # again: another process may have been first
+        known, _, recorded = _read_record(record, root)  # again: another process may have been first
         split = _assign(listing.names, known, val_fraction, test_fraction)
-        content = {"version": 1, "root": str(root.resolve()), **_with_new(known, split)}
+        content = {
+            "version": 1,
+            "root": str(root.resolve()),
+            "fractions": recorded or ([] if any(known.values()) else fractions),
+            **_with_new(known, split),
+        }
         write_bytes(record, json.dumps(content, indent=1).encode())
     return split
 
@@ -234,10 +250,45 @@ def _position(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:6], "big") / 2**48
 
 
-def _read_record(path: Path) -> dict[str, list[str]]:
-    """The recorded splits, empty ones if there is no record yet."""
+def _own_split(
+    names: list[str], known: dict[str, list[str]], record: Path, root: Path, *, report: bool
+) -> dict[str, list[str]]:
+    """The split of a file that a person made: as it is, without photos it does not list."""
+    there = set(names)
+    split = {side: [name for name in known[side] if name in there] for side in SPLITS}
+    listed, found = sum(map(len, known.values())), sum(map(len, split.values()))
+    for side in SPLITS:
+        if not split[side]:
+            raise UserError(
+                f"none of the {len(known[side])} {side} photos of {record} lies below {root}; "
+                f"list at least one, by its path below that folder"
+            )
+    if report and (found < listed or found < len(names)):
+        log.warning(
+            "%s decides the split: %d of its photos are gone, %d photos below %s are not in it and are left out",
+            record,
+            listed - found,
+            len(names) - found,
+            root,
+        )
+    return split
+
+
+def _below(name: str, root: Path) -> str:
+    """A path as it is listed below ``root``; absolute ones and those that begin with ``./`` are understood."""
+    if not name.startswith(("/", "./")) and not os.path.isabs(name):
+        return name
+    for base in (root.absolute(), root.resolve()):
+        path = Path(name) if os.path.isabs(name) else base / name
+        if path.is_relative_to(base):
+            return path.relative_to(base).as_posix()
+    return name
+
+
+def _read_record(path: Path, root: Path) -> tuple[dict[str, list[str]], bool, list[float]]:
+    """The recorded sides (empty ones if there is no record yet), whether a person made the file, and its fractions."""
     if not path.exists():
-        return {side: [] for side in SPLITS}
+        return {side: [] for side in SPLITS}, False, []
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         missing = [side for side in SPLITS if side not in stored]
@@ -256,7 +307,12 @@ def _read_record(path: Path) -> dict[str, list[str]]:
         raise UserError(
             f"the recorded split {path} cannot be used ({error!r}); restore it, or remove it to split again"
         ) from error
-    return sides
+    own = "version" not in stored or "root" not in stored
+    if own:
+        sides = {side: [_below(name, root) for name in sides[side]] for side in SPLITS}
+    recorded = stored.get("fractions")
+    valid = isinstance(recorded, list) and len(recorded) == 2
+    return sides, own, recorded if valid else []
 
 
 def check_headers(root: Path, names: Sequence[str], memo: Path) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """ImageDataModule: the built-in faces or any folder of photos, as batches."""
 
 import logging
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from hyperinverter.data.transforms import FILTERS, read_pixels, to_tensor
 log = logging.getLogger(__name__)
 
 BUILT_IN = "digiface"
+_SHARED_MEMORY = Path("/dev/shm")
+_LOADED_AHEAD = 2  # batches per worker, DataLoader's prefetch_factor
 _DECODED_LIMIT = 1_000_000_000  # bytes of decoded photos kept on disk when decoded="auto"
 
 
@@ -179,6 +182,8 @@ class ImageDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.root = BUILT_IN if root is None else str(root)
+        if not self.root.strip():
+            raise UserError("data.root= is empty; give the folder of your photos with data.root=PATH")
         self.resolution = resolution
         self.batch_size = batch_size
         self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
@@ -301,6 +306,21 @@ class ImageDataModule(LightningDataModule):
 
     # Batches
 
+    def _check_shared_memory(self, batch: int) -> None:
+        """Workers hand batches over in /dev/shm, and one that does not fit ends or hangs the run."""
+        if not self.num_workers or not _SHARED_MEMORY.is_dir():
+            return
+        free = shutil.disk_usage(_SHARED_MEMORY).free
+        each = batch * 3 * self.resolution**2 * 4  # float32
+        needed = each * self.num_workers * _LOADED_AHEAD
+        if needed > free:
+            raise UserError(
+                f"{_SHARED_MEMORY} has {free / 1e6:.1f} MB free, and a batch of {batch} photos takes "
+                f"{each / 1e6:.1f} MB, "
+                f"{_LOADED_AHEAD} for each of {self.num_workers} workers; choose data.num_workers=0, fewer workers, a "
+                f"smaller phase.batch_size, or give the container more (docker run --shm-size=8g)"
+            )
+
     @property
     def images_per_epoch(self) -> int:
         """Training images in one epoch over all processes: ``epoch_kimg`` in full steps."""
@@ -309,6 +329,7 @@ class ImageDataModule(LightningDataModule):
     def train_dataloader(self) -> TrainLoader:
         """The endless shuffled stream, one epoch at a time."""
         photos = self.datasets["train"]
+        self._check_shared_memory(-(-self.batch_size // self._world_size))
         if self.batch_size % self._world_size:
             raise UserError(
                 f"a batch of {self.batch_size} photos cannot be shared evenly by {self._world_size} "
@@ -340,6 +361,7 @@ class ImageDataModule(LightningDataModule):
                 f"{len(photos)} {split} photos cannot be shared by {self._world_size} processes; add photos, "
                 f"or use fewer devices with trainer.devices=N"
             )
+        self._check_shared_memory(min(self.eval_batch_size, len(photos)))
         size = even_batch_size(len(photos), self.eval_batch_size, self._world_size)
         sampler = OnceSampler(photos, self._rank, self._world_size)
         return DataLoader(photos, batch_size=size, sampler=sampler, **self._loading())

@@ -62,5 +62,5 @@ def panel(
 def _opened(path: Path) -> Image.Image:
     from PIL import Image
 
-    with Image.open(path) as picture:
+    with Image.open(path, formats=["PNG"]) as picture:
         return picture.convert("RGB")

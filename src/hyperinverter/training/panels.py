@@ -115,5 +115,5 @@ def draw_panel(photo: Tensor, inversion: Inversion, path: Path) -> None:
 
 def _read_rgb(path: Path) -> Any:
 
-    with Image.open(path) as picture:
+    with Image.open(path, formats=["PNG"]) as picture:
         return np.array(picture.convert("RGB"))
