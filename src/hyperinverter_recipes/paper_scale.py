@@ -25,7 +25,7 @@ from torchvision import models
 from hyperinverter.checkpoints import save_generator, save_model
 from hyperinverter.checkpoints.registry import fetched_path
 from hyperinverter.inversion.phase1 import WInverter
-from hyperinverter.judges.identity import FaceRecognition, MoCoSimilarity
+from hyperinverter.judges.identity import FaceRecognition
 from hyperinverter.networks.backbones import IRSE50, Backbone, ResNet34
 from hyperinverter.networks.encoders import WEncoder
 from hyperinverter.networks.generator import Generator, GeneratorConfig
@@ -52,7 +52,7 @@ def write_weights(domain: str, resolution: int, folder: Path) -> list[str]:
         files["id_arcface"] = FaceRecognition().state_dict()
     else:
         moco = models.resnet50(weights=None).state_dict()
-        files["id_moco"] = {f"{MoCoSimilarity.prefix}{name}": tensor for name, tensor in moco.items()}
+        files["id_moco"] = {f"module.encoder_q.{name}": tensor for name, tensor in moco.items()}
         files["start_resnet34"] = models.resnet34(weights=None).state_dict()
     for label, tensors in files.items():
         path = fetched_path(label, cache)

@@ -505,8 +505,8 @@ def test_other_generators_are_named_and_refused(change: Any, problem: str, tmp_p
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (lambda g: g.pop("noises.noise_3"), "1 tensors missing .*noises.noise_3"),
-        (lambda g: g.update(extra=torch.zeros(1)), "1 tensors unexpected .*extra"),
+        (lambda g: g.pop("noises.noise_3"), "tensors 1 missing .*noises.noise_3"),
+        (lambda g: g.update(extra=torch.zeros(1)), "tensors 1 unexpected .*extra"),
         (lambda g: g.update({"convs.0.conv.blur.kernel": torch.ones(4, 4)}), "another filter"),
         (lambda g: g.update({"convs.0.conv.weight": torch.zeros(2, 8, 8, 3, 3)}), "1 of another shape"),
         (lambda g: g.pop("style.1.bias"), "style.1.bias is missing"),

@@ -21,8 +21,9 @@ import reference
 import torch
 from official import Shape
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.testing import assert_close
+from wrapped import State, as_arrays, as_modules, renamed
 
 from hyperinverter import assembly, config
 from hyperinverter.checkpoints import (
@@ -41,29 +42,6 @@ from hyperinverter.inversion.specification import describe
 from hyperinverter.networks.discriminator import Discriminator
 
 SHAPE = Shape()
-State = dict[str, Any]
-
-
-def renamed(state: State, prefix: str) -> State:
-    return {f"{prefix}{name}": value for name, value in state.items()}
-
-
-def as_arrays(state: State) -> State:
-    return {name: tensor.numpy() for name, tensor in state.items()}
-
-
-def as_modules(state: State) -> nn.Module:
-    """A module whose ``state_dict()`` is ``state``, of classes that torch's own files name."""
-    root = nn.Module()
-    for name, tensor in state.items():
-        at = root
-        *path, last = name.split(".")
-        for part in path:
-            if part not in at._modules:
-                at.add_module(part, nn.Module())
-            at = at._modules[part]  # type: ignore[assignment]
-        at.register_buffer(last, tensor)
-    return root
 
 
 def saved(content: Any, path: Path) -> Path:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,6 +16,7 @@ from hyperinverter.checkpoints import pickles
 from hyperinverter.checkpoints.packing import unpack
 from hyperinverter.checkpoints.pickles import Unreadable
 from hyperinverter.checkpoints.registry import FETCHED, fetch_command, packaged_path
+from hyperinverter.checkpoints.shapes import Load
 from hyperinverter.checkpoints.unwrapping import unwrap
 from hyperinverter.contracts import UserError
 from hyperinverter.system import kinds
@@ -54,31 +57,55 @@ def read_packaged(key: str) -> dict[str, Tensor]:
     return as_floats(read_safetensors(packaged_path(key))[0])
 
 
-def read_foreign_weights(path: str | Path, label: str) -> dict[str, Tensor]:
-    """Read a state dict saved by torch, whatever it is wrapped in; nothing in the file is executed.
+def read_foreign_weights(
+    path: str | Path, label: str, first: str, places: Sequence[str] = ()
+) -> dict[str, Tensor]:
+    """Read the weights of a judge or a start out of whatever they are wrapped in; nothing in the file is executed.
+
+    Args:
+        path: A file of torch, a pickle or safetensors.
+        label: In ``registry.FETCHED``: what the file should be, and where it comes from.
+        first: Name of a tensor by which the network is recognised, such as ``conv1.weight``.
+        places: Beginnings of names under which the network may be kept, such as ``encoder_q``.
+
+    Returns:
+        Floating tensors as float32. Without ``first`` among them where the file holds tensors of something else.
 
     Raises:
         UserError: If the file is missing (with its official address) or is not such a file.
     """
     source = FETCHED[label]
-    path = Path(path).expanduser()
-    if not path.is_file():
+    file = Path(path).expanduser()
+    if not file.is_file():
         raise UserError(
-            f"{label} needs {source.file}, which is not at {path}: fetch it with `{fetch_command(label)}`, or "
+            f"{label} needs {source.file}, which is not at {file}: fetch it with `{fetch_command(label)}`, or "
             f"download {source.page} by hand"
         )
-    try:
-        found = unwrap(pickles.read(path), bool)
-        tensors = pickles.load_tensors(found.stored, path) if found else {}
-    except (Unreadable, OSError) as error:
-        raise UserError(
-            f"{path} is not a weight file for {label}; replace it by {source.file} from {source.page}"
-        ) from error
-    if not tensors:
-        raise UserError(
-            f"{path} holds no plain dictionary of tensors; {label} needs {source.file} from {source.page}"
-        )
-    return tensors
+    way_out = f"{label} needs {source.file} from {source.page}"
+    content, load = content_of(file, way_out)
+    with reported(file, way_out):
+        found = unwrap(content, lambda names: first in names, places) or unwrap(content, bool)
+        if found is None:
+            raise Unreadable("holds no tensors by name")
+        return load(found.stored)
+
+
+def content_of(file: Path, way_out: str) -> tuple[Any, Load]:
+    """What a torch file, a pickle or a safetensors file of others holds, and what loads tensors out of it.
+
+    Nothing in the file is executed, archives are checked before they are unpacked, and work is bounded by its size.
+
+    Raises:
+        UserError: If it is none of these, damaged, or costs more than its size.
+    """
+    container = pickles.kind_of(file)
+    if container == "other":
+        raise nothing_known(file, way_out)
+    if container == "safetensors":
+        return read_safetensors(file)[0], as_floats
+    refuse_archive(file)
+    with reported(file, way_out):
+        return pickles.read(file), functools.partial(pickles.load_tensors, path=file)
 
 
 def with_counters(network: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ from hyperinverter.checkpoints.shapes import (
     without_filters,
 )
 from hyperinverter.checkpoints.unwrapping import Unwrapped
+from hyperinverter.networks.frozen import differences
 from hyperinverter.networks.generator import GeneratorConfig
 
 _LAYER = {
@@ -128,12 +129,8 @@ def read_discriminator(found: Unwrapped, load: Load) -> tuple[GeneratorConfig, i
 def _renamed(held: Tensors, names: Mapping[str, str]) -> Tensors:
     missing, extra = sorted(names.keys() - held.keys()), sorted(held.keys() - names.keys())
     if missing or extra:
-        problems = [
-            f"{len(wrong)} tensors {what} (first: {wrong[0]})"
-            for what, wrong in (("missing", missing), ("unexpected", extra))
-            if wrong
-        ]
-        raise Unreadable(f"is not a complete rosinality network: {', '.join(problems)}")
+        problems = differences({"missing": missing, "unexpected": extra})
+        raise Unreadable(f"is not a complete rosinality network: tensors {problems}")
     return {ours: held[theirs] for theirs, ours in names.items()}
 
 

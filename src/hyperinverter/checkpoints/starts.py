@@ -33,8 +33,9 @@ def start_from_published(backbone: Backbone, path: str | Path) -> None:
         UserError: If there are no published weights for this backbone, or the file does not hold them.
     """
     label = published_start(backbone)
-    weights = read_foreign_weights(path, label)
-    if isinstance(backbone, IRSE50):
+    face = isinstance(backbone, IRSE50)
+    weights = read_foreign_weights(path, label, "input_layer.0.weight" if face else "conv1.weight")
+    if face:
         found = {name: tensor for name, tensor in weights.items() if not name.startswith("output_layer.")}
     else:
         found = {_unit_name(name): tensor for name, tensor in weights.items() if not name.startswith("fc.")}

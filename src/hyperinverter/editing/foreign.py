@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from hyperinverter.checkpoints.pickles import Unreadable, load_plain
 from hyperinverter.contracts import UserError
 from hyperinverter.editing.directions import Direction
 from hyperinverter.system.files import write_bytes
@@ -164,16 +165,18 @@ def _array(place: Path) -> Tensor:
 def _arrays(place: Path) -> dict[str, Tensor]:
     try:
         with place.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            if sum(member.file_size for member in archive.zip.infolist()) > _LARGEST:
+                raise UserError(f"{place} unpacks to more than any file of directions (256 MB)")
             names = [name for name in archive.files if name.startswith("lat_")]
             return {name: torch.from_numpy(archive[name].astype(np.float32)) for name in names}
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise UserError(f"{place} is no readable .npz file of numbers ({str(error)[:200]})") from error
 
 
 def _tensors(place: Path) -> Any:
     try:
-        return torch.load(place, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch answers a foreign file with whatever its reader meets
+        return load_plain(place)
+    except (Unreadable, OSError) as error:
         raise UserError(
             f"{place} holds more than tensors, or is damaged; nothing of it was executed: save the direction alone "
             "with torch.save(tensor, FILE)"

@@ -77,7 +77,7 @@ class FaceNetIdentity(IdentityJudge):
     def __init__(self, path: str | Path, crop: Crop = FFHQ_FACE) -> None:
         super().__init__()
         self.crop = crop
-        weights = read_foreign_weights(path, self.label)
+        weights = read_foreign_weights(path, self.label, "conv2d_1a.conv.weight")
         with torch.device("meta"):
             self.net = InceptionResnetV1(pretrained=None)
         found = {name: t for name, t in weights.items() if not name.startswith("logits.")}
@@ -130,7 +130,7 @@ class ArcFaceIdentity(IdentityJudge):
     def __init__(self, path: str | Path, crop: Crop = FFHQ_FACE) -> None:
         super().__init__()
         self.crop = crop
-        weights = read_foreign_weights(path, self.label)
+        weights = read_foreign_weights(path, self.label, "input_layer.0.weight")
         with torch.device("meta"):
             self.net = FaceRecognition()
         load_strictly(self.net, with_counters(self.net, weights), path)
@@ -157,16 +157,14 @@ class MoCoSimilarity(IdentityJudge):
 
     label = "id_moco"
     size = 224
-    prefix = "encoder_q."
 
     def __init__(self, path: str | Path) -> None:
         super().__init__()
-        weights = read_foreign_weights(path, self.label)
+        weights = read_foreign_weights(path, self.label, "conv1.weight", ("encoder_q",))
         with torch.device("meta"):
             self.net = models.resnet50(weights=None)
         self.net.fc = nn.Identity()
-        found = {k.removeprefix(self.prefix): t for k, t in weights.items() if k.startswith(self.prefix)}
-        found = {name: tensor for name, tensor in found.items() if not name.startswith("fc.")}
+        found = {name: tensor for name, tensor in weights.items() if not name.startswith("fc.")}
         load_strictly(self.net, with_counters(self.net, found), path)
         self.freeze()
 

@@ -165,7 +165,7 @@ class LPIPS(PerceptualJudge):
         if net not in self._last_layers:
             raise ValueError(f"net must be one of {', '.join(self._last_layers)}, got {net!r}")
         self.label = f"lpips_{net}"
-        weights = read_foreign_weights(path, self.label)
+        weights = read_foreign_weights(path, self.label, "features.0.weight")
         build = models.alexnet if net == "alex" else models.vgg16
         with torch.device("meta"):  # no download, and no random numbers for a classifier nobody needs
             layers = build(weights=None).features[: self._last_layers[net][-1] + 1]

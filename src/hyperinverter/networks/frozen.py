@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
-from hyperinverter.contracts import UserError
+from hyperinverter.contracts import UserError, shown
 
 N = TypeVar("N", bound=nn.Module)
 FrozenT = TypeVar("FrozenT", bound="Frozen")
@@ -97,16 +97,19 @@ def load_strictly(module: nn.Module, tensors: dict[str, Tensor], source: str | P
     extra = sorted(found.keys() - expected.keys())
     reshaped = sorted(n for n in expected.keys() & found.keys() if expected[n] != found[n])
     if missing or extra or reshaped:
-        problems = [
-            f"{len(names)} {what} (first: {names[0]})"
-            for what, names in (("missing", missing), ("unexpected", extra), ("of another shape", reshaped))
-            if names
-        ]
+        problems = differences({"missing": missing, "unexpected": extra, "of another shape": reshaped})
         raise UserError(
-            f"{source} does not hold the weights of {type(module).__name__}: tensors {', '.join(problems)}; "
+            f"{source} does not hold the weights of {type(module).__name__}: tensors {problems}; "
             "give the file made for this network"
         )
     aligned = {
         name: tensor.clone() if tensor.data_ptr() % _LINE else tensor for name, tensor in tensors.items()
     }
     module.load_state_dict(aligned, strict=True, assign=True)
+
+
+def differences(names: Mapping[str, Sequence[str]]) -> str:
+    """How many tensors are wrong in which way, such as ``2 missing (first: a)``; names are printable and cut."""
+    return ", ".join(
+        f"{len(wrong)} {how} (first: {shown(wrong[0])})" for how, wrong in names.items() if wrong
+    )
