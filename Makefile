@@ -20,7 +20,7 @@ demo: env
 	$(BIN)/python -m hyperinverter_recipes.demo
 
 # Two processes of one thread each: small networks gain little from a second thread, and each test is alone in its own.
-TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test: env
 	$(TEST)

@@ -102,6 +102,8 @@ def as_photos(images: object, like: Tensor) -> Tensor:
     if len(photos) == 0:
         raise ValueError("there is no photo in this batch: give at least one")
     photos = photos.to(like)
+    if type(photos) is not Tensor or torch.compiler.is_compiling():
+        return photos  # a tensor that is only traced or counted has no values to check
     largest = float(photos.abs().amax())  # one number for finiteness and range
     if not largest <= 8:  # also true of not-a-number; a little beyond 1 is common after resampling
         said = (
