@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from hyperinverter.commands import main
+from hyperinverter.commands.editing import parse_sweep
 from hyperinverter.commands.inputs import parse_strength, sources
 from hyperinverter.contracts import UserError
 from hyperinverter.data.digiface import accepted_indices, sample_faces
@@ -190,6 +191,11 @@ def test_what_cannot_be_meant_is_one_sentence(
     said = capsys.readouterr().err
     assert sentence in said
     assert said.count("\n") <= 2
+
+
+def test_a_sweep_goes_through_zero_exactly() -> None:
+    assert parse_sweep("-1:1:7")[3] == 0.0  # type: ignore[index]
+    assert parse_sweep("-3:3:7") == [-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0]
 
 
 def test_names_are_told_apart_and_fit_the_file_system(tmp_path: Path) -> None:

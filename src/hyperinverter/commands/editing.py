@@ -44,7 +44,8 @@ def parse_sweep(text: str | None) -> list[float] | None:
         raise UserError(f"--sweep={text[:40]} is not FROM:TO:STEPS, such as -3:3:7") from error
     if not 2 <= count <= 200 or not all(map(math.isfinite, (low, high))):
         raise UserError(f"--sweep={text[:40]} needs finite ends and 2 to 200 steps")
-    return torch.linspace(low, high, count).tolist()
+    # not torch.linspace: its 32-bit zero in the middle would be drawn as -3e-08
+    return [low + (high - low) * index / (count - 1) for index in range(count)]
 
 
 class Editor:
