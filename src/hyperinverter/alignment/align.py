@@ -103,7 +103,7 @@ def align(
     way = FRAMINGS[framing]
     if way is None:
         return _finished([(0, None, centred_square(*image.size))], image, size, min_side, name, None)
-    faces = find_faces(image) if points is None else _given(points)
+    faces = find_faces(image) if points is None else _given(points, image.size)
     if not faces:
         return Alignment("no face", f"no face found in {name}", 0, photo_size=image.size)
     if isinstance(face, int) and face >= len(faces):
@@ -130,12 +130,16 @@ def check_options(size: int, framing: str, face: str | int, min_side: float) -> 
         raise UserError(f"the least side is a share of the size, 0 or more, not {min_side}")
 
 
-def _given(points: Sequence[np.ndarray]) -> list[Face]:
+def _given(points: Sequence[np.ndarray], size: tuple[int, int]) -> list[Face]:
     """Faces of known points, the largest first."""
     faces = []
     for each in points:
         continuous = np.asarray(each, dtype=np.float64) + 0.5
         face_square(continuous)  # raises if they are not a face
+        if not ((continuous.mean(axis=0) > 0) & (continuous.mean(axis=0) < size)).all():
+            raise UserError(
+                "the points of a face lie outside its photo; they count pixels of the upright photo"
+            )
         box = (*continuous.min(axis=0).tolist(), *continuous.max(axis=0).tolist())
         faces.append(Face(box, 1.0, continuous))
     return sorted(faces, key=lambda face: -face.area)
@@ -157,7 +161,7 @@ def _finished(
             small.append(crop.side)
             continue
         outside = crop.share_outside(*image.size)
-        faces.append(AlignedFace(cut(image, corners, size), crop, outside, face, number))
+        faces.append(AlignedFace(cut(image, crop.corners, size), crop, outside, face, number))
     shortage = ""
     if small:
         least = f"{max(small):.0f} px wide in the photo, {size} px are wanted"

@@ -24,6 +24,7 @@ from hyperinverter.alignment.crop import cut
 from hyperinverter.alignment.geometry import Crop
 from hyperinverter.contracts import UserError
 from hyperinverter.data.transforms import from_rgb, load_upright, to_rgb
+from hyperinverter.system.files import replacing
 
 MODES = ("face", "difference")
 SHAPES = ("square", "oval")
@@ -55,6 +56,18 @@ class Pasted:
     image: Image.Image
     mask: np.ndarray
     note: str = ""
+
+    def save(self, folder: Path, name: str) -> Path:
+        """Write ``NAME.pasted.png``, or ``.tif`` for CMYK, which PNG does not know; both are without loss.
+
+        Returns:
+            The file.
+        """
+        kind, suffix = ("TIFF", ".tif") if self.image.mode == "CMYK" else ("PNG", ".png")
+        path = folder / f"{name}.pasted{suffix}"
+        with replacing(path) as part:
+            self.image.save(part, kind, icc_profile=self.image.info.get("icc_profile"))
+        return path
 
 
 def paste(
@@ -98,7 +111,7 @@ def paste_all(
         raise UserError(f"the feather is a share of the crop's side, above 0 and up to 0.5, not {feather}")
     path = Path("the photo") if isinstance(photo, Image.Image) else Path(photo)
     own = photo.copy() if isinstance(photo, Image.Image) else load_upright(path)
-    rgb = own if own.mode == "RGB" and "icc_profile" not in own.info else to_rgb(own, path)
+    rgb = to_rgb(own, path).copy()  # own changes below; converting RGB to RGB makes no copy
     own, note = _writable(own)
     mask = np.zeros((own.height, own.width), dtype=bool)
     for edit in edits:

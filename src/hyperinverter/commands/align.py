@@ -116,10 +116,12 @@ def _align_all(
     try:
         for photo, known in tqdm(photos, desc="aligning", unit="photo", disable=None):
             given = points.get(photo.name)
-            if known:
-                result = Alignment("unreadable", known)
-            else:
+            try:
+                if known:
+                    raise UserError(known)
                 result = align_one(photo, framing=framing, points=given, **options)
+            except UserError as error:  # its landmarks are no face, say; the others go on
+                result = Alignment("unreadable", str(error))
             if points and given is None:
                 tqdm.write(
                     f"{photo.name} is not in the landmarks file: its face was searched", file=sys.stderr

@@ -22,7 +22,7 @@ from hyperinverter.editing.directions import Direction
 from hyperinverter.editing.files import load_inversion
 from hyperinverter.editing.moves import interpolated, with_residuals_of
 from hyperinverter.inversion.drawing import shifted
-from hyperinverter.system.files import replacing, writing
+from hyperinverter.system.files import writing
 from hyperinverter.system.terminal import say
 
 Powers = Sequence[tuple[str, float]]
@@ -224,8 +224,8 @@ class Editor:
         pasted = paste(photo, _picture(edited), where, inversion=_picture(before), mode=mode)
         if pasted.note:
             say(f"{photo.name}: {pasted.note}")
-        with writing(self.out, OTHER_FOLDER), replacing(self.out / f"{name}.pasted.png") as part:
-            pasted.image.save(part, "PNG", icc_profile=pasted.image.info.get("icc_profile"))
+        with writing(self.out, OTHER_FOLDER):
+            pasted.save(self.out, name)
 
 
 def _picture(image: Tensor) -> Image.Image:

@@ -12,7 +12,7 @@ import typer
 from hyperinverter.contracts import UserError
 
 if TYPE_CHECKING:
-    from hyperinverter.alignment import Edit, Pasted
+    from hyperinverter.alignment import Edit
     from hyperinverter.alignment.records import Recorded
 
 EXAMPLE = "hyperinverter paste aligned/me.edit.png --alignment aligned --out pasted"
@@ -125,16 +125,5 @@ def _paste_one(
     if sha256_of(photo) != recorded.sha256:
         raise UserError(f"{photo} is not the photo that was aligned; restore it, or align it again")
     pasted = paste_all(photo, edits, mode=mode, shape=shape, feather=feather)
-    written = _save(pasted, target)
+    written = pasted.save(target.parent, target.name)
     print(f"{written}{f' ({pasted.note})' if pasted.note else ''}")
-
-
-def _save(pasted: Pasted, target: Path) -> Path:
-    """Write without loss: PNG, or TIFF for inks, which PNG does not know."""
-    from hyperinverter.system.files import replacing
-
-    kind, suffix = ("TIFF", ".tif") if pasted.image.mode == "CMYK" else ("PNG", ".png")
-    path = target.with_name(f"{target.name}.pasted{suffix}")
-    with replacing(path) as part:
-        pasted.image.save(part, kind, icc_profile=pasted.image.info.get("icc_profile"))
-    return path
