@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -156,3 +158,60 @@ def test_aliases_cannot_stand_for_more_than_fits(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("\n".join(lines))
     with pytest.raises(UserError, match="repeats itself by references"):
         config.load(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/stdin", "pipe"])
+def test_a_record_that_is_a_device_is_not_read(device: str, tmp_path: Path) -> None:
+    """A folder may hold links, and reading a device never ends."""
+    if device == "pipe":
+        os.mkfifo(tmp_path / "pipe")
+        device = str(tmp_path / "pipe")
+    for name in ("run.json", "sweep.json", "config.yaml"):
+        (tmp_path / name).symlink_to(device)
+    with pytest.raises(UserError, match="is not a run"):
+        config.normalise_overrides([f"resume={tmp_path}"])
+    with pytest.raises(UserError, match="there is no"):
+        config.load(tmp_path / "config.yaml")
+    assert runs.read_sweep(tmp_path) == {}
+
+
+def test_a_large_card_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"overrides": ["phase=2"], "note": "x" * (5 << 20)}))
+    with pytest.raises(UserError, match="is not a run"):
+        config.normalise_overrides([f"resume={tmp_path}"])
+
+
+@pytest.mark.parametrize("value", ["text", "1e999", 10**400, [], {}])
+def test_numbers_of_a_card_are_numbers(value: object, tmp_path: Path) -> None:
+    """A table of runs takes their mean."""
+    job = tmp_path / "0"
+    job.mkdir()
+    card = {"status": "finished", "name": "a", "metrics": {"test/l2": 0.1}, "seconds": 1.0}
+    (job / "run.json").write_text(json.dumps(card | {"metrics": {"test/l2": value}}))
+    assert runs.read_card(job) is None
+    (job / "run.json").write_text(json.dumps(card | {"metrics": {"test/l2": "nan"}}))
+    assert runs.summary(tmp_path).l2.isna().all()
+
+
+@pytest.mark.parametrize(
+    "typed", ["experiment=3", "data=null", "generator=[1]", "~generator=nan", "logger=[1,2]"]
+)
+def test_an_option_that_is_no_name(typed: str) -> None:
+    with pytest.raises(UserError, match="has no option"):
+        config.compose([typed])
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("name=${x}", "name refers to something that is not there"),
+        ("~loss.id", "loss.id must be a number, got None"),
+        ("loss.adv=null", "loss.adv must be a number"),
+        ("phase.batch_size=null", "phase.batch_size must be a whole number"),
+        ("++judges=3", "judges must be a group of options, got 3"),
+        ("++phase.optimizer=null", "phase.optimizer must be a group of options"),
+    ],
+)
+def test_values_that_lead_nowhere(typed: str, told: str) -> None:
+    with pytest.raises(UserError, match=re.escape(told)):
+        config.validate(config.compose([typed]))

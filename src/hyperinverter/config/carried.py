@@ -100,7 +100,7 @@ def _parsed(item: str, source: Path) -> Override:
 
 def _may_return(override: Override, source: Path, sweep: bool) -> bool:
     """Whether an override is taken over; hydra's own settings are not, but for those of a sweep."""
-    key, values = override.key_or_group, list(_values(override.value()))
+    key, values = override.key_or_group, list(single_values(override.value()))
     if re.split(r"[./]", key)[0] == "hydra" or not _KEY.fullmatch(key) or override.package is not None:
         plain = not override.is_delete() and override.package is None
         return sweep and plain and key in SWEEP_SETTINGS and SWEEP_SETTINGS[key](_plain(override.value()))
@@ -128,13 +128,13 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list) else value
 
 
-def _values(value: Any) -> Iterator[Any]:
-    """Every single value in a parsed one."""
+def single_values(value: Any) -> Iterator[Any]:
+    """Every single value in one that Hydra's grammar has read, such as the items of a list."""
     value = _plain(value)
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list):
         for item in value:
-            yield from _values(item)
+            yield from single_values(item)
     else:
         yield value

@@ -4,13 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.types import Glob
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from hyperinverter.config.explain import all_keys, near, unknown_key
-from hyperinverter.config.groups import Config, conf_dir, groups_of
+from hyperinverter.config.carried import single_values
+from hyperinverter.config.explain import all_keys, near, unknown_key, unknown_option
+from hyperinverter.config.groups import Config, conf_dir, groups_of, options_of
 from hyperinverter.config.overrides import parse_overrides
 from hyperinverter.config.values import given
 from hyperinverter.contracts import UserError
+from hyperinverter.system.errors import first_line
 
 _ABOVE_ZERO = ("phase.kimg", "phase.epoch_kimg", "phase.ema_kimg", "phase.optimizer.lr", "loss.r1_gamma")
 _NOT_NEGATIVE = ("phase.warmup_kimg", "loss.l2", "loss.lpips", "loss.id", "loss.adv", "loss.adv_from_kimg")
@@ -44,6 +48,22 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "encoder.heads": ("layer", "resolution", "level"),
     "encoder.initial": ("full", "half", "quarter"),
 }
+_GROUPS = (
+    "phase",
+    "phase.optimizer",
+    "domain",
+    "data",
+    "generator",
+    "encoder",
+    "loss",
+    "judges",
+    "logger",
+    "trainer",
+)
+_NEEDED = (  # numbers that have no meaning when they are null
+    *("phase.kimg", "phase.epoch_kimg", "phase.batch_size", "phase.optimizer.lr", "phase.warmup_kimg"),
+    *("loss.l2", "loss.lpips", "loss.id", "loss.adv", "loss.adv_from_kimg", "seed"),
+)
 FACE_JUDGES = ("id_descriptor", "id_facenet", "id_arcface")
 
 
@@ -53,13 +73,19 @@ def validate(cfg: Config) -> None:
     Raises:
         UserError: For the first value that cannot work, with its key, the value and what was expected.
     """
+    _check_references(cfg)
     own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     missing = sorted(OmegaConf.missing_keys(own))
     if missing:
         raise UserError(f"{missing[0]} has no value: add {missing[0]}=... to the command")
+    for key in _GROUPS:
+        if not OmegaConf.is_dict(value := given(cfg, key)):
+            raise UserError(
+                f"{key} must be a group of options, got {value!r}: choose one by its name, or leave it out"
+            )
     for key in (*_ABOVE_ZERO, *_NOT_NEGATIVE):
         value = given(cfg, key)
-        if value is None:
+        if value is None and key not in _NEEDED:
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
             raise UserError(f"{key} must be a number, got {value!r}")
@@ -67,7 +93,9 @@ def validate(cfg: Config) -> None:
             raise UserError(f"{key} must be {'above' if key in _ABOVE_ZERO else 'at least'} 0, got {value}")
     for key, least in _WHOLE.items():
         value = given(cfg, key)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+        if value is None and key not in _NEEDED:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise UserError(f"{key} must be a whole number of at least {least}, got {value!r}")
     for key, choices in _CHOICES.items():
         value = given(cfg, key)
@@ -77,6 +105,21 @@ def validate(cfg: Config) -> None:
                 f"{key} must be one of {', '.join(names)}, got {value!r}{near(str(value), names)}"
             )
     _validate_together(cfg)
+
+
+def _check_references(cfg: Config) -> None:
+    """Refuse a reference to another key, such as ``${phase.kimg}``, that leads nowhere."""
+    for name in [str(key) for key in cfg if key != "hydra"]:  # Hydra's own are known while it runs
+        try:
+            value = OmegaConf.select(cfg, name, throw_on_missing=False)
+            if OmegaConf.is_config(value):
+                OmegaConf.to_container(value, resolve=True)
+        except OmegaConfBaseException as error:
+            key, cause = error.full_key or name, first_line(error)
+            raise UserError(
+                f"{key} refers to something that is not there ({cause}): write the value itself, or \\${{...}} for the "
+                "characters"
+            ) from error
 
 
 def _validate_together(cfg: Config) -> None:
@@ -134,6 +177,22 @@ def check_additions(overrides: Sequence[str], conf: Path | None = None) -> None:
         if key in keys or key in groups_of(conf) or f"{key.rsplit('.', 1)[0]}._target_" in keys:
             continue
         raise UserError(unknown_key(key, keys, conf))
+
+
+def check_choices(overrides: Sequence[str], conf: Path) -> None:
+    """Refuse an option of a group that is no name, such as ``experiment=3``, which Hydra answers with a traceback.
+
+    Raises:
+        UserError: With the names there are.
+    """
+    for override in parse_overrides([item for item in overrides if not item.startswith("-")]):
+        key = override.key_or_group
+        options = [] if key.startswith("hydra") else options_of(conf, key)
+        names = list(single_values(override.value())) if options else []
+        if override.is_delete() and names == [None]:  # ``~GROUP``
+            continue
+        if wrong := [name for name in names if not isinstance(name, (str, Glob))]:
+            raise UserError(unknown_option(key, "null" if wrong[0] is None else str(wrong[0]), options))
 
 
 def cautions(cfg: Config) -> list[str]:

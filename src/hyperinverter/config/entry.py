@@ -10,7 +10,7 @@ import hydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from hyperinverter.config.checks import check_additions
+from hyperinverter.config.checks import check_additions, check_choices
 from hyperinverter.config.explain import diagnose
 from hyperinverter.config.groups import Config, compose_choices, conf_dir
 from hyperinverter.config.overrides import normalise_overrides, typed_value
@@ -31,6 +31,7 @@ def compose(overrides: Sequence[str] = (), conf: Path | None = None) -> Config:
     """
     conf = conf or conf_dir()
     typed = normalise_overrides(overrides)
+    check_choices(typed, conf)
     check_additions([item for item in typed if not item.startswith("-")], conf)
     try:
         return compose_choices(typed, conf)
@@ -48,6 +49,7 @@ def front_door(job: Callable[[Config], Any]) -> NoReturn:
     debug = debug or typed_value(sys.argv[1:], "debug") in ("true", "True", "1")
     try:
         sys.argv[1:] = normalise_overrides(sys.argv[1:])
+        check_choices(sys.argv[1:], conf_dir())
         if not is_first():
             sys.argv.append("hydra.output_subdir=null")  # only the first process writes what was typed
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()

@@ -47,7 +47,7 @@ def diagnose(error: Exception, overrides: Sequence[str], conf: Path) -> str:
         if options:
             wrong = [value for value in values_of(override) if value not in options and value != "null"]
             if wrong:
-                return _unknown_option(key, wrong[0], options)
+                return unknown_option(key, wrong[0], options)
         elif not override.is_force_add():
             keys = keys if keys is not None else all_keys(parsed, conf)
             if key not in keys:
@@ -62,7 +62,8 @@ def diagnose(error: Exception, overrides: Sequence[str], conf: Path) -> str:
     return _first_sentence(error)
 
 
-def _unknown_option(group: str, value: str, options: list[str]) -> str:
+def unknown_option(group: str, value: str, options: list[str]) -> str:
+    """The sentence for an option that a group does not have."""
     shown = [option for option in options if not option.startswith("_")]
     return _joined(f"{group} has no option '{value}'{near(value, shown)}", f"there are: {', '.join(shown)}")
 
@@ -104,7 +105,7 @@ def all_keys(parsed: Sequence[Override], conf: Path) -> list[str]:
     """Every key of the configuration that the valid choices of groups lead to."""
     good = []
     for override in parsed:
-        key, value = override.key_or_group, values_of(override)[0]
+        key, value = override.key_or_group, next(iter(values_of(override)), None)
         if key != "sweep" and not override.is_sweep_override() and value in options_of(conf, key):
             good.append(f"{key}={quote(value)}")
     try:

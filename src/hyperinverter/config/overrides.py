@@ -1,6 +1,5 @@
 """What was typed: short spellings become what Hydra's grammar accepts, and values are quoted for it."""
 
-import json
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -8,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
 
 from hyperinverter.config.carried import carried
 from hyperinverter.contracts import UserError
-from hyperinverter.runs import CARD, SWEEP, latest_unfinished
+from hyperinverter.runs import CARD, SWEEP, latest_unfinished, read_card, read_sweep
 
 
 def normalise_overrides(arguments: Sequence[str]) -> list[str]:
@@ -88,24 +87,22 @@ def _resumed(typed: list[str], resume: str) -> list[str]:
     if (place / SWEEP).is_file():
         return _resumed_sweep(typed, place)
     run = place.parent.parent if place.is_file() else place
-    try:
-        written = json.loads((run / CARD).read_text(encoding="utf-8"))["overrides"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"resume={resume} is not a run: {run / CARD} is missing or unreadable") from error
-    before = carried(written, run / CARD, again=("resume", "hydra.run.dir", "hydra.mode"))
+    card = read_card(run) or {}
+    if "overrides" not in card:
+        raise UserError(f"resume={resume} is not a run: {run / CARD} is missing or unreadable")
+    before = carried(card["overrides"], run / CARD, again=("resume", "hydra.run.dir", "hydra.mode"))
     return [*before, *typed, "hydra.mode=RUN", f"hydra.run.dir={quote(str(run))}"]
 
 
 def _resumed_sweep(typed: list[str], sweep: Path) -> list[str]:
-    try:
-        written = json.loads((sweep / SWEEP).read_text(encoding="utf-8"))["typed"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    record = read_sweep(sweep)
+    if "typed" not in record:
         raise UserError(
             f"resume={sweep} cannot be resumed: its {SWEEP} does not hold its command; resume its jobs one by one "
             f"with resume={sweep}/N"
-        ) from error
+        )
     again = ("resume", "hydra.sweep.dir")
-    before = carried(written, sweep / SWEEP, again, sweep=True)
+    before = carried(record["typed"], sweep / SWEEP, again, sweep=True)
     rest = [item for item in typed if item.split("=", 1)[0] not in again and item not in before]
     return [*before, *rest, f"hydra.sweep.dir={quote(str(sweep))}"]
 
@@ -151,7 +148,9 @@ def unreadable(error: OverrideParseException) -> str:
 
 
 def values_of(override: Override) -> list[str]:
-    """The values an override gives to its key: several in a sweep, else one; without quotes."""
+    """The values an override gives to its key: several in a sweep, none for ``glob(*)``, else one; without quotes."""
+    if isinstance(override.value(), Glob):
+        return []  # the names it stands for are known when the folder of options is read
     if override.is_sweep_override() and override.is_discrete_sweep():
         return [str(value).strip("'\"") for value in override.sweep_string_iterator()]
     return [str(override.value()).strip("'\"")]

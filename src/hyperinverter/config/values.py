@@ -61,6 +61,8 @@ def load(path: Path) -> Config:
         UserError: If the file is missing, is not a configuration, or names classes that are not built.
     """
     try:
+        if not path.is_file():  # a link to a device would be read for ever
+            raise FileNotFoundError(path)
         text = path.read_text(encoding="utf-8") if path.stat().st_size <= _LARGEST else ""
         # an alias repeats what was written before; a few of them can stand for more than fits in memory
         if not text or any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):

@@ -5,11 +5,11 @@ A folder may come from anywhere. What a record holds has the type that this tabl
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hyperinverter.system.files import parse_json
 from hyperinverter.system.terminal import say
 
 LARGEST = 4 << 20  # bytes; the record of a sweep of a thousand jobs has less than one million
@@ -22,7 +22,11 @@ def _text(value: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    return value is None or isinstance(value, (bool, int, float, str))  # not-a-number is written as a string
+    if isinstance(value, int):
+        return abs(value) < 1 << 63
+    return (
+        value is None or isinstance(value, float) or value in ("nan", "inf", "-inf")
+    )  # which JSON does not have
 
 
 def _numbers(value: Any) -> bool:
@@ -41,7 +45,11 @@ def _files(value: Any) -> bool:
 
 def _jobs(value: Any) -> bool:
     return isinstance(value, list) and all(
-        isinstance(job, dict) and isinstance(job.get("num"), int) and isinstance(job.get("name"), str)
+        isinstance(job, dict)
+        and isinstance(job.get("num"), int)
+        and isinstance(job.get("name"), str)
+        and isinstance(job.get("settings", {}), dict)
+        and _number(job.get("seed"))
         for job in value
     )
 
@@ -81,14 +89,14 @@ def read_record(path: Path, schema: Mapping[str, Check]) -> dict[str, Any] | Non
         if path.stat().st_size > LARGEST:
             why = f"it is larger than {LARGEST >> 20} MB"
         else:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = parse_json(path.read_text(encoding="utf-8"))
             if not isinstance(content, dict):
                 why = "it holds no record"
             elif wrong := [key for key, fits in schema.items() if key in content and not fits(content[key])]:
                 why = f"its {wrong[0]} is of another kind"
             else:
                 return content
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         why = "it cannot be read"
     if path not in _reported:
         _reported.add(path)

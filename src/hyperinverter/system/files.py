@@ -154,6 +154,18 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(plain(content), indent=2) + "\n")
 
 
+def parse_json(text: str | bytes) -> Any:
+    """The value that a JSON text of someone else stands for.
+
+    Raises:
+        ValueError: If it is none, or nested more deeply than anything people write.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def plain(value: Any) -> Any:
     """Numbers, strings, lists and dictionaries; not-a-number and infinities as strings, as JSON has none."""
     if isinstance(value, Mapping):
