@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -17,7 +16,7 @@ import numpy as np
 from hyperinverter.alignment.align import AlignedFace, Alignment
 from hyperinverter.alignment.geometry import Crop
 from hyperinverter.contracts import UserError
-from hyperinverter.system.files import sha256_of, write_json, write_text
+from hyperinverter.system.files import parse_json, sha256_of, write_json, write_text
 
 RECORD = "alignment.json"
 REPORT = "report.csv"
@@ -58,7 +57,7 @@ class Record:
 
     def _read(self) -> dict[str, Recorded]:
         try:
-            stored = json.loads(self.path.read_text(encoding="utf-8"))
+            stored = parse_json(self.path.read_text(encoding="utf-8"))
             if stored["version"] != _VERSION:
                 raise ValueError(f"version {stored['version']}, this program knows {_VERSION}")
             return {name: self._entry(each) for name, each in stored["crops"].items()}
@@ -220,7 +219,7 @@ def read_landmarks(path: Path) -> dict[str, list[np.ndarray]]:
 
 def _from_json(text: str) -> dict[str, list[np.ndarray]]:
     faces = {}
-    for name, value in json.loads(text).items():
+    for name, value in parse_json(text).items():
         points = [np.asarray(each, dtype=np.float64) for each in value]
         single = bool(points) and points[0].ndim == 1
         faces[Path(name).name] = [np.stack(points)] if single else points

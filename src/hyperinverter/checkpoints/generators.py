@@ -34,6 +34,7 @@ from hyperinverter.networks.discriminator import Discriminator
 from hyperinverter.networks.frozen import load_strictly
 from hyperinverter.networks.generator import Generator, GeneratorConfig, MappingNetwork
 from hyperinverter.system.errors import first_line
+from hyperinverter.system.files import parse_json
 
 _FORMAT = "StyleGAN2 generator"
 _MEAN_SAMPLES = 100_000  # of w, where a file does not know its mean; 0.3 % of w's spread is left as error
@@ -258,10 +259,10 @@ def generator_inside(file: Path, tensors: Mapping[str, Tensor], header: Mapping[
     inside, recorded = under(tensors, GENERATOR_INSIDE.rstrip(".")), ""
     try:
         if inside and "model" in header:
-            described, tensors = json.loads(header["model"])["generator"], inside
+            described, tensors = parse_json(header["model"])["generator"], inside
             recorded = header.get("generator_sha256", "")
         else:
-            described = json.loads(header["config"])
+            described = parse_json(header["config"])
         config = GeneratorConfig(**_known(described))
         floats = {name: tensor.float() for name, tensor in tensors.items()}
         generator = _filled_generator(config, floats, file)

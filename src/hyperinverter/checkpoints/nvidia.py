@@ -6,7 +6,7 @@ Names and shapes follow training/networks.py, training/networks_stylegan2.py and
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,8 @@ from hyperinverter.checkpoints.unwrapping import Unwrapped, has
 from hyperinverter.contracts import shown
 from hyperinverter.networks.generator import GeneratorConfig
 
+_PLAIN = (str, int, float, type(None))
+
 
 @dataclass(frozen=True)
 class Network:
@@ -41,15 +43,26 @@ class Network:
     stored: dict[str, Any]  # tensor name -> StoredTensor
     modules: dict[str, dict[str, Any]]  # module path -> its attributes
 
-    def agreed(self, attribute: str, default: Any) -> Any:
+    def agreed(self, attribute: str, default: Any, but: Collection[str] = ()) -> Any:
         """What all layers that have this attribute say; the constructor's argument if none has it.
 
+        Args:
+            attribute: Its name.
+            default: Where the constructor was not told either.
+            but: Paths of layers that are not asked.
+
         Raises:
-            Unreadable: If layers differ.
+            Unreadable: If layers differ, or say something else than a number or a text.
         """
-        said = [state[attribute] for state in self.modules.values() if attribute in state]
+        said = [
+            state[attribute] for path, state in self.modules.items() if attribute in state and path not in but
+        ]
         if not said:
             return self.options.get(attribute, default)
+        if not all(isinstance(value, _PLAIN) for value in said):  # comparing containers may take for ever
+            raise Unreadable(
+                f"has layers of {self.name} whose {attribute} is neither number nor text", ORDINARY
+            )
         if any(value != said[0] for value in said):
             raise Unreadable(f"has layers of {self.name} that differ in {attribute}", ORDINARY)
         return said[0]
@@ -127,7 +140,7 @@ def read_generator(found: Unwrapped, load: Load) -> Foreign:
     if not network.agreed("use_noise", True):  # then the file has no noise: none is what strength zero draws
         for layer, side in _convolutions(tensors):
             tensors[f"{layer}.noise_strength"] = torch.zeros(())
-            tensors[f"{layer}.noise_const"] = torch.zeros(side, side)
+            tensors[f"{layer}.noise_const"] = noise_of(side, 0).zero_()
     elif not knows_noise:
         for number, (layer, side) in enumerate(_convolutions(tensors)):
             tensors[f"{layer}.noise_const"] = noise_of(side, number)
@@ -165,15 +178,12 @@ def read_discriminator(found: Unwrapped, load: Load) -> tuple[GeneratorConfig, i
     channels = spread.get("num_channels", network.options.get("mbstd_num_channels", 1))
     group = spread.get("group_size", network.options.get("mbstd_group_size", 4))
     if channels != 1 or not (group is None or (type(group) is int and group > 0)):
-        raise Unreadable(f"has a D with {channels} minibatch channels in groups of {group}", ORDINARY)
+        raise Unreadable(
+            f"has a D with {shown(channels)} minibatch channels in groups of {shown(group)}", ORDINARY
+        )
     tensors = without_filters(load(network.stored), ".resample_filter", 1.0)
     # A skip has no clamp and conv1's is scaled when it is used: the argument is the same for all.
-    clamps = {
-        state["conv_clamp"]
-        for path, state in network.modules.items()
-        if "conv_clamp" in state and not path.endswith(".skip")
-    }
-    clamp = clamps.pop() if len(clamps) == 1 else network.options.get("conv_clamp")
-    if clamps:
-        raise Unreadable("has layers of D that differ in conv_clamp", ORDINARY)
+    clamp = network.agreed(
+        "conv_clamp", None, but={path for path in network.modules if path.endswith(".skip")}
+    )
     return discriminator_config(tensors, positive(clamp, "conv_clamp")), group, tensors

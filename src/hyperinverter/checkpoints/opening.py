@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -28,7 +27,7 @@ from hyperinverter.checkpoints.unwrapping import Unwrapped, unwrap
 from hyperinverter.contracts import UserError, shown
 from hyperinverter.inversion.specification import ModelSpec
 from hyperinverter.system.errors import cause
-from hyperinverter.system.files import sha256_of
+from hyperinverter.system.files import parse_json, sha256_of
 
 GENERATOR_INSIDE = "generator."  # before the names of the generator's tensors in a self-contained model
 PHASE1 = "phase1"  # in the header: name of the packaged phase I whose encoder the file leaves out
@@ -165,7 +164,7 @@ def _open_safetensors(file: Path, way_out: str) -> Opened:
     if "model" not in header and (theirs := _authors(tensors)) is not None:
         return Opened(file, theirs=theirs, load=as_floats)
     try:
-        described = json.loads(header["model"])
+        described = parse_json(header["model"])
     except (KeyError, ValueError) as error:
         raise UserError(
             f"{file} is not a model of this project: its header describes none; {way_out}"

@@ -322,11 +322,13 @@ def _read(path: Path) -> Any:
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     work = _Work(size)
     try:
-        if data[:4] == _ZIP:
-            return _read_zip(path, data, work)
-        if _is_legacy(bytes(data[:32])):
-            return _read_legacy(_Cursor(data, work), work)
-        return _interpret(_Cursor(data, work), work)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about backslashes in names
+            if data[:4] == _ZIP:
+                return _read_zip(path, data, work)
+            if _is_legacy(bytes(data[:32])):
+                return _read_legacy(_Cursor(data, work), work)
+            return _interpret(_Cursor(data, work), work)
     except Unreadable:
         raise
     except RecursionError as error:

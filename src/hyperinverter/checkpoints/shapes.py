@@ -34,6 +34,7 @@ class Foreign:
 ORDINARY = "give a StyleGAN2 network as the repositories train it by default"
 USUAL_MULTIPLIER = 0.01  # of the mapping network's learning rate
 CONFIG_F = (32768, 512)  # channel_base, channel_max of the published networks
+_LARGEST_MAP = 2048  # px, of a network whose file leaves the noise out
 _ALTERNATIVES = (CONFIG_F, (16384, 512))  # ADA's paper256, and rosinality's channel_multiplier 1
 
 
@@ -103,7 +104,13 @@ def multiplier_of(tensors: Tensors) -> float:
 
 
 def noise_of(resolution: int, layer: int) -> Tensor:
-    """Noise ``(R, R)`` for a layer whose file has none: the same at every load."""
+    """Noise ``(R, R)`` for a layer whose file has none: the same at every load.
+
+    Raises:
+        Unreadable: If no network has layers of this resolution. The names in a file may say anything.
+    """
+    if resolution > _LARGEST_MAP:
+        raise Unreadable(f"has a layer of {resolution} px, which no network has")
     draw = torch.Generator().manual_seed(layer)
     return torch.randn(resolution, resolution, generator=draw)
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from hyperinverter.contracts import UserError
 from hyperinverter.data.transforms import VERSION, read_pixels
-from hyperinverter.system.files import locked, replacing, write_bytes, writing_to
+from hyperinverter.system.files import locked, parse_json, replacing, write_bytes, writing_to
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def _open(path: Path, root: Path, names: Sequence[str], resolution: int, *, thor
     if not path.exists() or not note_path.exists():
         return None
     try:
-        note = json.loads(note_path.read_text(encoding="utf-8"))
+        note = parse_json(note_path.read_text(encoding="utf-8"))
         known, unreadable, checksum = note["names"], note["unreadable"], note["crc32"]
         same = known[: len(names)] == list(names) and note["stamps"][: len(names)] == stamps(root, names)
         rows = len(known) - len(unreadable)

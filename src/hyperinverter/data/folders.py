@@ -20,7 +20,7 @@ from tqdm import tqdm
 from hyperinverter.contracts import UserError
 from hyperinverter.data.transforms import unreadable_header
 from hyperinverter.system import kinds
-from hyperinverter.system.files import locked, write_bytes, writing_to
+from hyperinverter.system.files import locked, parse_json, write_bytes, writing_to
 
 SUFFIXES = {
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff"),
@@ -290,7 +290,7 @@ def _read_record(path: Path, root: Path) -> tuple[dict[str, list[str]], bool, li
     if not path.exists():
         return {side: [] for side in SPLITS}, False, []
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = parse_json(path.read_text(encoding="utf-8"))
         missing = [side for side in SPLITS if side not in stored]
         if missing:
             raise UserError(
@@ -327,7 +327,7 @@ def check_headers(root: Path, names: Sequence[str], memo: Path) -> dict[str, str
         Photos that cannot be read -> why. (Damage after the header is found when the photo is decoded.)
     """
     try:
-        known = json.loads(memo.read_text(encoding="utf-8"))
+        known = parse_json(memo.read_text(encoding="utf-8"))
         known = {name: (tuple(stamp), why) for name, (stamp, why) in known.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         known = {}  # only a cache: it is written again

@@ -17,7 +17,7 @@ from safetensors.torch import save
 
 from hyperinverter.contracts import Inversion, UserError
 from hyperinverter.ops.factored import materialised
-from hyperinverter.system.files import write_bytes
+from hyperinverter.system.files import parse_json, write_bytes
 
 KIND = "hyperinverter.inversion"
 VERSION = 1
@@ -82,7 +82,7 @@ def load_inversion(path: str | Path) -> tuple[Inversion, Origin]:
                     f"{place} is a safetensors file, but not an inversion: give a NAME.inversion.safetensors"
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
-        origin = _origin(json.loads(metadata["origin"]))
+        origin = _origin(parse_json(metadata["origin"]))
         residuals = {
             name.removeprefix("residuals."): tensor
             for name, tensor in tensors.items()
@@ -108,7 +108,7 @@ def load_origin(path: str | Path) -> Origin:
     """
     try:
         with safe_open(path, "pt") as file:
-            return _origin(json.loads((file.metadata() or {})["origin"]))
+            return _origin(parse_json((file.metadata() or {})["origin"]))
     except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
         raise UserError(f"{path} is damaged or not an inversion ({str(error)[:200]}): remove it") from error
 

@@ -6,11 +6,13 @@ those of the projects named at each reader.
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -21,7 +23,8 @@ from torch import Tensor
 from hyperinverter.checkpoints.pickles import Unreadable, load_plain
 from hyperinverter.contracts import UserError
 from hyperinverter.editing.directions import Direction
-from hyperinverter.system.files import write_bytes
+from hyperinverter.system.errors import first_line
+from hyperinverter.system.files import parse_json, write_bytes
 
 OURS = "hyperinverter.directions"
 _LARGEST = 256 * 2**20  # bytes; the largest known file of directions has 11 MB
@@ -133,7 +136,7 @@ def _ours(place: Path) -> dict[str, Direction]:
             metadata = file.metadata() or {}
             if metadata.get("kind") != OURS:
                 raise UserError(f"{place} is a safetensors file, but not one of directions")
-            described = json.loads(metadata["directions"])
+            described = parse_json(metadata["directions"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
         return {name: _described(name, shift, described[name]) for name, shift in tensors.items()}
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
@@ -150,27 +153,44 @@ def _described(name: str, shift: Tensor, said: Mapping[str, Any]) -> Direction:
 def _array(place: Path) -> Tensor:
     try:
         with place.open("rb") as file:
-            return torch.from_numpy(np.load(file, allow_pickle=False).astype(np.float32))
-    except ValueError as error:
+            return torch.from_numpy(_read_array(file, place.stat().st_size))
+    except Exception as error:  # numpy answers a damaged header with whatever Python's own reader of it meets
         if "allow_pickle" in str(error) or "Object" in str(error):
             raise UserError(
                 f"{place} is an array of Python objects, which could execute anything when it is opened: save plain "
                 "numbers with numpy.save(FILE, array.astype('float32'))"
             ) from error
-        raise UserError(f"{place} is no readable .npy file ({str(error)[:200]}): copy it again") from error
-    except (OSError, EOFError, TypeError) as error:
-        raise UserError(f"{place} is no readable .npy file ({str(error)[:200]}): copy it again") from error
+        raise UserError(f"{place} is no readable .npy file ({first_line(error)}): copy it again") from error
 
 
 def _arrays(place: Path) -> dict[str, Tensor]:
     try:
-        with place.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            if sum(member.file_size for member in archive.zip.infolist()) > _LARGEST:
-                raise UserError(f"{place} unpacks to more than any file of directions (256 MB)")
-            names = [name for name in archive.files if name.startswith("lat_")]
-            return {name: torch.from_numpy(archive[name].astype(np.float32)) for name in names}
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{place} is no readable .npz file of numbers ({str(error)[:200]})") from error
+        with zipfile.ZipFile(place) as archive:
+            members = [member for member in archive.infolist() if member.filename.startswith("lat_")]
+            if sum(member.file_size for member in members) > _LARGEST:
+                raise ValueError("it unpacks to more than 256 MB")
+            arrays = {}
+            for member in members:
+                with archive.open(member) as file:
+                    array = _read_array(file, member.file_size)
+                arrays[member.filename.removesuffix(".npy")] = torch.from_numpy(array)
+            return arrays
+    except Exception as error:  # as above
+        raise UserError(
+            f"{place} is no readable .npz file of numbers ({first_line(error)}): copy it again"
+        ) from error
+
+
+def _read_array(file: IO[bytes], size: int) -> np.ndarray:
+    """An array in numpy's format, if its numbers are there; a header may promise more than fits in memory."""
+    held = io.BytesIO(file.read(size))
+    form = np.lib.format
+    old = form.read_magic(held) == (1, 0)
+    shape, _, dtype = (form.read_array_header_1_0 if old else form.read_array_header_2_0)(held)
+    if not dtype.hasobject and math.prod(shape) * dtype.itemsize > size:
+        raise ValueError("it is cut short")
+    held.seek(0)
+    return form.read_array(held, allow_pickle=False).astype(np.float32)
 
 
 def _tensors(place: Path) -> Any:

@@ -27,6 +27,10 @@ from hyperinverter.networks.hypernets import Activation, HyperNetwork, Init
 
 Kind = Literal["w_encoder", "hyperinverter"]  # what kind of model: decides which parts there are
 _PHASES: dict[Any, Kind] = {1: "w_encoder", 2: "hyperinverter"}  # how files from before ``kind`` say it
+_MOST_VALUES, _LONGEST_NAME = (
+    10_000,
+    200,
+)  # of a description; 1024 px with every layer takes some hundred values
 
 S = TypeVar("S")
 M = TypeVar("M", bound=nn.Module)
@@ -109,8 +113,9 @@ class ModelSpec:
         """Read what ``plain`` wrote, in this version or an earlier one.
 
         Raises:
-            ValueError: If something is missing, or named that this version does not have.
+            ValueError: If something is missing, named that this version does not have, or larger than any model.
         """
+        _check_size(said)
         said = dict(said)
         if "kind" not in said and said.get("phase") in _PHASES:
             said["kind"] = _PHASES[said["phase"]]
@@ -182,6 +187,8 @@ def build_on(first: WInverter, spec: ModelSpec, init: Init = "paper") -> HyperIn
     by_name = {kernel.name: kernel for kernel in generator.kernels()}
     if unknown := [name for name in hyper.kernels if name not in by_name]:
         raise ValueError(f"this generator does not know {unknown[0]!r}")
+    if len(set(hyper.kernels)) < len(hyper.kernels):
+        raise ValueError("the description names a kernel twice")
     hypernet = HyperNetwork(
         [by_name[name] for name in hyper.kernels],
         features.channels,
@@ -223,6 +230,26 @@ def _plain(spec: Any) -> dict[str, Any]:
         elif value is not None or option.default is not None:
             values[name] = list(value) if isinstance(value, tuple) else value
     return values
+
+
+def _check_size(said: Mapping[str, Any]) -> None:
+    """Refuse a description that names layers by the thousand, before any of them is made.
+
+    Raises:
+        ValueError: If it holds more values than any model needs, or a text longer than any name.
+    """
+    waiting: list[Any] = [said]
+    for _ in range(_MOST_VALUES):
+        if not waiting:
+            return
+        value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += [*value, *value.values()]
+        elif isinstance(value, (list, tuple)):
+            waiting += value
+        elif isinstance(value, str) and len(value) > _LONGEST_NAME:
+            break
+    raise ValueError("the description is larger than that of any model")
 
 
 def _from_plain(kind: type[S], said: Any) -> S:

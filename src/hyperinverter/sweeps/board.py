@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 import time
@@ -12,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hyperinverter.runs import read_card
+from hyperinverter.system.files import parse_json
 from hyperinverter.system.terminal import duration, write_line
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _plain_text(name: str) -> Any:
 def _progress(folder: Path) -> list[str]:
     """What ``progress.json`` says; a job that has not written it is starting."""
     try:
-        state = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+        state = parse_json((folder / "progress.json").read_text(encoding="utf-8"))
         loss, rate, left = (state.get(key) for key in ("loss", "images_per_second", "seconds_left"))
         return [
             str(state["stage"]),
