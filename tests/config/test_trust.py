@@ -215,3 +215,16 @@ def test_an_option_that_is_no_name(typed: str) -> None:
 def test_values_that_lead_nowhere(typed: str, told: str) -> None:
     with pytest.raises(UserError, match=re.escape(told)):
         config.validate(config.compose([typed]))
+
+
+def test_the_card_of_a_finished_run_is_a_card(tmp_path: Path) -> None:
+    best = {"file": "checkpoints/best.ckpt", "images": 64, "score": 0.5}
+    card = {
+        "status": "finished",
+        "metrics": {"test/l2": "nan"},
+        "best": best,
+        "seconds": 1.5,
+        "complete": True,
+    }
+    (tmp_path / "run.json").write_text(json.dumps(card))
+    assert runs.read_card(tmp_path) == card

@@ -33,6 +33,11 @@ def _numbers(value: Any) -> bool:
     return isinstance(value, dict) and all(map(_number, value.values()))
 
 
+def _best(value: Any) -> bool:
+    """The best checkpoint: the name of its file, and numbers."""
+    return isinstance(value, dict) and all(_text(item) or _number(item) for item in value.values())
+
+
 def _texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
@@ -63,7 +68,7 @@ RUN: Mapping[str, Check] = {
     "metrics": _numbers,
     "parameters": _numbers,
     "loaded": _files,
-    "best": lambda value: value is None or _numbers(value),
+    "best": lambda value: value is None or _best(value),
 }
 SWEEP: Mapping[str, Check] = {
     **dict.fromkeys(("id", "command", "started", "finished"), _text),
