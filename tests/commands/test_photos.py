@@ -121,13 +121,18 @@ def test_edit_of_a_photo_equals_edit_of_its_file(photos: Path, inverted: Path, t
     assert np.abs(first - second).max() <= 1
 
 
-def test_interpolation_ends_at_both_photos(inverted: Path, tmp_path: Path) -> None:
+def test_interpolation_ends_at_both_photos(
+    inverted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     a, b = (str(inverted / f"{name}.inversion.safetensors") for name in ("a", "b"))
     assert main(["interpolate", a, b, "--steps", "3", "--out", str(tmp_path)]) == 0
     with Image.open(tmp_path / "a_to_b.png") as strip:
         assert strip.width > 3 * 96
     assert main(["mix", a, b, "--layers", "fine", "--out", str(tmp_path)]) == 0
     assert (tmp_path / "a_with_b.png").is_file()
+    said = capsys.readouterr().err  # where the results are
+    assert str(tmp_path / "a_to_b.png") in said
+    assert str(tmp_path / "a_with_b.png") in said
 
 
 def test_directions_list_show_discover(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

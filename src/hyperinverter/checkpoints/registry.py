@@ -71,7 +71,7 @@ PACKAGED: dict[str, Packaged] = {
     ),
     "digiface_directions": Packaged(  # read by editing.catalogue
         "digiface_directions.safetensors",
-        "23ad2f5091e8bb4b5babdf5e4a1727a2c2c7a85d8f61fd275082372c5f1ec6a8",
+        "0ed2c5f6b748e7dd74f9a44aeb31f702deb7d9b8e1c60b588da52a784b4a9575",
         "python -m hyperinverter_recipes.digiface_directions --out outputs/published/digiface_directions",
         "MIT",
     ),

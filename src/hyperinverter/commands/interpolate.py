@@ -31,6 +31,7 @@ def interpolate(
     from hyperinverter.commands.editing import Editor, save_animation
     from hyperinverter.commands.inputs import single
     from hyperinverter.contracts import UserError
+    from hyperinverter.system.terminal import say
 
     if what not in ("w", "residuals", "both"):
         raise UserError(f"--what={what[:20]} is none of w, residuals, both")
@@ -41,6 +42,8 @@ def interpolate(
     frames = editor.between(one, other, steps=steps, what=what)
     name = f"{one.name}_to_{other.name}"
     editor.save_strip([f"{index / (steps - 1):.2f}" for index in range(steps)], frames, name)
+    say(str(out / f"{name}.png"))
     if animate is not None:
         save_animation(editor.between(one, other, steps=25, what=what), out / f"{name}.{animate}")
+        say(str(out / f"{name}.{animate}"))
     return 0

@@ -28,9 +28,12 @@ def mix(
     """Draw the first photo's w with the second photo's residuals: FIRST_with_SECOND.png, a labelled strip."""
     from hyperinverter.commands.editing import Editor
     from hyperinverter.commands.inputs import single
+    from hyperinverter.system.terminal import say
 
     one, other = single(first), single(second)
     editor = Editor(model, None, out, align=align)
     titles, frames = editor.mixed(one, other, [group.strip() for group in layers.split(",") if group.strip()])
-    editor.save_strip(titles, frames, f"{one.name}_with_{other.name}")
+    name = f"{one.name}_with_{other.name}"
+    editor.save_strip(titles, frames, name)
+    say(str(out / f"{name}.png"))
     return 0
