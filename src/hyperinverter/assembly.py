@@ -31,6 +31,7 @@ from hyperinverter.data.module import ImageDataModule
 from hyperinverter.inversion.phase1 import WInverter
 from hyperinverter.inversion.phase2 import HyperInverter
 from hyperinverter.inversion.specification import (
+    FeatureResidualsSpec,
     FeaturesSpec,
     HypernetSpec,
     ModelSpec,
@@ -205,25 +206,40 @@ def model_spec(cfg: Config, generator: Generator) -> ModelSpec:
     """Both phases as the configuration describes them, for a generator.
 
     Raises:
-        UserError: If ``coverage`` selects nothing of this generator.
+        UserError: If ``coverage`` selects nothing of this generator, or nothing would receive a residual.
     """
-    options = config.to_dict(cfg.hypernet)
+    options, added = config.to_dict(cfg.hypernet), _feature_residuals(cfg)
+    channels = options.pop("channels")
+    covered = list(cfg.coverage.include)
+    if not covered and added is None:
+        raise UserError("coverage=none leaves nothing to learn: choose a coverage, or features=8")
     return ModelSpec(
         "hyperinverter",
         generator.config,
         w_encoder_spec(cfg),
         FeaturesSpec(
             _part(cfg.encoder.features_backbone or cfg.encoder.backbone, BACKBONES),
-            channels=options.pop("channels"),
+            channels=channels,
             heads=cfg.encoder.heads,
             initial=cfg.encoder.initial,
         ),
-        HypernetSpec(
-            tuple(kernel.name for kernel in select(generator.kernels(), list(cfg.coverage.include))),
+        None
+        if not covered
+        else HypernetSpec(
+            tuple(kernel.name for kernel in select(generator.kernels(), covered)),
             fusion=_part(cfg.fusion, FUSIONS),
             **{name: value for name, value in options.items() if name != "init"},
         ),
+        added,
     )
+
+
+def _feature_residuals(cfg: Config) -> FeatureResidualsSpec | None:
+    chosen = cfg.get("features")  # runs of before have none
+    if not chosen or not chosen.places:
+        return None
+    options = config.to_dict(chosen)
+    return FeatureResidualsSpec(tuple(options.pop("places")), **options)
 
 
 def _part(node: Config, table: Mapping[str, type[nn.Module]]) -> Part:

@@ -27,12 +27,24 @@ class KernelSpec:
 
 @dataclass(frozen=True)
 class Inversion:
-    """What a photo becomes: a code, residuals to the generator's weights, and both images."""
+    """What a photo becomes: a code, residuals to the generator, and both images."""
 
-    w: Tensor  # (B, D)
-    residuals: dict[str, Tensor]  # KernelSpec.name -> (B, *KernelSpec.shape); empty in phase I
+    w: Tensor  # (B, D), or W+: (B, L, D)
+    # KernelSpec.name -> (B, *KernelSpec.shape), added to the weight; "b8.conv1.features" -> (B, C, 8, 8), added to the
+    # map that this layer gives. Empty in phase I.
+    residuals: dict[str, Tensor]
     w_image: Tensor  # (B, 3, R, R), phase I
     image: Tensor  # (B, 3, R, R), phase II; the same tensor as w_image in phase I
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The residuals of weights alone."""
+        return {name: delta for name, delta in self.residuals.items() if not name.endswith(".features")}
+
+    @property
+    def features(self) -> dict[str, Tensor]:
+        """The feature residuals alone: ``b8.conv1.features`` -> ``(B, C, 8, 8)``."""
+        return {name: delta for name, delta in self.residuals.items() if name.endswith(".features")}
 
 
 # Names that version 0.1 wrote into checkpoints and metrics.csv -> names of today; one that ends in a dot is a prefix.

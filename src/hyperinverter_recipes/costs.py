@@ -143,6 +143,7 @@ def count_parts(model: HyperInverter, photo: Tensor) -> dict[str, int]:
         w_image = run("initial synthesis", model.w_inverter.render, w)
         photo_features = run("photo features", model.feature_encoder, photo)
         of_w_image = run("initial features", model.feature_encoder.encode_w_image, w_image)
+        assert model.hypernet is not None  # designs with feature residuals alone are not counted here
         residuals = run("hypernetworks", model.hypernet, photo=photo_features, w_image=of_w_image)
         run("final synthesis", model.render, w, residuals)
     return {part: counted.get(part, 0) for part in PARTS}

@@ -274,6 +274,7 @@ def _their_model(
         )
         with torch.device("meta"):
             model = build_on(w_inverter, spec)
+    assert model.hypernet is not None  # read_hyper gives its specification
     load_strictly(model.hypernet, under(tensors, "hypernet"), found.file)
     encoder = with_counters(model.feature_encoder, under(tensors, "feature_encoder"))
     load_strictly(model.feature_encoder, encoder, found.file)

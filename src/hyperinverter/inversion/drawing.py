@@ -7,17 +7,21 @@ evaluation, the editor) asks for nothing more than what stands here.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from hyperinverter.contracts import Inversion
-from hyperinverter.networks.generator import Generator, Synthesis
+from hyperinverter.inversion.carrying import Rule, carried
+from hyperinverter.networks.features import KIND
+from hyperinverter.networks.generator import Generator
 from hyperinverter.ops.factored import FactoredResidual, Residual
+from hyperinverter.ops.factored import materialised as made
 
 Strength = float | Tensor | Mapping[str, float]
+KINDS = ("weights", "features")
 GROUPS = {"coarse": (4, 8), "medium": (16, 32), "fine": (64, 8192)}  # sides of the blocks, both included
 
 
@@ -42,10 +46,12 @@ class Drawing(nn.Module, ABC):
     Attributes:
         source: What was asked for when it was loaded (``digiface``, a run folder, a file); empty if it was built.
         sha256: Of the file its weights came from; empty if it was built.
+        rule: What an edit does with feature residuals: one of ``inversion.carrying.RULES``.
     """
 
     source: str = ""
     sha256: str = ""
+    rule: Rule = "add"
 
     @property
     @abstractmethod
@@ -78,14 +84,17 @@ class Drawing(nn.Module, ABC):
         """
         return self.generator.synthesis(w, scale_residuals(residuals or {}, strength), noise_mode="const")
 
-    def prepare(self, residuals: Mapping[str, Residual], strength: Strength = 1.0) -> Synthesis:
+    def prepare(
+        self, of: Inversion | Mapping[str, Residual], strength: Strength = 1.0
+    ) -> Callable[[Tensor], Tensor]:
         """Return the generator of one photo, to draw that photo's edits.
 
         The residuals are added to the weights once. All codes of a batch then share their kernels, so that an
         edit costs what the plain generator costs, and many edits can be one batch.
 
         Args:
-            residuals: Of one photo, ``KernelSpec.name`` -> ``(1, *shape)``.
+            of: The inversion of one photo; or its residuals alone, ``(1, *shape)`` each: feature residuals then stay
+                where they are, whatever ``rule`` says.
             strength: As in ``render``.
 
         Returns:
@@ -94,7 +103,15 @@ class Drawing(nn.Module, ABC):
         Raises:
             ValueError: For residuals of several photos.
         """
-        return self.generator.synthesis.with_residuals(scale_residuals(residuals, strength))
+        synthesis = self.generator.synthesis
+        if not isinstance(of, Inversion):
+            return synthesis.with_residuals(scale_residuals(of, strength))
+        scaled = scale_residuals(of.residuals, strength)
+        maps = {name: made(delta) for name, delta in scaled.items() if name.endswith(KIND)}
+        if not maps or self.rule == "add":
+            return synthesis.with_residuals(scaled)
+        own = synthesis.with_residuals({name: delta for name, delta in scaled.items() if name not in maps})
+        return lambda w: own(w, carried(self.rule, own, maps, of.w, w), noise_mode="const")
 
     @torch.no_grad()
     def edit(
@@ -105,7 +122,9 @@ class Drawing(nn.Module, ABC):
         *,
         strength: Strength = 1.0,
     ) -> Tensor:
-        """Move the codes of an inversion and draw again with the same residuals.
+        """Move the codes of an inversion and draw again with the same residuals of weights.
+
+        Feature residuals are added where they were, or follow the edit: see ``rule``.
 
         Args:
             inversion: Of this model.
@@ -117,7 +136,12 @@ class Drawing(nn.Module, ABC):
             RGB, ``(B, 3, R, R)``. With all powers 0 it is the inversion's image at this strength, bit for bit.
         """
         edits: Edits = [(direction, power)] if hasattr(direction, "shift") else direction  # type: ignore[list-item]
-        return self.render(shifted(inversion.w, edits), inversion.residuals, strength)
+        w, residuals = shifted(inversion.w, edits), dict(inversion.residuals)
+        if w is not inversion.w and inversion.features and self.rule != "add":
+            synthesis = self.generator.synthesis
+            weights = scale_residuals(inversion.weights, strength)
+            residuals |= carried(self.rule, synthesis, inversion.features, inversion.w, w, weights)
+        return self.render(w, residuals, strength)
 
 
 def shifted(w: Tensor, edits: Edits) -> Tensor:
@@ -166,18 +190,19 @@ def scale_residuals(residuals: Mapping[str, Residual], strength: Strength) -> di
     """Multiply residuals ``(B, ...)`` by one number, by one per sample ``(B,)``, or by one per group of layers.
 
     Groups are ``coarse`` (blocks of 4 and 8 px), ``medium`` (16 and 32 px), ``fine`` (64 px and up), a single block
-    (``b16``), and ``torgb``, which wins over the others. A layer in no named group keeps its residual.
+    (``b16``), ``torgb``, which wins over them, and the kinds ``weights`` and ``features``, times what the block says. A
+    layer in no named group keeps its residual.
 
     Raises:
         ValueError: For a group that does not exist.
     """
     if isinstance(strength, Mapping):
         unknown = [
-            name for name in strength if name not in GROUPS and name != "torgb" and not _is_block(name)
+            name for name in strength if name not in {*GROUPS, *KINDS, "torgb"} and not _is_block(name)
         ]
         if unknown:
             raise ValueError(
-                f"no group of layers is called {unknown[0]!r}: coarse, medium, fine, torgb or b16"
+                f"no group of layers is called {unknown[0]!r}: coarse, medium, fine, torgb, b16, weights or features"
             )
         return {name: _scaled(residual, strength_of(name, strength)) for name, residual in residuals.items()}
     if isinstance(strength, (int, float)) and strength == 1:
@@ -190,8 +215,13 @@ def _is_block(name: str) -> bool:
 
 
 def strength_of(name: str, strengths: Mapping[str, float]) -> float:
-    """The strength that a kernel such as ``b16.conv0.weight`` gets."""
+    """The strength that a residual such as that of ``b16.conv0.weight`` gets."""
     block, _, rest = name.partition(".")
+    kind = strengths.get("features" if name.endswith(KIND) else "weights", 1.0)
+    return kind * _strength_of_layer(block, rest, strengths)
+
+
+def _strength_of_layer(block: str, rest: str, strengths: Mapping[str, float]) -> float:
     if rest.startswith("torgb") and "torgb" in strengths:
         return strengths["torgb"]
     if block in strengths:

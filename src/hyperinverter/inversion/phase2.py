@@ -6,12 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from hyperinverter.contracts import Inversion
+from hyperinverter.inversion.carrying import RULES, Rule
 from hyperinverter.inversion.drawing import Drawing, Strength
 from hyperinverter.inversion.phase1 import WInverter, as_photos
 from hyperinverter.networks.encoders import FeatureEncoder
+from hyperinverter.networks.features import FeatureResiduals
 from hyperinverter.networks.frozen import evaluating
 from hyperinverter.networks.generator import Generator
 from hyperinverter.networks.hypernets import HyperNetwork
+from hyperinverter.ops.factored import Residual
 
 
 class HyperInverter(Drawing):
@@ -24,16 +27,32 @@ class HyperInverter(Drawing):
     Args:
         w_inverter: Frozen in place.
         feature_encoder: Reads the photo and the phase-I image.
-        hypernet: Turns the features of both into residuals.
+        hypernet: Turns the features of both into residuals of weights; None: the weights stay as they are.
+        feature_residuals: Turns the difference of both into feature residuals; None: none, as in the paper.
+        rule: What an edit does with feature residuals, see ``inversion.carrying``.
+
+    Raises:
+        ValueError: With neither, or for an unknown rule.
     """
 
     def __init__(
-        self, w_inverter: WInverter, feature_encoder: FeatureEncoder, hypernet: HyperNetwork
+        self,
+        w_inverter: WInverter,
+        feature_encoder: FeatureEncoder,
+        hypernet: HyperNetwork | None,
+        feature_residuals: FeatureResiduals | None = None,
+        rule: Rule = "add",
     ) -> None:
         super().__init__()
+        if hypernet is None and feature_residuals is None:
+            raise ValueError("phase II needs a hypernetwork, feature residuals, or both")
         self.w_inverter = w_inverter.requires_grad_(False).eval()
         self.feature_encoder = feature_encoder
         self.hypernet = hypernet
+        self.feature_residuals = feature_residuals
+        if rule not in RULES:
+            raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
+        self.rule = rule
         self._half = False
 
     def half_precision(self, wanted: bool = True) -> HyperInverter:
@@ -62,7 +81,7 @@ class HyperInverter(Drawing):
         return self.w_inverter.generator
 
     def trainable_parameters(self) -> list[nn.Parameter]:
-        """Parameters for the optimizer: the feature encoder's and the hypernetwork's."""
+        """Parameters for the optimizer: those of the feature encoder and of what predicts residuals."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def forward(self, photo: Tensor, strength: Strength = 1.0) -> Inversion:
@@ -75,25 +94,31 @@ class HyperInverter(Drawing):
         Raises:
             ValueError: If ``photo`` has another shape.
         """
-        first, features = self._read(photo)
-        residuals = self.hypernet(**features)
+        first, residuals = self._predict(photo, factored=False)
         image = self.render(first.w, residuals, strength)
-        return Inversion(w=first.w, residuals=residuals, w_image=first.w_image, image=image)
+        # not factored: all are tensors
+        return Inversion(w=first.w, residuals=residuals, w_image=first.w_image, image=image)  # type: ignore[arg-type]
 
     def reconstruct(self, photo: Tensor, strength: Strength = 1.0) -> Tensor:
         """Return ``forward(photo, strength).image`` alone, in less memory: for training.
 
         Residuals of 3x3 kernels stay factors (``HyperNetwork.factors``) and are not returned.
         """
-        first, features = self._read(photo)
-        return self.render(first.w, self.hypernet.factors(**features), strength)
+        first, residuals = self._predict(photo, factored=True)
+        return self.render(first.w, residuals, strength)
 
-    def _read(self, photo: Tensor) -> tuple[Inversion, dict[str, Tensor]]:
-        """Phase I, without gradients, and what the hypernetwork reads: two sets of features ``(B, L, C, 8, 8)``."""
+    def _predict(self, photo: Tensor, *, factored: bool) -> tuple[Inversion, dict[str, Residual]]:
+        """Phase I, without gradients, and all residuals."""
         with torch.no_grad():
             first = self.w_inverter(photo)
-        of_photo, of_w_image = self.feature_encoder.pair(photo=photo, w_image=first.w_image)
-        return first, {"photo": of_photo, "w_image": of_w_image}
+        of_photo, of_w_image, differences = self.feature_encoder.read(photo=photo, w_image=first.w_image)
+        residuals: dict[str, Residual] = {}
+        if self.hypernet is not None:
+            predict = self.hypernet.factors if factored else self.hypernet
+            residuals |= predict(photo=of_photo, w_image=of_w_image)
+        if self.feature_residuals is not None:
+            residuals |= self.feature_residuals(differences)
+        return first, residuals
 
     @torch.no_grad()
     def invert(self, images: Tensor, strength: Strength = 1.0) -> Inversion:

@@ -17,10 +17,12 @@ from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from torch import nn
 
+from hyperinverter.inversion.carrying import Rule
 from hyperinverter.inversion.phase1 import WInverter
 from hyperinverter.inversion.phase2 import HyperInverter
 from hyperinverter.networks.backbones import BACKBONES
 from hyperinverter.networks.encoders import FeatureEncoder, Heads, Initial, WEncoder
+from hyperinverter.networks.features import FeatureResiduals
 from hyperinverter.networks.fusion import FUSIONS
 from hyperinverter.networks.generator import Generator, GeneratorConfig
 from hyperinverter.networks.hypernets import Activation, HyperNetwork, Init
@@ -95,6 +97,16 @@ class HypernetSpec:
 
 
 @dataclass(frozen=True)
+class FeatureResidualsSpec:
+    """Feature residuals; fields are arguments of ``FeatureResiduals``."""
+
+    places: tuple[str, ...]  # layers of ``generator.synthesis.feature_maps()``
+    width: int = 64
+    scale: float = 0.1
+    rule: Rule = "add"  # what an edit does with them; of the model, not of ``FeatureResiduals``
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """A model without its weights."""
 
@@ -102,7 +114,8 @@ class ModelSpec:
     generator: GeneratorConfig  # the one it is for
     w_encoder: WEncoderSpec
     features: FeaturesSpec | None = None  # of a "hyperinverter"
-    hypernet: HypernetSpec | None = None  # of a "hyperinverter"
+    hypernet: HypernetSpec | None = None  # of a "hyperinverter" with residuals of weights
+    feature_residuals: FeatureResidualsSpec | None = None  # of a "hyperinverter" with feature residuals
 
     def plain(self) -> dict[str, Any]:
         """Numbers, strings, lists and dictionaries, for a checkpoint or a header."""
@@ -133,17 +146,23 @@ def describe(model: nn.Module) -> ModelSpec:
         TypeError: If ``model`` is neither a ``WInverter`` nor a ``HyperInverter``.
     """
     if isinstance(model, HyperInverter):
-        regressor = next(iter(model.hypernet.weight_regressors.values()))
-        kernels = tuple(spec.name for spec in model.hypernet.kernels)
         return replace(
             describe(model.w_inverter),
             kind="hyperinverter",
             features=_read_off(FeaturesSpec, model.feature_encoder),
-            hypernet=_read_off(HypernetSpec, regressor, kernels=kernels),
+            hypernet=None if model.hypernet is None else _hypernet_spec(model.hypernet),
+            feature_residuals=None
+            if model.feature_residuals is None
+            else _read_off(FeatureResidualsSpec, model.feature_residuals, rule=model.rule),
         )
     if isinstance(model, WInverter):
         return ModelSpec("w_encoder", model.generator.config, _read_off(WEncoderSpec, model.encoder))
     raise TypeError(f"expected a WInverter or a HyperInverter, got {type(model).__name__}")
+
+
+def _hypernet_spec(hypernet: HyperNetwork) -> HypernetSpec:
+    regressor = next(iter(hypernet.weight_regressors.values()))
+    return _read_off(HypernetSpec, regressor, kernels=tuple(spec.name for spec in hypernet.kernels))
 
 
 def build(spec: ModelSpec, generator: Generator, init: Init = "paper") -> WInverter | HyperInverter:
@@ -181,28 +200,46 @@ def build_on(first: WInverter, spec: ModelSpec, init: Init = "paper") -> HyperIn
         ValueError: If the specification has no phase II, or names something this version or the generator does not
             have.
     """
-    features, hyper, generator = spec.features, spec.hypernet, first.generator
-    if features is None or hyper is None:
+    features, generator = spec.features, first.generator
+    if features is None or (spec.hypernet is None and spec.feature_residuals is None):
         raise ValueError("the description lacks features or hypernet")
+    hypernet = None if spec.hypernet is None else _hypernet(spec.hypernet, features.channels, generator, init)
+    # In this order: new parts draw their random weights last, so that what was before them begins as before.
+    encoder = FeatureEncoder(
+        features.backbone.build(BACKBONES),
+        generator.num_ws,
+        used=() if hypernet is None else hypernet.used_styles,
+        sides=_sides(spec.feature_residuals, generator),
+        **_options(features, "backbone"),
+    )
+    added = None
+    if spec.feature_residuals is not None:
+        maps, options = generator.synthesis.feature_maps(), _options(spec.feature_residuals, "rule")
+        added = FeatureResiduals(maps, channels=features.channels, **options)
+    return HyperInverter(
+        first, encoder, hypernet, added, spec.feature_residuals.rule if spec.feature_residuals else "add"
+    )
+
+
+def _sides(spec: FeatureResidualsSpec | None, generator: Generator) -> list[int]:
+    """Sides of the maps that receive feature residuals; a place that does not exist is refused where they are built."""
+    maps = generator.synthesis.feature_maps()
+    return [] if spec is None else sorted({maps[place][1] for place in spec.places if place in maps})
+
+
+def _hypernet(hyper: HypernetSpec, channels: int, generator: Generator, init: Init) -> HyperNetwork:
     by_name = {kernel.name: kernel for kernel in generator.kernels()}
     if unknown := [name for name in hyper.kernels if name not in by_name]:
         raise ValueError(f"this generator does not know {unknown[0]!r}")
     if len(set(hyper.kernels)) < len(hyper.kernels):
         raise ValueError("the description names a kernel twice")
-    hypernet = HyperNetwork(
+    return HyperNetwork(
         [by_name[name] for name in hyper.kernels],
-        features.channels,
+        channels,
         fusion=functools.partial(hyper.fusion.build, FUSIONS),
         init=init,
         **_options(hyper, "kernels", "fusion"),
     )
-    encoder = FeatureEncoder(
-        features.backbone.build(BACKBONES),
-        generator.num_ws,
-        used=hypernet.used_styles,
-        **_options(features, "backbone"),
-    )
-    return HyperInverter(first, encoder, hypernet)
 
 
 # Plain values ------------------------------------------------------------------------------------------------

@@ -97,6 +97,8 @@ class FeatureEncoder(nn.Module):
         channels: C, of every feature map. The paper's is 512.
         used: Style layers that are read (``HyperNetwork.used_styles``). Only these get a block; the maps of the
             others are zero. None means all.
+        sides: Sides of the generator's maps that feature residuals are wanted for: the level of the pyramid whose side
+            is closest is kept for each (see ``read``).
         heads: "layer": one block per style layer, the paper's. "resolution": the two layers of one resolution of
             the generator share a block, at the pyramid level of the first. "level": all layers of a level do.
         initial: Size at which the phase-I image is read: "full", the photo's and the paper's; "half" or
@@ -115,6 +117,7 @@ class FeatureEncoder(nn.Module):
         used: Iterable[int] | None = None,
         heads: Heads = "layer",
         initial: Initial = "full",
+        sides: Iterable[int] = (),
     ) -> None:
         super().__init__()
         if heads not in HEADS:
@@ -128,12 +131,14 @@ class FeatureEncoder(nn.Module):
             False  # compute the style blocks again in the backward pass; the backbone may hold BatchNorm
         )
         indices = sorted(set(range(num_styles) if used is None else used))
-        if not indices or indices[0] < 0 or indices[-1] >= num_styles:
+        self._kept = {side: self._closest(side) for side in sides}  # side of a map -> level
+        if not (indices or self._kept) or any(not 0 <= index < num_styles for index in indices):
             raise ValueError(f"used must name style layers 0 to {num_styles - 1}, got {indices}")
         fine, middle, coarse = backbone.channels
         self._head = {index: self._head_of(index) for index in indices}
         blocks = sorted(set(self._head.values()))
-        finest = min(self._level(index) for index in blocks)  # levels below the finest in use are not built
+        # Levels below the finest in use are not built.
+        finest = min([self._level(index) for index in blocks] + [*self._kept.values()])
         # The paper's coarsest map is as wide as its pyramid; a smaller backbone's is brought to that width.
         self.toplayer = None if coarse == channels else nn.Conv2d(coarse, channels, 1)
         self.latlayer1 = nn.Conv2d(middle, channels, 1) if finest <= 1 else None
@@ -157,27 +162,41 @@ class FeatureEncoder(nn.Module):
         """Level of the pyramid a style layer reads; 0 is the finest."""
         return 2 if index < 3 else 1 if index < 7 else 0
 
+    def _closest(self, side: int) -> int:
+        """The level of the pyramid whose side is closest to this one, by ratio."""
+        return min(range(3), key=lambda level: abs(math.log2(self.backbone.sizes[level] / side)))
+
     def forward(self, image: Tensor) -> Tensor:
         """Encode RGB ``(B, 3, H, W)`` in [-1, 1], any size; returns ``(B, L, C, 8, 8)``."""
         return self._encode(resize(image, self.backbone.input_size))
 
     def encode_w_image(self, w_image: Tensor) -> Tensor:
         """As ``forward``, for the phase-I image ``(B, 3, R, R)``, at the size given by ``initial``."""
+        return self._encode(self._resized(w_image))
+
+    def _resized(self, w_image: Tensor) -> Tensor:
         size = self.backbone.input_size // INITIAL[self.initial]
         if self.initial != "full":  # antialiased: without, every second pixel would be skipped
             w_image = F.interpolate(w_image, size=(size, size), mode="bilinear", antialias=True)
-        return self._encode(resize(w_image, size))
+        return resize(w_image, size)
 
     def _encode(self, image: Tensor) -> Tensor:
-        return self._maps(self.backbone(image))
+        return self._maps(self._pyramid(self.backbone(image)))
 
-    def _maps(self, taps: Taps) -> Tensor:
+    def _pyramid(self, taps: Taps) -> dict[int, Tensor]:
+        """Level -> ``(B, C, S, S)``; 0 is the finest."""
         c1, c2, c3 = taps
         levels = {2: c3 if self.toplayer is None else self.toplayer(c3)}
         if self.latlayer1 is not None:
             levels[1] = _upsample_add(levels[2], self.latlayer1(c2))
         if self.latlayer2 is not None:
             levels[0] = _upsample_add(levels[1], self.latlayer2(c1))
+        return levels
+
+    def _maps(self, levels: dict[int, Tensor]) -> Tensor:
+        """A map of every style layer, ``(B, L, C, 8, 8)``; without style blocks L is 0."""
+        if not self.styles:
+            return levels[2].new_zeros(len(levels[2]), 0, self.channels, FEATURE_SIZE, FEATURE_SIZE)
         blocks = {
             int(index): resize(self._run(block, levels[self._level(int(index))]), FEATURE_SIZE)
             for index, block in self.styles.items()
@@ -202,16 +221,35 @@ class FeatureEncoder(nn.Module):
         Returns:
             Features of the photo and of the phase-I image, ``(B, L, C, 8, 8)`` each.
         """
+        photo_maps, w_image_maps, _ = self.read(photo=photo, w_image=w_image)
+        return photo_maps, w_image_maps
+
+    def read(self, *, photo: Tensor, w_image: Tensor) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+        """As ``pair``, and what the photo has and the phase-I image lacks at the levels of ``sides``.
+
+        Returns:
+            Features of the photo and of the phase-I image, ``(B, L, C, 8, 8)`` each; and for each of ``sides`` the
+            difference of the two at the level kept for it, ``(B, C, side, side)``.
+        """
         if self.initial != "full":
-            return self(photo), self.encode_w_image(w_image)
+            ours = self._pyramid(self.backbone(resize(photo, self.backbone.input_size)))
+            theirs = self._pyramid(self.backbone(self._resized(w_image)))
+            return self._maps(ours), self._maps(theirs), self._differences(ours, theirs)
         both = [resize(image, self.backbone.input_size) for image in (photo, w_image)]
         if any(isinstance(part, _BatchNorm) and part.training for part in self.backbone.modules()):
             c1, c2, c3 = (torch.cat(maps) for maps in zip(*map(self.backbone, both), strict=True))
-            features = self._maps((c1, c2, c3))
+            levels = self._pyramid((c1, c2, c3))
         else:
-            features = self._encode(torch.cat(both))
-        photo_features, w_image_features = features.chunk(2)  # (2B, L, C, 8, 8) -> (B, L, C, 8, 8) twice
-        return photo_features, w_image_features
+            levels = self._pyramid(self.backbone(torch.cat(both)))
+        photo_maps, w_image_maps = self._maps(levels).chunk(2)  # (2B, L, C, 8, 8) -> (B, L, C, 8, 8) twice
+        halves = {level: x.chunk(2) for level, x in levels.items()}
+        ours, theirs = ({level: pair[k] for level, pair in halves.items()} for k in (0, 1))
+        return photo_maps, w_image_maps, self._differences(ours, theirs)
+
+    def _differences(self, ours: dict[int, Tensor], theirs: dict[int, Tensor]) -> dict[int, Tensor]:
+        """Side -> photo minus phase-I image, ``(B, C, side, side)``."""
+        sized = {side: (resize(ours[k], side), resize(theirs[k], side)) for side, k in self._kept.items()}
+        return {side: photo - w_image for side, (photo, w_image) in sized.items()}
 
 
 def _upsample_add(coarse: Tensor, lateral: Tensor) -> Tensor:

@@ -133,6 +133,10 @@ class StyledConv(nn.Module):
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
         self.fir: Tensor
         self.register_buffer("fir", fir_kernel(gain=4.0), persistent=False)
+        self.features: (
+            Tensor | None
+        )  # a feature residual of one photo, ``(1, O, H, W)``: see ``with_residuals``
+        self.register_buffer("features", None, persistent=False)
 
     def forward(
         self, x: Tensor, w: Tensor, delta: Residual | None, affine_delta: Tensor | None, noise_mode: str
@@ -217,7 +221,8 @@ class Synthesis(nn.Module):
             ws: One code per sample, ``(B, D)``, or one per style layer, ``(B, L, D)``.
             residuals: ``KernelSpec.name`` -> ``(B, *shape)``, added to the stored weights before gain,
                 modulation and demodulation (HyperInverter, Eq. 4: theta + delta theta). Those of convolutions
-                may be factored.
+                may be factored. ``b8.conv1.features`` -> ``(B, C, 8, 8)`` is added to what that layer gives, before
+                torgb and the next layer read it.
             noise_mode: "const" (stored noise), "random" or "none".
 
         Returns:
@@ -243,9 +248,21 @@ class Synthesis(nn.Module):
         if ws.shape[1] != self.num_ws:
             raise ValueError(f"expected {self.num_ws} codes per sample, got {ws.shape[1]}")
         if residuals:
-            weights = {name: weight for name, weight in self.named_parameters() if name.endswith(".weight")}
-            _check_residuals(residuals, weights, len(ws))
+            _check_residuals(residuals, self._shapes(), len(ws))
         return ws
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of all that can receive a residual, without the batch axis."""
+        weights = {name: tuple(p.shape) for name, p in self.named_parameters() if name.endswith(".weight")}
+        return weights | {f"{place}.features": shape for place, shape in self.feature_maps().items()}
+
+    def feature_maps(self) -> dict[str, tuple[int, int, int]]:
+        """Layers that can receive a feature residual, ``b4.conv1``, ``b8.conv0`` ...: shape of their map, (C, S, S)."""
+        return {
+            name: (len(layer.bias), *layer.noise_const.shape)
+            for name, layer in self.named_modules()
+            if isinstance(layer, StyledConv)
+        }
 
     def _in_bfloat16(self, device: str) -> bool:
         """Whether to draw in bfloat16; a precision that the caller chose is kept."""
@@ -280,13 +297,35 @@ class Synthesis(nn.Module):
         assert image is not None
         return image
 
+    def map_of(self, ws: Tensor, name: str, residuals: Residuals | None = None) -> Tensor:
+        """The map that a convolution such as ``b8.conv1`` gives, ``(B, C, S, S)``; later layers are not drawn.
+
+        Raises:
+            ValueError: As in ``forward``, or for a layer that does not exist.
+        """
+        residuals = residuals or {}
+        codes = self._checked(ws, residuals, "const").unbind(dim=1)
+        x = self.get_parameter("b4.const").expand(len(ws), -1, -1, -1)
+        for code in range(0, 2 * len(self.resolutions) - 1):  # b4.conv1, b8.conv0, b8.conv1, ...
+            layer = f"b{self.resolutions[(code + 1) // 2]}.conv{(code + 1) % 2}"
+            x = self._convolve(layer, x, codes[code], residuals, "const")
+            if layer == name:
+                return x
+        raise ValueError(f"no convolution is called {name!r}")
+
     def _convolve(self, name: str, x: Tensor, w: Tensor, residuals: Residuals, noise_mode: str) -> Tensor:
         """Run the convolution of this name on ``(B, I, H, W)``, with ``w`` ``(B, D)`` and its residuals."""
         layer = self.get_submodule(name)
         given = (x, w, residuals.get(f"{name}.weight"), _made(residuals, f"{name}.affine.weight"), noise_mode)
         if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(layer, *given, use_reentrant=False)
-        return layer(*given)
+            x = checkpoint(layer, *given, use_reentrant=False)
+        else:
+            x = layer(*given)
+        assert isinstance(layer, StyledConv)
+        of_this_call = _made(residuals, f"{name}.features")
+        for added in (of_this_call, layer.features):  # the second: of ``with_residuals``
+            x = x if added is None else x + added.to(x.dtype)
+        return x
 
     def _colours(self, name: str, x: Tensor, w: Tensor, residuals: Residuals) -> Tensor:
         """What the torgb layer of this name adds to the image, ``(B, 3, H, W)`` in float32."""
@@ -297,22 +336,22 @@ class Synthesis(nn.Module):
         """Return a synthesis network whose weights are theta + delta; what has no residual is shared, not copied.
 
         Args:
-            residuals: Of one photo, ``KernelSpec.name`` -> ``(1, *shape)``.
+            residuals: Of one photo, as in ``forward``, ``(1, *shape)`` each.
 
         Raises:
             ValueError: For residuals of several photos, or for tensors that do not exist or have another shape.
         """
+        _check_residuals(residuals, self._shapes(), 1, "one photo's residual")
         weights = dict(self.named_parameters())
-        _check_residuals(residuals, weights, 1, "one photo's residual")
-        changed = {
-            name: nn.Parameter((weights[name] + materialised(residual)[0]).detach(), requires_grad=False)
-            for name, residual in residuals.items()
-        }
         tensors = [*weights.values(), *self.buffers()]
         other = copy.deepcopy(self, {id(tensor): tensor for tensor in tensors})  # modules only
-        for name, parameter in changed.items():
+        for name, residual in residuals.items():
             owner, _, kind = name.rpartition(".")
-            setattr(other.get_submodule(owner), kind, parameter)
+            layer, delta = other.get_submodule(owner), materialised(residual).detach()
+            if isinstance(layer, StyledConv) and kind == "features":
+                layer.features = delta if layer.features is None else layer.features + delta
+            else:
+                setattr(layer, kind, nn.Parameter(weights[name] + delta[0], requires_grad=False))
         return other
 
 
@@ -323,14 +362,14 @@ def _made(residuals: Residuals, name: str) -> Tensor | None:
 
 
 def _check_residuals(
-    residuals: Residuals, weights: Mapping[str, Tensor], batch: int, what: str = "residual"
+    residuals: Residuals, shapes: Mapping[str, tuple[int, ...]], batch: int, what: str = "residual"
 ) -> None:
-    """Raise ``ValueError`` unless every residual has its weight, and the shape ``(batch, *weight.shape)``."""
-    unknown = sorted(residuals.keys() - weights.keys())
+    """Raise ``ValueError`` unless every residual has its place, and the shape ``(batch, *shape)``."""
+    unknown = sorted(name for name in residuals if name not in shapes)
     if unknown:
         raise ValueError(f"residuals for tensors the generator does not have: {', '.join(unknown)}")
     for name, residual in residuals.items():
-        expected = (batch, *weights[name].shape)
+        expected = (batch, *shapes[name])
         if residual.shape != expected:  # broadcasting would hide it
             raise ValueError(f"{what} for {name} must be {expected}, got {tuple(residual.shape)}")
 

@@ -16,7 +16,7 @@ from hyperinverter.sweeps.record import Planned, RecordedSweeper, flat_factors, 
 from hyperinverter.system.command import train_command
 from hyperinverter.system.terminal import write_line
 
-PHASE2_FACTORS = ("fusion", "coverage", "hypernet")
+PHASE2_FACTORS = ("fusion", "coverage", "features", "hypernet")
 
 
 @dataclass

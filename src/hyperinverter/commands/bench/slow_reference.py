@@ -41,6 +41,7 @@ def invert(model: HyperInverter, photo: Tensor) -> Tensor:
     w_image = draw(model.generator.synthesis, w, {})
     photo_features = model.feature_encoder(photo)
     w_image_features = model.feature_encoder(w_image)
+    assert model.hypernet is not None  # the method of the paper is what is measured
     residuals = model.hypernet(photo=photo_features, w_image=w_image_features)
     return draw(model.generator.synthesis, w, residuals)
 
