@@ -28,7 +28,10 @@ from hyperinverter.networks.generator import Generator
 from hyperinverter_recipes.paper_scale import write_weights
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-NEEDS = {"coverage=custom": ["coverage.include=[b16.conv1,b64.torgb.affine.weight]"]}
+NEEDS = {
+    "coverage=none": ["features=8"],
+    "coverage=custom": ["coverage.include=[b16.conv1,b64.torgb.affine.weight]"],
+}
 
 
 def options(group: str) -> list[str]:
@@ -40,7 +43,7 @@ def chosen(*choices: str) -> Config:
     """The small phase II run with these choices made."""
     narrow = ["hypernet.hidden_dim=4", "hypernet.channels=16", "hypernet.extractor_channels=8"]
     needed = [override for choice in choices for override in NEEDS.get(choice, [])]
-    return config.compose(["phase=2", *narrow, *choices, *needed])
+    return config.compose(config.normalise_overrides(["phase=2", *narrow, *choices, *needed]))
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +87,7 @@ def test_every_fusion_with_every_coverage_learns_and_comes_back(
     assert any(name.startswith("feature_encoder.") for name in changed)
     # not every tensor: so narrow a regressor may have all its ReLUs shut
     assert {name for name in before if name.endswith(".b2")} <= changed
+    assert {name for name in before if name.startswith("feature_residuals.")} <= changed
     save_model(model, tmp_path / "model.safetensors", {})
     again = load_hyperinverter(tmp_path / "model.safetensors", v0)
     assert torch.equal(again.invert(photo).image, model.invert(photo).image)
@@ -116,6 +120,9 @@ def test_every_encoder_serves_both_phases(encoder: str, v0: Generator, photo: Te
         ("encoder.heads=level", "encoder.initial=quarter"),
         ("encoder.initial=half", "fusion=difference"),
         ("experiment=lite",),
+        ("experiment=best",),
+        ("features=8_16", "features.rule=warp", "features.width=8", "features.scale=0.5"),
+        ("features=16", "coverage=none", "encoder.initial=half", "encoder.heads=level"),
     ],
     ids=" ".join,
 )

@@ -102,7 +102,7 @@ class Measure:
     def __init__(self, model: HyperInverter, photos: Tensor, spread: dict[str, Tensor]) -> None:
         self.read, self.identity, self.spread = FaceReadings(), DescriptorIdentity(), spread
         self.inversions = [model.invert(photo[None]) for photo in photos]
-        self.draw = [model.prepare(inversion.residuals) for inversion in self.inversions]
+        self.draw = [model.prepare(inversion) for inversion in self.inversions]
         self.start = [self.read(inversion.image) for inversion in self.inversions]
 
     @torch.no_grad()
@@ -160,7 +160,7 @@ def strip(model: HyperInverter, inversions: list[Inversion], direction: Directio
     powers = [low, low * 2 / 3, low / 3, 0.0, high / 3, high * 2 / 3, high]
     rows = []
     for inversion in inversions:
-        draw = model.prepare(inversion.residuals)
+        draw = model.prepare(inversion)
         with torch.no_grad():
             images = draw(inversion.w + torch.tensor(powers)[:, None] * direction.shift)
         rows.append([pictures.to_picture(image) for image in images])

@@ -170,7 +170,7 @@ class Editor:
         powers: Sequence[float],
     ) -> list[Image.Image]:
         """One picture per power of the first direction; the weights of the photo are made once."""
-        draw = self.model.prepare(inversion.residuals, self.strength)
+        draw = self.model.prepare(inversion, self.strength)
         w = inversion.w.expand(len(powers), *inversion.w.shape[1:])
         codes = shifted(w, [(first, torch.tensor(powers)), *others])
         return [pictures.to_picture(image) for part in codes.split(8) for image in draw(part)]

@@ -16,7 +16,10 @@ from hyperinverter.config.values import given
 from hyperinverter.contracts import UserError
 from hyperinverter.system.errors import first_line
 
-_ABOVE_ZERO = ("phase.kimg", "phase.epoch_kimg", "phase.ema_kimg", "phase.optimizer.lr", "loss.r1_gamma")
+_ABOVE_ZERO = (
+    *("phase.kimg", "phase.epoch_kimg", "phase.ema_kimg", "phase.optimizer.lr", "loss.r1_gamma"),
+    "features.scale",
+)
 _NOT_NEGATIVE = ("phase.warmup_kimg", "loss.l2", "loss.lpips", "loss.id", "loss.adv", "loss.adv_from_kimg")
 _WHOLE = {  # key -> least value
     "phase.batch_size": 1,
@@ -26,6 +29,7 @@ _WHOLE = {  # key -> least value
     "domain.resolution": 4,
     "hypernet.hidden_dim": 1,
     "hypernet.channels": 1,
+    "features.width": 1,
     "loss.r1_every": 1,
     "loss.adv_batch_size": 1,
     "data.num_train": 1,
@@ -47,6 +51,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "encoder.start": ("phase1", "published", "random"),
     "encoder.heads": ("layer", "resolution", "level"),
     "encoder.initial": ("full", "half", "quarter"),
+    "features.rule": ("add", "fade", "warp"),
 }
 _GROUPS = (
     "phase",

@@ -19,7 +19,7 @@ from hyperinverter.runs import CARD, SWEEP, latest_unfinished, read_card, read_s
 def normalise_overrides(arguments: Sequence[str]) -> list[str]:
     """Turn the short spellings of the command line into what Hydra's grammar accepts.
 
-    - ``+sweep`` becomes ``+sweep=default`` and ``phase=2`` becomes ``phase='2'``.
+    - ``+sweep`` becomes ``+sweep=default`` and ``phase=2`` becomes ``phase='2'``, as do the numbers of ``features``.
     - ``data.root=PATH`` also chooses ``data=folder``, unless a domain or data is given.
     - ``generator=FILE`` becomes ``generator.path=FILE`` and also chooses ``domain=own``, unless a domain is given.
     - ``resume=RUN`` brings back that run's overrides and folder; ``resume=SWEEP`` the sweep's command.
@@ -55,9 +55,10 @@ def normalise_overrides(arguments: Sequence[str]) -> list[str]:
 def _normalise(argument: str) -> str:
     if argument == "+sweep":
         return "+sweep=default"
-    match = re.fullmatch(r"phase=([0-9,]+)", argument)
-    if match:
-        return "phase=" + ",".join(f"'{number}'" for number in match[1].split(","))
+    match = re.fullmatch(r"(phase|features)=([\w,]+)", argument)
+    if match:  # Hydra takes names, not numbers
+        names = [f"'{name}'" if re.fullmatch("[0-9_]+", name) else name for name in match[2].split(",")]
+        return f"{match[1]}={','.join(names)}"
     return argument
 
 
