@@ -8,7 +8,7 @@ psnr                                  peak signal-to-noise ratio, dB            
 ssim, ms_ssim                         structural similarity                               higher
 id_NETWORK                            cosine similarity of two identities                 higher
 lpips_*, st_lpips_*, effnet_*         perceptual distance                                 lower
-frechet, fid, kid                     distance of two sets of images                      lower
+frechet, kernel, fid, kid             distance of two sets of images                      lower
 loss, error, seconds                  as they say                                         lower
 ====================================  ==================================================  ======
 """
@@ -37,7 +37,7 @@ _MEASURES: tuple[tuple[str, Measure], ...] = (
     (r"(ms_)?ssim", Measure(higher_is_better=True)),
     (r"id_\w+", Measure(higher_is_better=True)),
     (r"((st_)?lpips|effnet)(_\w+)?", Measure(higher_is_better=False)),
-    (r"(\w+_)?(frechet|fid|kid)(_\w+)?", Measure(higher_is_better=False)),
+    (r"(\w+_)?(frechet|kernel|fid|kid)(_\w+)?", Measure(higher_is_better=False)),
     (r"(\w+_)?(loss|error)", Measure(higher_is_better=False)),
     (r"seconds", Measure(higher_is_better=False, unit="s", digits=0)),
     (r"seconds_\w+", Measure(higher_is_better=False, unit="s")),

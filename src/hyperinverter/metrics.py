@@ -121,7 +121,7 @@ class MetricSuite(nn.Module):
         return len(self._rows)
 
     def _measure(self, image: Tensor, photo: Tensor, embedded: list[Embedding]) -> dict[str, Tensor]:
-        values = {"l2": (image - photo).square().mean(dim=(1, 2, 3))}
+        values = {"l2": l2(image, photo)}
         seen, wanted = to_unit_range(image), to_unit_range(photo)
         values["psnr"] = psnr(seen, wanted)
         if self.resolution >= SSIM_WINDOW:
@@ -129,11 +129,7 @@ class MetricSuite(nn.Module):
                 structural_similarity_index_measure(seen, wanted, data_range=1.0, reduction="none")
             )
         if self.resolution >= MS_SSIM_MIN_SIZE:
-            values["ms_ssim"] = _per_image(
-                multiscale_structural_similarity_index_measure(
-                    seen, wanted, data_range=1.0, reduction="none", normalize="relu"
-                )
-            )
+            values["ms_ssim"] = ms_ssim(seen, wanted)
         for judge, target in zip(self.judges, embedded, strict=True):
             values[str(judge.label)] = judge.compare(judge.embed(image), target)  # type: ignore[operator]
         return values
@@ -176,6 +172,32 @@ class MetricSuite(nn.Module):
 def to_unit_range(image: Tensor) -> Tensor:
     """Map [-1, 1] to [0, 1] and clamp, as in an image file."""
     return ((image + 1) / 2).clamp(0, 1)
+
+
+def l2(image: Tensor, photo: Tensor) -> Tensor:
+    """Mean squared error, ``(B,)``; of images in [-1, 1] four times that of [0, 1]."""
+    return (image - photo).square().mean(dim=(1, 2, 3))
+
+
+def inner_ssim(image: Tensor, photo: Tensor) -> Tensor:
+    """SSIM of images in [0, 1], ``(B,)``, averaged over complete windows only, as scikit-image and piq have it.
+
+    ``MetricSuite`` reflects the border instead, as torchmetrics does.
+    """
+    found = structural_similarity_index_measure(
+        image, photo, data_range=1.0, reduction="none", return_full_image=True
+    )
+    edge = SSIM_WINDOW // 2
+    return found[1][..., edge:-edge, edge:-edge].mean(dim=(1, 2, 3))
+
+
+def ms_ssim(image: Tensor, photo: Tensor) -> Tensor:
+    """SSIM of images in [0, 1] at five scales, ``(B,)``; negative contrasts count as 0."""
+    return _per_image(
+        multiscale_structural_similarity_index_measure(
+            image, photo, data_range=1.0, reduction="none", normalize="relu"
+        )
+    )
 
 
 def psnr(image: Tensor, photo: Tensor) -> Tensor:

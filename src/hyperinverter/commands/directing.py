@@ -11,7 +11,6 @@ from torch import Tensor
 
 from hyperinverter.checkpoints import load_inverter
 from hyperinverter.commands.inputs import sources
-from hyperinverter.commands.inverting import progress
 from hyperinverter.contracts import UserError
 from hyperinverter.data.transforms import read_photo
 from hyperinverter.editing import catalogue
@@ -20,6 +19,7 @@ from hyperinverter.editing.discovery import fit, from_two_groups, pca, sample_co
 from hyperinverter.editing.foreign import save_directions
 from hyperinverter.inversion.drawing import Drawing
 from hyperinverter.system.files import writing
+from hyperinverter.system.progress import progress
 
 
 def show_all(given: Sequence[str], model: str) -> int:

@@ -14,7 +14,6 @@ from torch import Tensor
 from hyperinverter import pictures
 from hyperinverter.checkpoints import load_inverter
 from hyperinverter.commands.inputs import INVERSION, Matrix, Source, read
-from hyperinverter.commands.inverting import progress
 from hyperinverter.contracts import Inversion, UserError
 from hyperinverter.editing import catalogue
 from hyperinverter.editing.animation import save_animation as save_animation
@@ -23,6 +22,7 @@ from hyperinverter.editing.files import load_inversion
 from hyperinverter.editing.moves import interpolated, with_residuals_of
 from hyperinverter.inversion.drawing import shifted
 from hyperinverter.system.files import writing
+from hyperinverter.system.progress import progress
 from hyperinverter.system.terminal import say
 
 Powers = Sequence[tuple[str, float]]

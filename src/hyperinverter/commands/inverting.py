@@ -7,10 +7,8 @@ import io
 import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -23,10 +21,8 @@ from hyperinverter.contracts import Inversion, UserError
 from hyperinverter.editing.files import Origin, load_origin, save_inversion
 from hyperinverter.judges.catalogue import build_judge
 from hyperinverter.system.files import sha256_of, write_text, writing
+from hyperinverter.system.progress import progress
 from hyperinverter.system.terminal import say
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 REPORT = "report.csv"
 DISTANCE = "st_lpips_alex"  # ships with the package, and means something on any photo
@@ -204,27 +200,6 @@ class Inversions:
         size = max(64, min(256, self.model.resolution * math.ceil(128 / self.model.resolution)))
         with writing(self.out, "give another folder with --out"):
             pictures.save_picture(pictures.sheet(list(kinds), rows, size), self.out / "sheet.png")
-
-
-def progress() -> AbstractContextManager[Progress]:
-    """A bar with rate and time left, on standard error; nothing where that is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    class Rate(TextColumn):
-        def render(self, task: Any) -> Any:
-            self.text_format = f"{task.speed:.1f}/s" if task.speed else ""
-            return super().render(task)
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        Rate(""),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
 def _opened(path: Path) -> Image.Image:

@@ -9,7 +9,7 @@ from hyperinverter.config.entry import compose, front_door
 from hyperinverter.config.explain import diagnose
 from hyperinverter.config.groups import Config, conf_dir, groups_of, options_of
 from hyperinverter.config.overrides import normalise_overrides, parse_overrides, quote
-from hyperinverter.config.values import build, given, load, run_dir, save, task_overrides, to_dict
+from hyperinverter.config.values import build, given, load, option, run_dir, save, task_overrides, to_dict
 
 __all__ = [
     "FACE_JUDGES",
@@ -25,6 +25,7 @@ __all__ = [
     "groups_of",
     "load",
     "normalise_overrides",
+    "option",
     "options_of",
     "parse_overrides",
     "quote",

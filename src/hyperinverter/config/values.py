@@ -9,7 +9,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from hyperinverter.config.groups import Config
+from hyperinverter.config.groups import Config, conf_dir, options_of
 from hyperinverter.config.targets import check_classes, check_targets
 from hyperinverter.contracts import UserError, shown
 from hyperinverter.system.errors import first_line
@@ -79,6 +79,20 @@ def load(path: Path) -> Config:
         raise UserError(f"{path} is not a configuration but a list; give the folder of another run")
     check_targets(OmegaConf.to_container(cfg, resolve=False), path)
     return cfg
+
+
+def option(group: str, name: str) -> dict[str, Any]:
+    """The content of a file of ``conf/GROUP``, by its name, or of a file of one's own, such as a protocol.
+
+    Raises:
+        UserError: If there is none of this name.
+    """
+    names, own = options_of(conf_dir(), group), Path(name).expanduser()
+    if name not in names and not (own.suffix in (".yaml", ".yml") and own.is_file()):
+        raise UserError(
+            f"there is no {group} {shown(name)!r}; there are: {', '.join(names)}, or give a file ending in .yaml"
+        )
+    return to_dict(load(conf_dir() / group / f"{name}.yaml" if name in names else own))
 
 
 def run_dir() -> Path:

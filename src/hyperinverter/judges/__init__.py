@@ -15,6 +15,8 @@ class                         label             says       weights
 ``MoCoSimilarity``            id_moco           cosine     file
 ============================  ================  =========  ==================================
 
+``sets`` holds the networks in whose features two sets of images are compared.
+
 Labels go into tables as they are: distances of different networks are not comparable, and none of the
 identity labels is the CurricularFace similarity of published tables.
 """

@@ -1,0 +1,60 @@
+"""``hyperinverter evaluate``: models and photos -> tables of numbers with intervals, and what may be concluded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLE = "hyperinverter evaluate digiface --data digiface --n 16 --out evaluated"
+
+
+def evaluate(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            help="digiface, a run folder, a model file, or another way to invert; NAME=MODEL names it in the tables.",
+        ),
+    ],
+    data: Annotated[
+        str, typer.Option(metavar="digiface|FOLDER", help="The built-in test photos, or a folder of photos.")
+    ] = "digiface",
+    protocol: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="How images are compared: a file of conf/protocol.")
+    ] = "digiface",
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("evaluated"),
+    n: Annotated[int | None, typer.Option(min=1, help="Only the first photos.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Photos in one pass.")] = 8,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    processes: Annotated[
+        int,
+        typer.Option(min=1, help="Processes that share the photos; each takes a GPU if there are several."),
+    ] = 1,
+    save_images: Annotated[
+        bool,
+        typer.Option("--save-images", help="Keep the PNGs that are measured, in images/MODEL/PHOTO.png."),
+    ] = False,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LABEL=FILE", help="Weight file of a network of the protocol that does not ship."
+        ),
+    ] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(metavar="NUMBER", help="Leave out a number of the protocol.")
+    ] = None,
+    part: Annotated[str | None, typer.Option(hidden=True)] = None,
+) -> int:
+    """Compare ways to invert: table.md, table.csv, table.tex, per_photo.csv, pairs.csv and worst_best.png.
+
+    All numbers are of images rounded to 8 bits. What was interrupted goes on with the same command. A folder may get
+    more models later, on all photos or on the first ones (--n).
+    """
+    from hyperinverter.commands.evaluating import Request, run
+
+    request = Request(
+        models, data, protocol, out, n, batch, device, processes, save_images, weights or [], without or []
+    )
+    return run(request, part)

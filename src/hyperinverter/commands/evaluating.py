@@ -1,0 +1,266 @@
+"""What ``hyperinverter evaluate`` was asked for: models and photos with their names, and processes."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hyperinverter import config
+from hyperinverter.checkpoints import load_inverter
+from hyperinverter.commands.inputs import sources
+from hyperinverter.contracts import UserError
+from hyperinverter.data.digiface import face_names, prepare_digiface
+from hyperinverter.data.transforms import read_pixels
+from hyperinverter.evaluation import report
+from hyperinverter.evaluation.measure import PHOTO, Measuring, Photos
+from hyperinverter.evaluation.protocol import Protocol
+from hyperinverter.evaluation.scoring import Scorer
+from hyperinverter.inversion.drawing import Drawing
+from hyperinverter.system.files import sha256_of, writing
+from hyperinverter.system.processes import fresh_environment
+from hyperinverter.system.progress import counted
+from hyperinverter.system.terminal import say, short
+
+BUILT_IN = "digiface"
+_LETTERS = re.compile(r"[^\w.@+-]+")
+_LONGEST = 60  # letters of a label
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments of the command."""
+
+    models: Sequence[str]
+    data: str
+    protocol: str
+    out: Path
+    n: int | None
+    batch: int
+    device: str
+    processes: int
+    save_images: bool
+    weights: Sequence[str]
+    without: Sequence[str]
+
+
+def run(asked: Request, part: str | None = None) -> int:
+    """Measure what is not measured yet, then write the tables.
+
+    Args:
+        asked: What was typed.
+        part: ``i/N``: only this share of the photos, and no tables; how other processes are called.
+
+    Raises:
+        UserError: For anything that cannot be compared.
+    """
+    index, parts = (int(number) for number in (part or "0/1").split("/"))
+    device = device_of(asked.device, index)
+    if part is not None and device.type == "cpu":
+        torch.set_num_threads(max(1, torch.get_num_threads() // parts))
+    cache = Path(str(config.compose([]).paths.cache)).expanduser()
+    protocol = Protocol.of(config.option("protocol", asked.protocol), asked.protocol).without(asked.without)
+    models = load_models(asked.models, device)
+    resolution = next(iter(models.values())).resolution
+    photos = find_photos(asked.data, asked.n, resolution, cache)
+    protocol.check_count(len(photos.names))
+    report.refuse_mixing(asked.out, protocol, photos)
+    scorer = Scorer(protocol, _files(asked.weights), cache, device)
+    scorer.check_side(resolution)
+    measuring = Measuring(
+        models,
+        photos,
+        protocol,
+        scorer,
+        asked.out / report.WORK,
+        images=asked.out / report.IMAGES if asked.save_images else None,
+        batch=asked.batch,
+        device=device,
+    )
+    if part is not None:
+        for _ in measuring.steps(index, parts)[1]:
+            pass
+        return 0
+    with writing(asked.out, "choose another folder with --out"):
+        asked.out.mkdir(parents=True, exist_ok=True)
+    report.write_record(asked.out, measuring)
+    try:
+        _measure(measuring, asked)
+        report.write_report(asked.out, scorer)
+    except KeyboardInterrupt:
+        say("interrupted; the same command goes on where it was")
+        raise
+    print((asked.out / "table.md").read_text(encoding="utf-8"), end="")
+    say(f"{short(asked.out)}: table.md, table.csv, table.tex, per_photo.csv, pairs.csv, worst_best.png")
+    return 0
+
+
+def _measure(measuring: Measuring, asked: Request) -> None:
+    total, steps = measuring.steps()
+    if asked.processes > 1 and total:
+        _measure_together(measuring, asked, total)
+        total, steps = measuring.steps()  # what an old process left, if any
+    with counted("evaluating", total) as advance:
+        for done in steps:
+            advance(done)
+
+
+def _measure_together(measuring: Measuring, asked: Request, total: int) -> None:
+    """Start processes that measure a share each, and count what they have done."""
+    typed = _typed(asked)
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-m", "hyperinverter", "evaluate", *typed, "--part", f"{i}/{asked.processes}"],
+            env=fresh_environment(),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(asked.processes)
+    ]
+    try:
+        with counted("evaluating", total) as advance:
+            left = total
+            while any(child.poll() is None for child in children):
+                time.sleep(0.5)
+                now = measuring.steps()[0]
+                advance(left - now)
+                left = now
+                if any(child.poll() for child in children):
+                    break
+        for child in children:
+            if child.poll():
+                said = (child.stderr.read() if child.stderr else "").strip().splitlines()
+                last = (said or ["it said nothing"])[-1]
+                raise UserError(f"a process ended with {child.returncode}: {last}; what is done is kept")
+    finally:
+        for child in children:
+            child.terminate()
+            child.wait()
+
+
+def _typed(asked: Request) -> list[str]:
+    """The arguments as another process is given them."""
+    typed = [*asked.models, "--data", asked.data, "--protocol", asked.protocol, "--out", str(asked.out)]
+    typed += ["--batch", str(asked.batch), "--device", asked.device]
+    typed += [] if asked.n is None else ["--n", str(asked.n)]
+    typed += ["--save-images"] if asked.save_images else []
+    for flag, values in (("--weights", asked.weights), ("--without", asked.without)):
+        typed += [word for value in values for word in (flag, value)]
+    return typed
+
+
+def device_of(asked: str, index: int = 0) -> torch.device:
+    """The device that was asked for; with several processes and ``auto`` or ``cuda``, a GPU each.
+
+    Raises:
+        UserError: If there is none of this name.
+    """
+    gpus = torch.cuda.device_count() if asked != "cpu" else 0
+    if asked == "auto":
+        asked = "cuda" if gpus else "cpu"
+    try:
+        device = torch.device(asked)
+    except RuntimeError as error:
+        raise UserError(f"--device={asked[:20]} is none of auto, cpu, cuda, cuda:1") from error
+    if device.type == "cuda":
+        if (device.index or 0) >= gpus:
+            raise UserError(
+                f"--device={asked}: this machine has {gpus} GPUs that PyTorch can use; try --device cpu"
+            )
+        return device if device.index is not None else torch.device("cuda", index % gpus)
+    return device
+
+
+def load_models(asked: Sequence[str], device: torch.device) -> dict[str, Drawing]:
+    """Models by the names they have in tables and folders.
+
+    Raises:
+        UserError: If one cannot be loaded, or two have one name.
+    """
+    found: dict[str, Drawing] = {}
+    for text in asked:
+        label, model = named(text)
+        if label in found or label == PHOTO:
+            raise UserError(
+                f"{'the photos are' if label == PHOTO else 'two models would be'} called {label!r} in the tables; name "
+                f"this one with NAME={model}"
+            )
+        found[label] = load_inverter(model).to(device)
+    return found
+
+
+def named(text: str) -> tuple[str, str]:
+    """``NAME=MODEL`` or ``MODEL`` -> a name that is safe in files and tables, and the model."""
+    name, equals, rest = text.partition("=")
+    if equals and re.fullmatch(r"[\w.@+-]+", name) and not Path(text).expanduser().exists():
+        return name[:_LONGEST], rest
+    path = Path(text).expanduser()
+    if not path.exists():
+        return _safe(text), text
+    folder = path.resolve()
+    # runs of one day differ in the folder above, jobs of a sweep have numbers for names
+    name = (
+        f"{folder.parent.name}_{folder.name}"
+        if folder.is_dir() and folder.name[:1].isdigit()
+        else folder.stem
+    )
+    return _safe(name), text
+
+
+def _safe(text: str) -> str:
+    return _LETTERS.sub("_", text).strip("_.")[:_LONGEST] or "model"
+
+
+def find_photos(data: str, n: int | None, resolution: int, cache: Path) -> Photos:
+    """The built-in test photos or those of a folder, in order, with their hashes.
+
+    Raises:
+        UserError: If there are none, or fewer than were asked for.
+    """
+    if data == BUILT_IN:
+        count = len(face_names(0, 0)["test"]) if n is None else n
+        names = face_names(0, 0, count)["test"]
+        root = prepare_digiface(cache, 0, 0, count)
+        paths = {Path(name).stem: root / name for name in names}
+    else:
+        root = Path(data).expanduser()
+        found, line = sources([root])
+        if line:
+            say(line)
+        if n is not None and n > len(found):
+            raise UserError(f"--n={n}: {data} holds {len(found)} photos; choose at most as many")
+        paths = {_safe(source.name): source.path for source in found[:n]}
+        if len(paths) < len(found[:n]):
+            paths = {f"{i:05d}_{_safe(s.name)}": s.path for i, s in enumerate(found[:n])}
+    files = {
+        name: str(p.relative_to(root)) if p.is_relative_to(root) else p.name for name, p in paths.items()
+    }
+    digests = {name: sha256_of(path) for name, path in paths.items()}
+
+    def read(wanted: Sequence[str]) -> np.ndarray:
+        return np.stack([read_pixels(paths[name], resolution) for name in wanted])
+
+    return Photos(data if data == BUILT_IN else root.name, files, digests, read)
+
+
+def _files(asked: Sequence[str]) -> Mapping[str, Path]:
+    """``LABEL=FILE`` -> weight files.
+
+    Raises:
+        UserError: If a file is missing.
+    """
+    found = {}
+    for text in asked:
+        label, equals, file = text.partition("=")
+        path = Path(file).expanduser()
+        if not equals or not path.is_file():
+            raise UserError(f"--weights {text[:80]}: give LABEL=FILE with a file that exists")
+        found[label] = path
+    return found

@@ -1,0 +1,202 @@
+"""Models and photos in, numbers of every photo out: the same photos for all models, each measured once.
+
+Batches are always the same photos, so that any number of processes, and any number of interruptions, give the same
+numbers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from hyperinverter import pictures
+from hyperinverter.contracts import UserError
+from hyperinverter.evaluation.protocol import Protocol
+from hyperinverter.evaluation.scoring import Scorer, resized, rounded
+from hyperinverter.evaluation.work import Piece, Work
+from hyperinverter.inversion.drawing import Drawing
+from hyperinverter.networks.generator import Generator
+from hyperinverter.system.files import writing
+
+SECONDS = "seconds"
+PHOTO = "photo"  # the photos themselves, as a model that changes nothing
+_SMALL = 128  # side of the pictures that are kept for figures
+_WAY_OUT = "choose another folder with --out"
+
+
+@dataclass(frozen=True)
+class Photos:
+    """The photos of an evaluation, in order.
+
+    Attributes:
+        source: What was asked for.
+        files: Short unique name -> path below the source.
+        digests: Short name -> SHA-256 of the file.
+        read: Short names -> RGB, ``uint8 (B, R, R, 3)``.
+    """
+
+    source: str
+    files: Mapping[str, str]
+    digests: Mapping[str, str]
+    read: Callable[[Sequence[str]], np.ndarray]
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.files)
+
+
+class Measuring:
+    """Measure models on photos into a folder of pieces.
+
+    Args:
+        models: Label -> model, in eval mode.
+        photos: What they invert.
+        protocol: What is measured.
+        scorer: Makes the numbers.
+        folder: Of the pieces.
+        images: Folder for the PNGs that were measured, or None.
+        batch: Photos in one pass.
+        device: Where models run.
+
+    Raises:
+        UserError: If the models draw images of different sides or with different generators.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, Drawing],
+        photos: Photos,
+        protocol: Protocol,
+        scorer: Scorer,
+        folder: Path,
+        *,
+        images: Path | None = None,
+        batch: int = 8,
+        device: torch.device | None = None,
+    ) -> None:
+        refuse_different(models)
+        self.models, self.photos, self.protocol, self.folder = models, photos, protocol, folder
+        self.images, self.batch, self.device = images, batch, device or torch.device("cpu")
+        self.scorer = scorer
+        self.works = {label: Work(folder, label, self._identity(label)) for label in [PHOTO, *models]}
+
+    def _identity(self, label: str) -> dict[str, Any]:
+        identity: dict[str, Any] = {"protocol": self.protocol.plain(), "photos": self.photos.source}
+        return identity if label == PHOTO else {**identity, **identity_of(self.models[label])}
+
+    def steps(self, part: int = 0, parts: int = 1) -> tuple[int, Iterator[int]]:
+        """What is left to do, as steps of photos.
+
+        Args:
+            part: Which share of the batches this process has.
+            parts: How many shares there are.
+
+        Returns:
+            How many photos, counted once per model, are left, and an iterator that measures them and says after each
+            batch how many it has done.
+        """
+        names = self.photos.names
+        batches = [names[i : i + self.batch] for i in range(0, len(names), self.batch)][part::parts]
+        done = {label: self._done(label) for label in self.works}
+        left = [
+            (label, [n for n in batch if n not in done[label]]) for batch in batches for label in self.works
+        ]
+        left = [(label, some) for label, some in left if some]
+        return sum(len(some) for label, some in left if label != PHOTO), self._measure(left)
+
+    def _done(self, label: str) -> set[str]:
+        done = self.works[label].done()
+        return {n for n in done if self.images is None or (self.images / label / f"{n}.png").is_file()}
+
+    def _measure(self, left: Sequence[tuple[str, list[str]]]) -> Iterator[int]:
+        looked: tuple[list[str], np.ndarray, Any] | None = None
+        for label, names in left:
+            if looked is None or looked[0] != names:
+                pixels = self.photos.read(names)
+                looked = (names, pixels, self.scorer.look(pixels))
+            _, pixels, seen = looked
+            if label == PHOTO:
+                self._keep(label, names, pixels, {})
+                yield 0
+                continue
+            image, seconds = self._invert(label, names, pixels)
+            numbers = self.scorer.score(image, seen)
+            numbers[SECONDS] = np.full(len(names), seconds / len(names))
+            self._keep(label, names, image, numbers)
+            yield len(names)
+
+    def _invert(self, label: str, names: Sequence[str], pixels: np.ndarray) -> tuple[np.ndarray, float]:
+        model = self.models[label]
+        planes = torch.from_numpy(pixels).movedim(-1, -3).contiguous().float().div_(127.5).sub_(1)
+        photo = planes.to(self.device)
+        synchronise(self.device)
+        begin = time.perf_counter()
+        image = model.invert(photo).image
+        synchronise(self.device)
+        seconds = time.perf_counter() - begin
+        if not torch.isfinite(image).all():
+            raise UserError(
+                f"{label} draws something that is no image for {', '.join(names[:3])}: train it again, or leave it out"
+            )
+        return rounded(image), seconds
+
+    def _keep(self, label: str, names: list[str], pixels: np.ndarray, numbers: dict[str, np.ndarray]) -> None:
+        features = self.scorer.describe(pixels)
+        with writing(self.folder, _WAY_OUT):
+            if self.images is not None:
+                folder = self.images / label
+                folder.mkdir(parents=True, exist_ok=True)
+                for name, one in zip(names, pixels, strict=True):
+                    pictures.save_picture(Image.fromarray(one), folder / f"{name}.png")
+            small = resized(pixels, min(_SMALL, pixels.shape[1]))
+            self.works[label].keep(Piece(names, numbers, features, small))
+
+
+def refuse_different(models: Mapping[str, Drawing]) -> None:
+    """Models of one table draw with one generator.
+
+    Raises:
+        UserError: If they do not.
+    """
+    first, *others = models
+    for other in others:
+        one, two = models[first], models[other]
+        if one.resolution != two.resolution:
+            raise UserError(
+                f"{first} draws images of {one.resolution} px and {other} of {two.resolution} px: their numbers cannot "
+                "be compared; evaluate them apart"
+            )
+        if not _same_generator(one.generator, two.generator):
+            raise UserError(
+                f"{first} and {other} draw with different generators: their numbers cannot be compared; evaluate them "
+                "apart, or train both on one generator"
+            )
+
+
+def _same_generator(one: Generator, two: Generator) -> bool:
+    """By hash, or number for number where a model file brings its own copy."""
+    if one is two or (one.sha256 and one.sha256 == two.sha256):
+        return True
+    first, second = one.state_dict(), two.state_dict()
+    return first.keys() == second.keys() and all(
+        first[name].shape == second[name].shape and torch.equal(first[name].cpu(), second[name].cpu())
+        for name in first
+    )
+
+
+def identity_of(model: Drawing) -> dict[str, str]:
+    """What tells a model from others."""
+    return {"source": model.source, "sha256": model.sha256, "generator_sha256": model.generator.sha256}
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was asked for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

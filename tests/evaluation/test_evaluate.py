@@ -1,0 +1,136 @@
+"""``hyperinverter evaluate`` as typed: numbers that anybody can compute again, and work that is never lost."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage.metrics import structural_similarity
+
+from hyperinverter.commands import main
+from hyperinverter.evaluation.measure import Measuring
+from hyperinverter.evaluation.work import Work
+
+PLAIN = ["--without", "st_lpips_alex", "--without", "id_descriptor"]
+PLAIN += ["--without", "frechet_effnet_lite0", "--without", "kernel_effnet_lite0"]
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"), dtype=np.float64)
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("evaluated")
+    assert main(["evaluate", "digiface", "--n", "6", "--batch", "4", "--save-images", "--out", str(out)]) == 0
+    return out
+
+
+def test_it_leaves_what_it_promises(evaluated: Path) -> None:
+    for name in (
+        "table.csv",
+        "table.md",
+        "table.tex",
+        "per_photo.csv",
+        "pairs.csv",
+        "photos.csv",
+        "worst_best.png",
+    ):
+        assert (evaluated / name).is_file(), name
+    found = rows(evaluated / "per_photo.csv")
+    assert list(found[0])[:4] == ["photo", "model", "l2", "psnr"]
+    assert len(found) == 6  # the last batch is not full, and is not dropped
+    record = json.loads((evaluated / "protocol.json").read_text())
+    assert record["protocol"]["name"] == "digiface"
+    assert record["models"]["digiface"]["n"] == 6
+
+
+def test_numbers_of_the_pngs_are_the_numbers_of_the_table(evaluated: Path) -> None:
+    for row in rows(evaluated / "per_photo.csv"):
+        photo = pixels(evaluated / "images" / "photo" / f"{row['photo']}.png")
+        image = pixels(evaluated / "images" / "digiface" / f"{row['photo']}.png")
+        l2 = ((photo - image) ** 2).mean() / 127.5**2
+        assert float(row["l2"]) == pytest.approx(l2, rel=1e-4)
+        assert float(row["psnr"]) == pytest.approx(10 * np.log10(4 / l2), rel=1e-4)
+        ssim = structural_similarity(
+            photo,
+            image,
+            channel_axis=2,
+            data_range=255,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+        )
+        assert float(row["ssim"]) == pytest.approx(ssim, rel=1e-4)
+
+
+def test_the_mean_of_the_table_is_the_mean_of_the_photos(evaluated: Path) -> None:
+    found = rows(evaluated / "per_photo.csv")
+    (table,) = rows(evaluated / "table.csv")
+    for name in ("l2", "psnr", "st_lpips_alex", "id_descriptor"):
+        mean = np.mean([float(row[name]) for row in found])
+        assert float(table[name]) == pytest.approx(mean, rel=1e-6)
+        assert float(table[f"{name}_low"]) <= mean <= float(table[f"{name}_high"])
+
+
+@pytest.mark.parametrize("place", ["read", "invert", "score", "keep", "tables"])
+def test_interrupted_anywhere_it_ends_with_the_same_table(
+    place: str,
+    evaluated: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from hyperinverter.commands import evaluating
+    from hyperinverter.evaluation import report, scoring
+
+    targets = {
+        "read": (evaluating, "read_pixels"),
+        "invert": (Measuring, "_invert"),
+        "score": (scoring.Scorer, "score"),
+        "keep": (Work, "keep"),
+        "tables": (report, "write_text"),
+    }
+    owner, name = targets[place]
+    real, calls = getattr(owner, name), [0]
+
+    def interrupted(*given: object, **named: object) -> object:
+        calls[0] += 1
+        if calls[0] == 2:
+            raise KeyboardInterrupt
+        return real(*given, **named)
+
+    typed = [
+        "evaluate",
+        "digiface",
+        "--n",
+        "6",
+        "--batch",
+        "2",
+        *PLAIN,
+        "--save-images",
+        "--out",
+        str(tmp_path),
+    ]
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, interrupted)
+        assert main(typed) == 130
+    assert "the same command goes on where it was" in capsys.readouterr().err
+    assert main(typed) == 0
+    before = {row["photo"]: row for row in rows(evaluated / "per_photo.csv")}
+    after = rows(tmp_path / "per_photo.csv")
+    assert len(after) == 6
+    for row in after:
+        assert all(
+            float(row[n]) == pytest.approx(float(before[row["photo"]][n]), abs=1e-6) for n in ("l2", "ssim")
+        )
