@@ -112,6 +112,8 @@ def build(cfg: Config, generator: Generator | None = None) -> Assembled:
             r1_gamma=cfg.loss.r1_gamma,
             r1_every=cfg.loss.r1_every,
             adv_batch_size=cfg.loss.adv_batch_size,
+            edit=cfg.loss.get("edit", 0.0),  # runs of before have none
+            edit_share=cfg.loss.get("edit_share", 0.25),
         )
     return Assembled(task, data_module(cfg), loaded)
 

@@ -6,15 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from hyperinverter.contracts import Inversion
-from hyperinverter.inversion.carrying import RULES, Rule
+from hyperinverter.inversion.carrying import RULES, Rule, carried
 from hyperinverter.inversion.drawing import Drawing, Strength
 from hyperinverter.inversion.phase1 import WInverter, as_photos
 from hyperinverter.networks.encoders import FeatureEncoder
-from hyperinverter.networks.features import FeatureResiduals
+from hyperinverter.networks.features import KIND, FeatureResiduals
 from hyperinverter.networks.frozen import evaluating
 from hyperinverter.networks.generator import Generator
 from hyperinverter.networks.hypernets import HyperNetwork
 from hyperinverter.ops.factored import Residual
+from hyperinverter.ops.factored import materialised as made
 
 
 class HyperInverter(Drawing):
@@ -106,6 +107,29 @@ class HyperInverter(Drawing):
         """
         first, residuals = self._predict(photo, factored=True)
         return self.render(first.w, residuals, strength)
+
+    def reconstruct_and_edit(self, photo: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``reconstruct``, and what an edit of the first photos changes in both images: for training.
+
+        Args:
+            photo: ``(B, 3, H, W)``.
+            shift: What is added to the codes of the first photos, ``(N, D)`` with N <= B.
+
+        Returns:
+            The images ``(B, 3, R, R)``; the change that the edit makes in the first N, with residuals carried along by
+            ``rule``; and the change it makes in the phase-I images, without gradients, ``(N, 3, R, R)`` each.
+        """
+        first, residuals = self._predict(photo, factored=True)
+        image = self.render(first.w, residuals)
+        few = slice(len(shift))
+        some = {name: residual[few] for name, residual in residuals.items()}
+        before, after = first.w[few], first.w[few] + shift
+        features = {name: made(residual) for name, residual in some.items() if name.endswith(KIND)}
+        weights = {name: residual for name, residual in some.items() if name not in features}
+        with torch.no_grad():
+            wanted = self.render(after) - first.w_image[few]
+        moved = carried(self.rule, self.generator.synthesis, features, before, after, weights)
+        return image, self.render(after, weights | moved) - image[few], wanted
 
     def _predict(self, photo: Tensor, *, factored: bool) -> tuple[Inversion, dict[str, Residual]]:
         """Phase I, without gradients, and all residuals."""

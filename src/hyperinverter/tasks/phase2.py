@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
@@ -13,6 +14,7 @@ from hyperinverter.contracts import Batch, current_name
 from hyperinverter.inversion.phase2 import HyperInverter
 from hyperinverter.losses.adversarial import discriminator_loss, generator_loss, r1_penalty
 from hyperinverter.metrics import MetricSuite
+from hyperinverter.networks.generator import Generator
 from hyperinverter.tasks.common import (
     MakeOptimizer,
     Pass,
@@ -22,6 +24,9 @@ from hyperinverter.tasks.common import (
     in_parts,
     sum_of,
 )
+
+STEP = 0.3  # of the way from one random code to another: the size of an edit
+EDIT_SIDE = 16  # px at which changes are compared: finer detail is new in the final image, and moves with it
 
 
 class PhaseIIHyper(PhaseTask):
@@ -43,6 +48,9 @@ class PhaseIIHyper(PhaseTask):
             regularisation, Karras et al. 2020).
         adv_batch_size: Photos per step and process once the discriminator has joined; a larger batch becomes several
             steps. None: as they come.
+        edit: Weight of the term that keeps edits alive: a step of the code should change the final image as it changes
+            the initial one. Reconstruction alone teaches residuals to hold the photo whatever the code says.
+        edit_share: Part of every batch that is edited.
         accumulate: See ``PhaseTask``; the discriminator's batches are cut into as many parts.
     """
 
@@ -62,10 +70,13 @@ class PhaseIIHyper(PhaseTask):
         r1_gamma: float = 10.0,
         r1_every: int = 16,
         adv_batch_size: int | None = None,
+        edit: float = 0.0,
+        edit_share: float = 0.25,
         accumulate: int = 1,
     ) -> None:
         super().__init__(inverter, loss, metrics, optimizer, schedule, accumulate=accumulate)
         self.discriminator = discriminator
+        self.edit, self.edit_share = edit, edit_share
         self.adv, self.adv_from = adv, adv_from
         self.r1_gamma, self.r1_every = r1_gamma, r1_every
         self.adv_batch_size = adv_batch_size
@@ -78,6 +89,18 @@ class PhaseIIHyper(PhaseTask):
     def draw(self, photo: Tensor) -> Tensor:
         """The final image, G(w; theta + residuals)."""
         return cast(HyperInverter, self.inverter).reconstruct(photo)
+
+    def forward_pass(self, photo: Tensor) -> Pass:
+        """As for phase I, and with ``edit`` the term that keeps edits alive."""
+        if not self.edit:
+            return super().forward_pass(photo)
+        inverter = cast(HyperInverter, self.inverter)
+        shift = random_steps(inverter.generator, max(1, round(self.edit_share * len(photo))))
+        image, change, wanted = inverter.reconstruct_and_edit(photo, shift)
+        total, parts = self.loss(image, photo)
+        change, wanted = (F.adaptive_avg_pool2d(x, EDIT_SIDE) for x in (change, wanted))
+        term = F.mse_loss(change, wanted)
+        return Pass(total + self.edit * term, {**parts, "edit": term.detach()}, image)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if self.discriminator is None:
@@ -196,6 +219,17 @@ class PhaseIIHyper(PhaseTask):
         assert isinstance(self.inverter, HyperInverter)
         _, seconds = self._timed(self.inverter.w_inverter, photo)
         self._seconds.setdefault("phase1/seconds_per_image", []).append(seconds / len(photo))
+
+
+@torch.no_grad()
+def random_steps(generator: Generator, count: int) -> Tensor:
+    """Steps of codes ``(count, D)``: part of the way between two random codes, of the size of a usual edit.
+
+    Two standard deviations along one direction are about a quarter of the way from one code to another.
+    """
+    z = torch.randn(2 * count, generator.z_dim, device=generator.w_avg.device)
+    one, other = generator.mapping(z)[:, 0].chunk(2)
+    return STEP * torch.randn(count, 1, device=z.device) * (other - one)
 
 
 def in_steps(batch: Batch, size: int | None) -> list[Batch]:
