@@ -17,7 +17,7 @@ from hyperinverter.contracts import UserError
         ("phase.kmig=3", r"there is no 'phase.kmig'; did you mean phase.kimg\?"),
         (
             "loss.zzz=1",
-            r"there is no 'loss.zzz'.*loss has: adv, adv_batch_size, adv_from_kimg, id, l2, lpips",
+            r"there is no 'loss.zzz'.*loss has: adv, adv_batch_size, adv_from_kimg, (edit, edit_share, )?id, l2, lpips",
         ),
         ("kimg=3", r"there is no 'kimg'; did you mean phase.kimg\?"),
         ("phase=3", r"phase has no option '3'; there are: 1, 2"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 from torch import Tensor
+from torch.testing import assert_close
 from watching import Batches, Watch, make_batches, same
 
 from hyperinverter.checkpoints import load_hyperinverter, load_w_inverter
@@ -17,7 +18,7 @@ from hyperinverter.losses.adversarial import r1_penalty
 from hyperinverter.networks.discriminator import Discriminator
 from hyperinverter.networks.generator import Generator
 from hyperinverter.tasks import phase2
-from hyperinverter.tasks.phase2 import PhaseIIHyper
+from hyperinverter.tasks.phase2 import PhaseIIHyper, random_steps
 
 Make = Callable[..., PhaseIIHyper]
 
@@ -180,3 +181,30 @@ def test_checkpoint_is_tensors_and_plain_values_and_gives_the_model_back(
     assert torch.equal(loaded.invert(photo).image, task.inverter.invert(photo).image)
     first = load_w_inverter(tmp_path / "best.ckpt", generator)
     assert torch.equal(first.invert(photo).image, task.inverter.invert(photo).w_image)
+
+
+def test_the_edit_term_asks_for_the_change_that_the_initial_image_shows(
+    make_phase2: Callable[..., PhaseIIHyper],
+) -> None:
+    task = make_phase2(edit=2.0, edit_share=0.5)
+    photo = torch.rand(4, 3, 16, 16) * 2 - 1
+    total, parts, image = task.forward_pass(photo)
+    assert set(parts) == {"l2", "edit"}
+    assert_close(total, parts["l2"] + 2.0 * parts["edit"])
+    assert_close(image, task.draw(photo))
+    total.backward()
+    assert task.inverter.w_inverter.encoder.linear.weight.grad is None
+    silent = make_phase2(edit=1.0)
+    with torch.no_grad():  # without residuals both images are the same one, so an edit changes them alike
+        for regressor in silent.inverter.hypernet.weight_regressors.values():
+            regressor.w2.zero_()
+            regressor.b2.zero_()
+    assert float(silent.forward_pass(photo).parts["edit"]) < 1e-10
+
+
+def test_random_steps_are_of_the_size_of_an_edit(generator: Generator) -> None:
+    steps = random_steps(generator, 64)
+    z = torch.randn(256, generator.z_dim)
+    spread = generator.mapping(z)[:, 0].detach().var(0).sum().sqrt()
+    assert steps.shape == (64, generator.w_dim)
+    assert 0.2 < float(steps.square().sum(1).mean().sqrt() / spread) < 0.8

@@ -20,7 +20,15 @@ _ABOVE_ZERO = (
     *("phase.kimg", "phase.epoch_kimg", "phase.ema_kimg", "phase.optimizer.lr", "loss.r1_gamma"),
     "features.scale",
 )
-_NOT_NEGATIVE = ("phase.warmup_kimg", "loss.l2", "loss.lpips", "loss.id", "loss.adv", "loss.adv_from_kimg")
+_NOT_NEGATIVE = (
+    "phase.warmup_kimg",
+    "loss.l2",
+    "loss.lpips",
+    "loss.id",
+    "loss.adv",
+    "loss.adv_from_kimg",
+    "loss.edit",
+)
 _WHOLE = {  # key -> least value
     "phase.batch_size": 1,
     "phase.lr_batch": 1,
@@ -141,6 +149,9 @@ def _validate_together(cfg: Config) -> None:
             f"loss.id={cfg.loss.id} needs a network that compares: use judges.identity=id_moco (anything), id_arcface "
             "or id_facenet (faces), or set loss.id=0"
         )
+    share = given(cfg, "loss.edit_share")
+    if share is not None and (isinstance(share, (bool, str)) or not 0 < share <= 1):
+        raise UserError(f"loss.edit_share must be a part of the batch, above 0 and at most 1, got {share!r}")
     if cfg.loss.adv > 0 and cfg.loss.adv_from_kimg >= cfg.phase.kimg:
         raise UserError(
             f"the discriminator would join after loss.adv_from_kimg={cfg.loss.adv_from_kimg} thousand photos, but "
