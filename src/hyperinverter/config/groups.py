@@ -57,9 +57,11 @@ def options_of(conf: Path, group: str) -> list[str]:
 
 
 def groups_of(conf: Path) -> list[str]:
-    """Names of the groups a run chooses from."""
+    """Names of the groups a run chooses from; one's own defaults and the protocols of ``evaluate`` are none."""
     return sorted(
-        path.name for path in conf.iterdir() if options_of(conf, path.name) and path.name != "local"
+        path.name
+        for path in conf.iterdir()
+        if options_of(conf, path.name) and path.name not in ("local", "protocol")
     )
 
 
