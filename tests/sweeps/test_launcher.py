@@ -110,7 +110,7 @@ def test_a_resumed_sweep_does_what_is_left_and_nothing_twice(tmp_path: Path) -> 
     assert record["command"] == "python train.py phase='2' +sweep=fusion fusion=concat,add phase.kimg=3"
     changed = sweep(tmp_path, f"resume={folder.relative_to(tmp_path)}", "phase.kimg=4")
     assert changed.returncode == 1
-    assert "was run with other settings (phase.kimg=" in changed.stderr
+    assert "was run with other settings (phase.kimg=3; now phase.kimg=4)" in changed.stderr
     assert cards(folder) == after
 
 

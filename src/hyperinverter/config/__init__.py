@@ -9,17 +9,23 @@ from hyperinverter.config.entry import compose, front_door
 from hyperinverter.config.explain import diagnose
 from hyperinverter.config.groups import Config, conf_dir, groups_of, options_of
 from hyperinverter.config.overrides import normalise_overrides, parse_overrides, quote
+from hyperinverter.config.resuming import RESUMED, Changes, Rule, changes, flat, rule
 from hyperinverter.config.values import build, given, load, option, run_dir, save, task_overrides, to_dict
 
 __all__ = [
     "FACE_JUDGES",
+    "RESUMED",
+    "Changes",
     "Config",
+    "Rule",
     "build",
     "cautions",
+    "changes",
     "check_additions",
     "compose",
     "conf_dir",
     "diagnose",
+    "flat",
     "front_door",
     "given",
     "groups_of",
@@ -29,6 +35,7 @@ __all__ = [
     "options_of",
     "parse_overrides",
     "quote",
+    "rule",
     "run_dir",
     "save",
     "task_overrides",

@@ -16,7 +16,7 @@ class RunCard:
     """Facts about one run, written to ``run.json`` at every change, so that a killed run leaves them too.
 
     ``status`` is ``running``, ``finished``, ``failed`` or ``interrupted``. A resumed run adds its time to that of the
-    card it finds.
+    card it finds, which is kept as ``before``.
 
     Args:
         folder: The run folder; a card in it is continued.
@@ -27,7 +27,7 @@ class RunCard:
     def __init__(self, folder: Path, facts: Mapping[str, Any], *, write: bool = True) -> None:
         self._path = folder / CARD
         self._write = write
-        before = read_card(folder) or {}
+        self.before = before = read_card(folder) or {}
         self._seconds_before = float(before.get("seconds") or 0.0)
         self._peak_before = float(before.get("peak_memory_mb") or 0.0)
         self._begin = time.monotonic()
@@ -49,6 +49,11 @@ class RunCard:
         self.facts["peak_memory_mb"] = round(max(self._peak_before, peak_memory_mb()), 1)
         if self._write:
             write_json(self._path, self.facts)
+
+    def put_back(self) -> None:
+        """Write the card as it was found: what was asked of this run has been refused, and nothing of it was done."""
+        if self._write and self.before:
+            write_json(self._path, self.before)
 
     def close(self, status: str, error: str | None = None) -> None:
         """Write how the run ended."""

@@ -39,8 +39,9 @@ def latest_unfinished(outputs: Path, overrides: Sequence[str]) -> Path | None:
 
 
 def settings(overrides: Sequence[Any]) -> list[str]:
-    """What was typed for a run, sorted, without what does not change its result."""
-    return sorted(str(item) for item in overrides if not str(item).startswith(("resume=", "hydra.", "-")))
+    """What was typed for a run, sorted, without what does not change its result; of a key typed twice the last."""
+    typed = [str(item) for item in overrides if not str(item).startswith(("resume=", "hydra.", "-"))]
+    return sorted({item.lstrip("+~").split("=", 1)[0]: item for item in typed}.values())
 
 
 def latest_finished(outputs: Path, *, domain: str, phase: int, generator: str | None = None) -> Path | None:

@@ -68,6 +68,7 @@ RUN: Mapping[str, Check] = {
     "metrics": _numbers,
     "parameters": _numbers,
     "loaded": _files,
+    "changes": lambda value: isinstance(value, list) and all(isinstance(item, dict) for item in value),
     "best": lambda value: value is None or _best(value),
 }
 SWEEP: Mapping[str, Check] = {

@@ -42,11 +42,12 @@ class Job:
         card = read_card(self.folder)
         if card is None:
             return False
-        changed = set(settings(card.get("overrides", self.overrides))) ^ set(settings(self.overrides))
-        if changed:
+        before, now = set(settings(card.get("overrides", self.overrides))), set(settings(self.overrides))
+        if before != now:
+            was, is_now = (" ".join(sorted(side)) or "nothing more" for side in (before - now, now - before))
             raise UserError(
-                f"{self.folder} was run with other settings ({min(changed)}): start a new sweep, or resume this one "
-                "without changes"
+                f"{self.folder} was run with other settings ({was}; now {is_now}): start a new sweep, or resume this "
+                "one without changes"
             )
         self._skipped = card.get("status") == "finished"
         return self._skipped

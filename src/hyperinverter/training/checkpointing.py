@@ -45,10 +45,11 @@ class Checkpoints(Callback):
         self._saved_at = 0
         self._random: list[Any] = []  # of every process, as a checkpoint brought it
         self._before_validation: dict[str, Any] | None = None  # random state of this process
+        self._steps: list[int] = []  # photos of an epoch and of a batch
         self._due = False  # whether a checkpoint written now is to be validated after a resume
 
     def state_dict(self) -> dict[str, Any]:
-        return {"score": self.score, "rows": self._rows()}
+        return {"score": self.score, "rows": self._rows(), "steps": self._steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.score = state_dict["score"]
@@ -69,9 +70,16 @@ class Checkpoints(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, task: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._random = checkpoint.get("random", [])
+        was = checkpoint["callbacks"].get(self.state_key, {}).get("steps")
+        if was and (steps := _steps(trainer)) not in ([], was):
+            count_in(checkpoint, *steps)
+
+    def on_fit_start(self, trainer: Trainer, task: LightningModule) -> None:
+        self._steps = _steps(trainer)
 
     def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
         self._saved_at = images_seen(task)
+        take_settings(trainer, task)
         # With other processes than before there is nothing to continue: each keeps the state of its own seed.
         if len(self._random) == trainer.world_size:
             randomness.restore_random_state(self._random[trainer.global_rank])
@@ -137,6 +145,51 @@ class Checkpoints(Callback):
     def tidy(self) -> None:
         """Training is over and its last checkpoint readable: drop the one before."""
         self.previous.unlink(missing_ok=True)
+
+
+def _steps(trainer: Trainer) -> list[int]:
+    data = getattr(trainer, "datamodule", None)
+    epoch, batch = getattr(data, "images_per_epoch", None), getattr(data, "batch_size", None)
+    return [epoch, batch] if isinstance(epoch, int) and isinstance(batch, int) else []
+
+
+def count_in(checkpoint: dict[str, Any], epoch: int, batch: int) -> None:
+    """Set the counters of a checkpoint as if it had been trained with epochs and batches of these sizes.
+
+    It goes on with the batch that holds the first photo it has not seen.
+
+    Args:
+        checkpoint: As Lightning has read it.
+        epoch: Photos of an epoch, a multiple of ``batch``.
+        batch: Photos of a batch.
+    """
+    place = int(checkpoint["state_dict"]["images_seen"]) // batch * batch
+    epochs, batches = place // epoch, place % epoch // batch
+    loops = checkpoint["loops"]["fit_loop"]
+    begun = epochs + (batches > 0)  # an epoch that has not begun is none to go on with
+    for counts in loops["epoch_progress"].values():
+        counts |= {"ready": begun, "started": begun, "processed": epochs, "completed": epochs}
+    progress = loops["epoch_loop.batch_progress"]
+    done = dict.fromkeys(("ready", "started", "processed", "completed"), batches)
+    progress |= {"current": done, "is_last_batch": False}
+    progress["total"] = dict.fromkeys(done, progress["total"]["completed"])
+    none = dict.fromkeys(done, 0)
+    loops["epoch_loop.val_loop.batch_progress"] |= {
+        "total": dict(none),
+        "current": dict(none),
+        "is_last_batch": False,
+    }
+    for state in loops["state_dict"].get("combined_loader", []):
+        state["place"] = place
+
+
+def take_settings(trainer: Trainer, task: LightningModule) -> None:
+    """Give the optimizers the settings of now: a checkpoint has brought back those of its own run."""
+    made = task.configure_optimizers()
+    fresh = made if isinstance(made, list) else [made]
+    for optimizer, new in zip(trainer.optimizers, fresh, strict=True):
+        for group, settings in zip(optimizer.param_groups, new.param_groups, strict=True):
+            group.update({name: value for name, value in settings.items() if name != "params"})
 
 
 def newest_readable(folder: Path) -> tuple[Path, dict[str, Any], str | None] | None:

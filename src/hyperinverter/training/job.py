@@ -16,7 +16,7 @@ from hyperinverter import config
 from hyperinverter.checkpoints.opening import read_checkpoint
 from hyperinverter.config import Config
 from hyperinverter.contracts import UserError
-from hyperinverter.runs import RunCard
+from hyperinverter.runs import RunCard, read_card
 from hyperinverter.system.command import train_command
 from hyperinverter.system.files import hold, writing
 from hyperinverter.system.machine import GB, available_bytes, keep_freed_memory
@@ -103,10 +103,15 @@ class Job:
         self.cfg, self.folder = cfg, folder
         self.photos = max(round(cfg.phase.kimg * 1000), 1)  # that training is meant to see
         self.loggers: list[Logger] = []
+        self.resumed = resume.origin(cfg, folder)
+        # Read now: this run's own card replaces it.
+        self.before = {} if self.resumed is None else read_card(self.resumed) or {}
         if is_first():
             failures.forget(folder)
         with writing(folder):
             self.card = RunCard(folder, identity(cfg), write=is_first())
+        self.changed: dict[str, tuple[Any, Any]] = {}
+        self.begun = False  # whether the folder's run is this one: until then it may be refused
 
     def run(self) -> float:
         """All stages; card and trackers are closed at the end, however it ends.
@@ -136,6 +141,8 @@ class Job:
         config.validate(self.cfg)
         config.check_additions(config.task_overrides())
         devices.check_devices(self.cfg)
+        if self.resumed is not None:
+            self.changed = resume.changed(self.cfg, self.resumed)
         for caution in config.cautions(self.cfg):
             say(f"warning: {caution}")
 
@@ -147,11 +154,13 @@ class Job:
             keep_freed_memory()
         seed_everything(self.cfg.seed, workers=True, verbose=False)
         generator = assembly.generator(self.cfg)
+        drawn_by = {"path": str(self.cfg.generator.path), "sha256": generator.sha256}
+        resume.check_files(self.before, {"generator": drawn_by})
         self.cfg = assembly.settle(self.cfg, generator, self.folder)
-        if is_first():
-            with writing(self.folder):
-                config.save(self.cfg, self.folder / "config.yaml")
+        if self.resumed is None:
+            self._save_config()
         assembled = assembly.build(self.cfg, generator)
+        resume.check_files(self.before, assembled.loaded)
         self.card.update(loaded=assembled.loaded, parameters=count_parameters(assembled.task))
         if "phase1" in assembled.loaded:
             path = assembled.loaded["phase1"]["path"]
@@ -193,13 +202,29 @@ class Job:
     def _begin(self, table: MetricsFile) -> Path | None:
         """The checkpoint to go on from, with the table of numbers as it was then; None for a new run."""
         checkpoint = resume.find_resume(self.cfg, self.folder)
+        self.begun = True
         if checkpoint is not None:
+            self._save_config()
             seen = resume.go_on(checkpoint, table)
+            self._note_changes(seen)
             say(f"going on from {short(checkpoint)}, {seen / 1000:g} kimg")
         elif is_first():
             with writing(self.folder):
                 table.begin_again()
         return checkpoint
+
+    def _save_config(self) -> None:
+        if is_first():
+            with writing(self.folder):
+                config.save(self.cfg, self.folder / "config.yaml")
+
+    def _note_changes(self, seen: int) -> None:
+        """Have the card say which settings are new from here on: the command alone would not."""
+        before = self.card.before.get("changes") or []
+        if self.changed:
+            before = [*before, {"images": seen, "settings": self.changed}]
+        if before:
+            self.card.update(changes=before)
 
     def _fit(self, assembled: Assembled, checkpoints: Checkpoints, checkpoint: Path | None) -> None:
         task, cfg = assembled.task, self.cfg
@@ -299,6 +324,9 @@ class Job:
         why = None if interrupted else failures.note(error, self.folder)
         tracking.close(self.loggers, self.card.facts.get("metrics", {}), 130 if interrupted else 1)
         with contextlib.suppress(OSError):  # the disk may be what failed
+            if self.resumed is not None and not self.begun:
+                self.card.put_back()
+                return
             self.card.close("interrupted" if interrupted else "failed", why)
 
 

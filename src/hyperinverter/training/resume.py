@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from hyperinverter import config
 from hyperinverter.checkpoints.opening import read_checkpoint
 from hyperinverter.config import Config
-from hyperinverter.contracts import UserError
+from hyperinverter.contracts import UserError, shown
 from hyperinverter.runs import read_card
 from hyperinverter.system.processes import is_first
 from hyperinverter.system.terminal import say
-from hyperinverter.training.checkpointing import LAST, newest_readable
+from hyperinverter.training.checkpointing import LAST, PREVIOUS, newest_readable
 from hyperinverter.training.metrics_file import MetricsFile
 
 AUTO = "auto"  # resume=auto: the same command again goes on where it was
+_PARTS = {"generator": "generator (generator.path)", "phase1": "phase I (phase.from_run)"}
 
 
 def find_resume(cfg: Config, folder: Path | None = None) -> Path | None:
@@ -50,6 +54,56 @@ def find_resume(cfg: Config, folder: Path | None = None) -> Path | None:
     if trouble is not None:
         say(f"{trouble.split(': it is cut short')[0]}: it is damaged, so the run goes on from {path.name}")
     return path
+
+
+def origin(cfg: Config, folder: Path) -> Path | None:
+    """The folder of the run that is resumed; None for a new run."""
+    if cfg.resume is None:
+        return None
+    place = folder if cfg.resume == AUTO else Path(cfg.resume).expanduser()
+    if place.is_file():
+        return place.parent.parent
+    saved = any((place / "checkpoints" / name).is_file() for name in (LAST, PREVIOUS))
+    return place if saved else None
+
+
+def changed(cfg: Config, run: Path) -> dict[str, tuple[Any, Any]]:
+    """Settings that a resumed run takes: key -> old and new value. What has no effect any more is reported.
+
+    Args:
+        cfg: The configuration of now.
+        run: The folder of the run.
+
+    Raises:
+        UserError: For a setting that must stay as it was.
+    """
+    if not (run / "config.yaml").is_file():
+        return {}
+    found = config.changes(config.load(run / "config.yaml"), cfg)
+    for line in found.idle:
+        say(f"warning: {line}")
+    for key, (old, new) in found.taken.items():
+        say(f"{key}={shown(config.quote(new))} from here on, {shown(config.quote(old))} before")
+    return found.taken
+
+
+def check_files(before: Mapping[str, Any], loaded: Mapping[str, Mapping[str, str]]) -> None:
+    """Refuse to go on with a run on another generator or another phase I; the same file may have moved.
+
+    Args:
+        before: The run card as it was.
+        loaded: What the resumed run has read, see ``Assembled``.
+
+    Raises:
+        UserError: With both paths.
+    """
+    for part, now in loaded.items():
+        was = (before.get("loaded") or {}).get(part) or {}
+        if was.get("sha256", now["sha256"]) != now["sha256"]:
+            raise UserError(
+                f"the {_PARTS.get(part, part)} of this run was {was.get('path')} and is {now['path']} now, which is "
+                "another file: resume with the old one, or start a new run"
+            )
 
 
 def go_on(checkpoint: Path, table: MetricsFile) -> int:
