@@ -176,6 +176,12 @@ _IR_SE50 = _drive(
     "a035c768259b98ab1ce0e646312f48b9e1e218197a0f80ac6765e88f8b6ddf28",
     175,
 )
+_FACENET = Fetched(
+    "20180402-114759-vggface2.pt",
+    "https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9/20180402-114759-vggface2.pt",
+    "281cebca8662831adb987a874bdcb36e73f5b1c6dc5ee5878f305e985625d99b",
+    megabytes=112,
+)
 
 FETCHED: dict[str, Fetched] = {
     "lpips_alex": Fetched(
@@ -190,18 +196,20 @@ FETCHED: dict[str, Fetched] = {
         "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
         megabytes=553,
     ),
-    "id_facenet": Fetched(
-        "20180402-114759-vggface2.pt",
-        "https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9/20180402-114759-vggface2.pt",
-        "281cebca8662831adb987a874bdcb36e73f5b1c6dc5ee5878f305e985625d99b",
-        megabytes=112,
-    ),
+    "id_facenet": _FACENET,
+    "id_facenet_mtcnn": _FACENET,  # the same network, on the faces that MTCNN finds
     "id_arcface": _IR_SE50,
     "id_moco": _drive(
         "moco_v2_800ep_pretrain.pt",
         "10NBxMthLNigYXyTJwxd_0-1qCczizBnY",
         "5e4a3fd7178a95837c0ad71c265ed5f477d271e753ba505b6b6a5e86829eeb7e",
         112,
+    ),
+    "inception_2015": Fetched(  # of FID and KID
+        "weights-inception-2015-12-05-6726825d.pth",
+        "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+        "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+        megabytes=96,
     ),
     "start_ir_se50": _IR_SE50,  # the backbone of encoder=ir_se50 begins with it
     "start_resnet34": Fetched(

@@ -21,8 +21,8 @@ from hyperinverter.contracts import UserError
 from hyperinverter.evaluation.frechet import frechet_distance, kernel_distance
 from hyperinverter.evaluation.protocol import Protocol
 from hyperinverter.judges.base import Embedding, Judge
-from hyperinverter.judges.catalogue import build_judge
-from hyperinverter.judges.sets import SetFeatures, build_features
+from hyperinverter.judges.catalogue import build_features, build_judge
+from hyperinverter.judges.sets import SetFeatures
 from hyperinverter.system.files import sha256_of
 
 PLAIN: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {  # of images in [-1, 1], (B, 3, R, R) -> (B,)

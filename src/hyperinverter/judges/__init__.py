@@ -11,11 +11,12 @@ class                         label             says       weights
 ``LPIPS``                     lpips_alex/_vgg   distance   file
 ``DescriptorIdentity``        id_descriptor     cosine     ship with the package
 ``FaceNetIdentity``           id_facenet        cosine     file
+``DetectedFaceNetIdentity``   id_facenet_mtcnn  cosine     file
 ``ArcFaceIdentity``           id_arcface        cosine     file
 ``MoCoSimilarity``            id_moco           cosine     file
 ============================  ================  =========  ==================================
 
-``sets`` holds the networks in whose features two sets of images are compared.
+``sets`` and ``inception`` hold the networks in whose features two sets of images are compared.
 
 Labels go into tables as they are: distances of different networks are not comparable, and none of the
 identity labels is the CurricularFace similarity of published tables.

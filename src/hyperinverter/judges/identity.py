@@ -1,9 +1,10 @@
 """Identity: cosines of descriptors of faces, and of general features where there are no faces."""
 
+import math
 from pathlib import Path
 
 import torch
-from facenet_pytorch import InceptionResnetV1
+from facenet_pytorch import MTCNN, InceptionResnetV1
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import models
@@ -87,6 +88,41 @@ class FaceNetIdentity(IdentityJudge):
     def descriptor(self, image: Tensor) -> Tensor:
         face = resize(self.crop.cut(image), self.size)
         return self.net(face * (127.5 / 128))  # trained on (v - 127.5) / 128
+
+
+class DetectedFaceNetIdentity(FaceNetIdentity):
+    """The same network on the face that MTCNN finds in each of both images: a score, not a loss.
+
+    Detection is done as for the network's training: the largest face, its box as it is, resized to 160 pixels. Images
+    below 256 pixels are enlarged to 256 first. Where one image has no face, the cosine is NaN.
+
+    Args:
+        path: The weights, see ``checkpoints.registry``.
+
+    Raises:
+        UserError: If the file is missing, is not a weight file, or belongs to another network.
+    """
+
+    label = "id_facenet_mtcnn"
+    least_side = 256
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path)
+        self.detector = MTCNN(image_size=self.size, margin=0)
+        self.freeze()
+
+    @torch.no_grad()
+    def descriptor(self, image: Tensor) -> Tensor:
+        found = torch.full((len(image), 512), math.nan, device=image.device)
+        self.detector.device = image.device  # where it makes its own tensors
+        if image.shape[-1] < self.least_side:
+            image = resize(image, self.least_side)
+        pixels = image.add(1).mul(127.5).round().clamp(0, 255).byte().movedim(1, -1).cpu().numpy()
+        faces = self.detector(list(pixels))
+        seen = [i for i, face in enumerate(faces) if face is not None]
+        if seen:
+            found[seen] = self.net(torch.stack([faces[i] for i in seen]).to(image))
+        return found
 
 
 class FaceRecognition(IRSE50):

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from torch import Tensor
 
-from hyperinverter.contracts import UserError
 from hyperinverter.judges.efficientnet import EfficientNetLite0Features
 from hyperinverter.networks.frozen import Frozen
 
@@ -39,19 +36,3 @@ class EffNetFeatures(SetFeatures):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.net(image.float())[-1].mean(dim=(2, 3)) / 4
-
-
-def build_features(label: str, path: str | Path | None = None, cache_dir: str | Path = ".") -> SetFeatures:
-    """Build the network of this label, on the CPU and frozen.
-
-    Args:
-        label: As in protocols.
-        path: Its weight file; default: where ``weights fetch`` puts it. Networks that ship need none.
-        cache_dir: Folder of fetched files.
-
-    Raises:
-        UserError: For a label that no network has, or a weight file that is missing or of something else.
-    """
-    if label == EffNetFeatures.label:
-        return EffNetFeatures()
-    raise UserError(f"sets of images cannot be compared in {label!r}; there is: {EffNetFeatures.label}")
