@@ -85,6 +85,7 @@ LIBRARY_ROOMS = {
         "commands",
         "editing.animation",
         "evaluation",
+        "judges.identity",
     },
     "pooch": {"checkpoints.fetch"},
     "requests": {"checkpoints.fetch"},

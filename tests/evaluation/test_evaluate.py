@@ -134,3 +134,48 @@ def test_interrupted_anywhere_it_ends_with_the_same_table(
         assert all(
             float(row[n]) == pytest.approx(float(before[row["photo"]][n]), abs=1e-6) for n in ("l2", "ssim")
         )
+
+
+@pytest.mark.slow  # two processes that import torch
+def test_two_processes_give_the_same_table(evaluated: Path, tmp_path: Path) -> None:
+    typed = [
+        "evaluate",
+        "digiface",
+        "--n",
+        "6",
+        "--batch",
+        "4",
+        *PLAIN,
+        "--processes",
+        "2",
+        "--device",
+        "cpu",
+    ]
+    assert main([*typed, "--out", str(tmp_path)]) == 0
+    for one, other in zip(rows(evaluated / "per_photo.csv"), rows(tmp_path / "per_photo.csv"), strict=True):
+        assert one["photo"] == other["photo"]
+        assert all(float(one[n]) == pytest.approx(float(other[n]), abs=1e-6) for n in ("l2", "psnr", "ssim"))
+
+
+def test_time_is_measured_alone_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hyperinverter.evaluation import measure, timing
+
+    asked = [0]
+    real = timing.time_model
+
+    def quick(*given: object) -> object:
+        asked[0] += 1
+        return real(*given, budget=0.2)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(measure, "time_model", quick)
+    typed = ["evaluate", "digiface", "--n", "2", *PLAIN, "--out", str(tmp_path)]
+    assert main([*typed, "--time"]) == 0
+    assert main([*typed, "--time"]) == 0
+    assert asked == [1]
+    timed = {(row["part"], row["batch"]): row for row in rows(tmp_path / "timing.csv")}
+    assert {part for part, _ in timed} == {"inversion", "phase I", "phase II", "edit", "prepared edit"}
+    one = timed["inversion", "1"]
+    assert 0 < float(one["p5"]) <= float(one["median"]) <= float(one["p95"])
+    assert float(one["peak_mb"]) > 50
+    assert one["device"]
+    assert "## Time" in (tmp_path / "table.md").read_text()

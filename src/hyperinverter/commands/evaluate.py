@@ -45,6 +45,10 @@ def evaluate(
     without: Annotated[
         list[str] | None, typer.Option(metavar="NUMBER", help="Leave out a number of the protocol.")
     ] = None,
+    time: Annotated[
+        bool | None,
+        typer.Option("--time/--no-time", help="Time every model alone as well. Default: from 100 photos on."),
+    ] = None,
     part: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> int:
     """Compare ways to invert: table.md, table.csv, table.tex, per_photo.csv, pairs.csv and worst_best.png.
@@ -55,6 +59,17 @@ def evaluate(
     from hyperinverter.commands.evaluating import Request, run
 
     request = Request(
-        models, data, protocol, out, n, batch, device, processes, save_images, weights or [], without or []
+        models,
+        data,
+        protocol,
+        out,
+        n,
+        batch,
+        device,
+        processes,
+        save_images,
+        weights or [],
+        without or [],
+        time,
     )
     return run(request, part)

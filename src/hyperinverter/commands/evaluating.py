@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,12 +26,13 @@ from hyperinverter.evaluation.measure import PHOTO, Measuring, Photos
 from hyperinverter.evaluation.protocol import Protocol
 from hyperinverter.evaluation.scoring import Scorer
 from hyperinverter.inversion.drawing import Drawing
-from hyperinverter.system.files import sha256_of, writing
+from hyperinverter.system.files import sha256_of
 from hyperinverter.system.processes import fresh_environment
 from hyperinverter.system.progress import counted
 from hyperinverter.system.terminal import say, short
 
 BUILT_IN = "digiface"
+TIMED_FROM = 100  # photos: a first try should not wait for a stopwatch
 _LETTERS = re.compile(r"[^\w.@+-]+")
 _LONGEST = 60  # letters of a label
 
@@ -49,6 +52,7 @@ class Request:
     save_images: bool
     weights: Sequence[str]
     without: Sequence[str]
+    time: bool | None  # None: if there are TIMED_FROM photos
 
 
 def run(asked: Request, part: str | None = None) -> int:
@@ -61,6 +65,15 @@ def run(asked: Request, part: str | None = None) -> int:
     Raises:
         UserError: For anything that cannot be compared.
     """
+    try:
+        return _run(asked, part)
+    except KeyboardInterrupt:
+        if part is None:
+            say("interrupted; the same command goes on where it was")
+        raise
+
+
+def _run(asked: Request, part: str | None) -> int:
     index, parts = (int(number) for number in (part or "0/1").split("/"))
     device = device_of(asked.device, index)
     if part is not None and device.type == "cpu":
@@ -74,6 +87,8 @@ def run(asked: Request, part: str | None = None) -> int:
     report.refuse_mixing(asked.out, protocol, photos)
     scorer = Scorer(protocol, _files(asked.weights), cache, device)
     scorer.check_side(resolution)
+    if part is None:
+        scorer.check_faces(photos.read(photos.names[: asked.batch]))
     measuring = Measuring(
         models,
         photos,
@@ -88,15 +103,13 @@ def run(asked: Request, part: str | None = None) -> int:
         for _ in measuring.steps(index, parts)[1]:
             pass
         return 0
-    with writing(asked.out, "choose another folder with --out"):
-        asked.out.mkdir(parents=True, exist_ok=True)
     report.write_record(asked.out, measuring)
-    try:
-        _measure(measuring, asked)
-        report.write_report(asked.out, scorer)
-    except KeyboardInterrupt:
-        say("interrupted; the same command goes on where it was")
-        raise
+    _measure(measuring, asked)
+    if len(photos.names) >= TIMED_FROM if asked.time is None else asked.time:
+        for label in models:
+            say(f"timing {label}")
+            measuring.time(label)
+    report.write_report(asked.out, protocol)
     print((asked.out / "table.md").read_text(encoding="utf-8"), end="")
     say(f"{short(asked.out)}: table.md, table.csv, table.tex, per_photo.csv, pairs.csv, worst_best.png")
     return 0
@@ -114,35 +127,35 @@ def _measure(measuring: Measuring, asked: Request) -> None:
 
 def _measure_together(measuring: Measuring, asked: Request, total: int) -> None:
     """Start processes that measure a share each, and count what they have done."""
-    typed = _typed(asked)
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-m", "hyperinverter", "evaluate", *typed, "--part", f"{i}/{asked.processes}"],
-            env=fresh_environment(),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(asked.processes)
-    ]
-    try:
+    command = [sys.executable, "-m", "hyperinverter", "evaluate", *_typed(asked)]
+    children: list[subprocess.Popen[bytes]] = []
+    with contextlib.ExitStack() as stack:
+        said = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(asked.processes)]
+        stack.callback(_end, children)
+        for i, file in enumerate(said):
+            part = ["--part", f"{i}/{asked.processes}"]
+            children.append(subprocess.Popen([*command, *part], env=fresh_environment(), stderr=file))
         with counted("evaluating", total) as advance:
             left = total
-            while any(child.poll() is None for child in children):
+            while any(child.poll() is None for child in children) and not any(
+                child.poll() for child in children
+            ):
                 time.sleep(0.5)
                 now = measuring.steps()[0]
                 advance(left - now)
                 left = now
-                if any(child.poll() for child in children):
-                    break
-        for child in children:
+        for child, file in zip(children, said, strict=True):
             if child.poll():
-                said = (child.stderr.read() if child.stderr else "").strip().splitlines()
-                last = (said or ["it said nothing"])[-1]
-                raise UserError(f"a process ended with {child.returncode}: {last}; what is done is kept")
-    finally:
-        for child in children:
-            child.terminate()
-            child.wait()
+                file.seek(0)
+                last = file.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
+                raise UserError(f"a process ended with {child.returncode}: {last[-1]}; what is done is kept")
+
+
+def _end(children: Sequence[subprocess.Popen[bytes]]) -> None:
+    for child in children:
+        child.terminate()
+    for child in children:
+        child.wait()
 
 
 def _typed(asked: Request) -> list[str]:

@@ -5,9 +5,20 @@ In Inception features they are called FID and KID; in any other network's they a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 Vectors = np.ndarray  # (N, F)
+
+
+def set_distance(settings: Mapping[str, Any], a: Vectors, b: Vectors) -> float:
+    """The distance that a protocol describes: ``distance: frechet`` or ``kernel``, and the settings of the latter."""
+    if settings["distance"] == "frechet":
+        return frechet_distance(a, b)
+    options = {name: int(settings[name]) for name in ("subsets", "subset_size", "seed")}
+    return kernel_distance(a, b, **options) * float(settings.get("times", 1))
 
 
 def frechet_distance(a: Vectors, b: Vectors) -> float:

@@ -15,11 +15,20 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from hyperinverter import pictures
 from hyperinverter.contracts import UserError
 from hyperinverter.evaluation.protocol import Protocol
 from hyperinverter.evaluation.scoring import Scorer, resized, rounded
+from hyperinverter.evaluation.timing import (
+    BATCHES,
+    device_name,
+    keep_timings,
+    read_timings,
+    synchronise,
+    time_model,
+)
 from hyperinverter.evaluation.work import Piece, Work
 from hyperinverter.inversion.drawing import Drawing
 from hyperinverter.networks.generator import Generator
@@ -111,6 +120,15 @@ class Measuring:
         left = [(label, some) for label, some in left if some]
         return sum(len(some) for label, some in left if label != PHOTO), self._measure(left)
 
+    def time(self, label: str) -> None:
+        """Time a model on the first photos, unless that was done on this device."""
+        folder = self.works[label].folder
+        before = read_timings(folder)
+        if before and before[0].device == device_name(self.device):
+            return
+        photos = self._photos(self.photos.read(self.photos.names[: max(BATCHES)]))
+        keep_timings(folder, time_model(self.models[label], photos))
+
     def _done(self, label: str) -> set[str]:
         done = self.works[label].done()
         return {n for n in done if self.images is None or (self.images / label / f"{n}.png").is_file()}
@@ -133,9 +151,7 @@ class Measuring:
             yield len(names)
 
     def _invert(self, label: str, names: Sequence[str], pixels: np.ndarray) -> tuple[np.ndarray, float]:
-        model = self.models[label]
-        planes = torch.from_numpy(pixels).movedim(-1, -3).contiguous().float().div_(127.5).sub_(1)
-        photo = planes.to(self.device)
+        model, photo = self.models[label], self._photos(pixels)
         synchronise(self.device)
         begin = time.perf_counter()
         image = model.invert(photo).image
@@ -146,6 +162,11 @@ class Measuring:
                 f"{label} draws something that is no image for {', '.join(names[:3])}: train it again, or leave it out"
             )
         return rounded(image), seconds
+
+    def _photos(self, pixels: np.ndarray) -> Tensor:
+        """As models take them: RGB ``(B, 3, R, R)`` in [-1, 1]."""
+        planes = torch.from_numpy(pixels).movedim(-1, -3).contiguous()
+        return planes.float().div_(127.5).sub_(1).to(self.device)
 
     def _keep(self, label: str, names: list[str], pixels: np.ndarray, numbers: dict[str, np.ndarray]) -> None:
         features = self.scorer.describe(pixels)
@@ -194,9 +215,3 @@ def _same_generator(one: Generator, two: Generator) -> bool:
 def identity_of(model: Drawing) -> dict[str, str]:
     """What tells a model from others."""
     return {"source": model.source, "sha256": model.sha256, "generator_sha256": model.generator.sha256}
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was asked for."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -11,11 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hyperinverter.contracts import UserError, shown
+from hyperinverter.evaluation.published import PUBLISHED
 from hyperinverter.system.files import plain
 
 _FIXED = {"range": [-1, 1], "rounding": "8 bits", "flips": False, "resize": "bilinear"}
 _KEYS = {"name", "version", *_FIXED, "photo", "sets"}
+_MAY_HAVE = {"published"}
 _DISTANCES = ("frechet", "kernel")
+_SUBSETS = ("subsets", "subset_size", "seed")  # of a kernel distance
 _TOO_FEW = ("leave out", "refuse")
 
 
@@ -28,12 +31,14 @@ class Protocol:
         version: Raised whenever a score would change.
         photo: Numbers of one photo -> their settings: ``side``, ``face``, ``sha256`` of the network.
         sets: Numbers of a set of photos -> their settings: ``distance``, ``network``, ``side``, ``least``, ``too_few``.
+        published: Which rows of ``published`` stand next to the measured ones; decides no score.
     """
 
     name: str
     version: int
     photo: Mapping[str, Mapping[str, Any]]
     sets: Mapping[str, Mapping[str, Any]]
+    published: str | None = None
 
     @classmethod
     def of(cls, content: Mapping[str, Any], source: object) -> Protocol:
@@ -42,7 +47,7 @@ class Protocol:
         Raises:
             UserError: If it is not one, or asks for what is not built: other roundings, ranges or resizing.
         """
-        unknown = sorted(str(key) for key in content.keys() - _KEYS)
+        unknown = sorted(str(key) for key in content.keys() - _KEYS - _MAY_HAVE)
         missing = sorted(_KEYS - content.keys())
         if unknown or missing:
             what = f"knows no {unknown[0]!r}" if unknown else f"lacks {', '.join(missing)}"
@@ -56,12 +61,20 @@ class Protocol:
             {str(n): dict(s or {}) for n, s in (content[k] or {}).items()} for k in ("photo", "sets")
         )
         for name, settings in sets.items():
+            missing = [key for key in ("network", *_SUBSETS) if key not in settings]
+            if missing and (missing[0] == "network" or settings.get("distance") == "kernel"):
+                raise UserError(f"in the protocol {source}, {name} lacks {missing[0]}")
             if settings.get("distance") not in _DISTANCES or settings.get("too_few") not in _TOO_FEW:
                 raise UserError(
                     f"in the protocol {source}, {name} needs distance: {' or '.join(_DISTANCES)}, and too_few: "
                     f"{' or '.join(_TOO_FEW)}"
                 )
-        return cls(str(content["name"]), int(content["version"]), photo, sets)
+        published = content.get("published")
+        if published is not None and published not in PUBLISHED:
+            raise UserError(
+                f"the protocol {source} wants published rows of {shown(published)!r}; there are: {', '.join(PUBLISHED)}"
+            )
+        return cls(str(content["name"]), int(content["version"]), photo, sets, published)
 
     def without(self, names: Collection[str]) -> Protocol:
         """The protocol with some numbers left out.

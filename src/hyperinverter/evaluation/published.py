@@ -21,10 +21,13 @@ class Row:
 
 # Key -> what it is, how the numbers were made.
 SOURCES: Mapping[str, str] = {
-    "MODEL_ZOO": "HyperInverter's MODEL_ZOO.md; faces: CelebA-HQ test, 2,824 photos, 1024 px; id: CurricularFace after MTCNN",
-    "SFE": "StyleFeatureEditor (arXiv 2406.10601), Table 1: CelebA-HQ test, authors' checkpoints; seconds of one edit, V100",
-    "GANInverter": "caopulan/GANInverter, benchmark: CelebA-HQ test, 2,824 photos; LPIPS is AlexNet's by its script; PSNR "
-    "here is the printed one + 3.01 dB (its formula is 10 log10(2 / MSE) on [-1, 1]); id: network unnamed; seconds: RTX 3090",
+    "MODEL_ZOO": "HyperInverter's MODEL_ZOO.md; faces are the 2,824 test photos of CelebA-HQ at 1024 px; id: "
+    "CurricularFace after MTCNN",
+    "SFE": "StyleFeatureEditor (arXiv 2406.10601), Table 1; CelebA-HQ test, the authors' checkpoints; seconds of one "
+    "edit on a V100",
+    "GANInverter": "benchmark of caopulan/GANInverter; CelebA-HQ test, 2,824 photos; LPIPS is AlexNet's by its script; "
+    "PSNR is the printed one + 3.01 dB, because its formula is 10 log10(2 / MSE) on [-1, 1]; id: network not named; "
+    "seconds on an RTX 3090",
 }
 
 

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hyperinverter.contracts import UserError
 from hyperinverter.evaluation import figures, tables
+from hyperinverter.evaluation.frechet import set_distance
 from hyperinverter.evaluation.measure import PHOTO, SECONDS, Measuring, Photos, identity_of
 from hyperinverter.evaluation.protocol import Protocol
-from hyperinverter.evaluation.scoring import Scorer
-from hyperinverter.evaluation.tables import Measured
+from hyperinverter.evaluation.published import PUBLISHED, SOURCES, Row
+from hyperinverter.evaluation.tables import Measured, Pairs
+from hyperinverter.evaluation.timing import Timing, read_timings, timing_csv, timing_markdown
 from hyperinverter.evaluation.work import Piece, Work
 from hyperinverter.system.files import parse_json, write_json, write_text, writing
 from hyperinverter.system.machine import code_state, versions
@@ -96,6 +99,7 @@ def write_record(out: Path, measuring: Measuring) -> dict[str, Any]:
         "code": code_state(),
     }
     with writing(out, _WAY_OUT):
+        out.mkdir(parents=True, exist_ok=True)
         text = io.StringIO()
         rows = [["photo", "file", "sha256"], *([name, *both] for name, both in listed.items())]
         csv.writer(text, lineterminator="\n").writerows(rows)
@@ -108,56 +112,105 @@ def _listed(photos: Photos) -> dict[str, tuple[str, str]]:
     return {name: (file, photos.digests[name]) for name, file in photos.files.items()}
 
 
-def write_report(out: Path, scorer: Scorer) -> dict[str, Measured]:
-    """Write all tables and figures from the pieces of a folder; only models that are complete are in them."""
+@dataclass
+class Results:
+    """What a folder holds, in numbers.
+
+    Attributes:
+        record: What the scores were made with.
+        protocol: The same, as an object.
+        models: Label -> its numbers; only models that are complete.
+        shared: The same on the photos that all have, where some have fewer; else empty.
+        pieces: Label -> small images, in the order of its photos.
+        photos: The photos themselves.
+        timings: Label -> what was timed.
+    """
+
+    record: Mapping[str, Any]
+    protocol: Protocol
+    models: dict[str, Measured]
+    shared: dict[str, Measured]
+    pieces: dict[str, Piece]
+    photos: Piece
+    timings: dict[str, list[Timing]]
+
+
+def read_results(out: Path, protocol: Protocol) -> Results:
+    """Read what is complete in a folder.
+
+    Raises:
+        UserError: If nothing is.
+    """
     record = read_record(out)
+    protocol.refuse_other(record["protocol"], out)
     names = list(stored_photos(out))
-    photos = Work.at(out / WORK / record["photo_work"])
-    models: dict[str, Measured] = {}
-    pieces: dict[str, Piece] = {}
+    photos = Work.at(out / WORK / record["photo_work"]).read(names)
+    pieces, timings = {}, {}
     for label, about in record["models"].items():
         work, wanted = Work.at(out / WORK / about["work"]), names[: about["n"]]
-        if not set(wanted) <= work.done():
-            continue
-        pieces[label] = work.read(wanted)
-        models[label] = measured(pieces[label], photos.read(wanted), scorer)
-    if not models:
+        if set(wanted) <= work.done():
+            pieces[label] = work.read(wanted)
+            timings[label] = read_timings(work.folder)
+    if not pieces:
         raise UserError(f"nothing is complete in {out} yet; run the same command again")
-    with writing(out, _WAY_OUT):
-        _write_tables(out, record, models, scorer)
-        figures.worst_and_best(models, pieces, photos.read(names), out / "worst_best.png")
-    return models
+    models = {label: _measured(piece, photos, protocol) for label, piece in pieces.items()}
+    shared: dict[str, Measured] = {}
+    both = tables.common(models)
+    if both and any(len(model.names) > len(both) for model in models.values()):
+        shared = {label: _measured(piece.chosen(both), photos, protocol) for label, piece in pieces.items()}
+    return Results(record, protocol, models, shared, pieces, photos, timings)
 
 
-def measured(piece: Piece, photos: Piece, scorer: Scorer) -> Measured:
+def _measured(piece: Piece, photos: Piece, protocol: Protocol) -> Measured:
     """A model's numbers, with distances of sets where there are enough photos."""
-    left_out = scorer.protocol.check_count(len(piece.names))
-    sets = scorer.distances(piece.features, photos.features, left_out)
-    order = [*scorer.protocol.photo, SECONDS]
-    return Measured(piece.names, {name: piece.numbers[name] for name in order}, sets)
+    left_out = protocol.check_count(len(piece.names))
+    own = photos.chosen(piece.names).features
+    sets = {
+        name: set_distance(settings, piece.features[settings["network"]], own[settings["network"]])
+        for name, settings in protocol.sets.items()
+        if name not in left_out
+    }
+    numbers = {name: piece.numbers[name] for name in (*protocol.photo, SECONDS)}
+    return Measured(piece.names, numbers, sets)
 
 
-def _write_tables(
-    out: Path, record: Mapping[str, Any], models: Mapping[str, Measured], scorer: Scorer
-) -> None:
-    found = tables.pairs(models)
-    write_text(out / "per_photo.csv", tables.per_photo(models))
-    write_text(out / "table.csv", tables.summary(models))
-    write_text(out / "table.tex", tables.latex_table(models))
-    write_text(out / "pairs.csv", tables.pairs_csv(found))
-    write_text(out / "table.md", _markdown(record, models, found, scorer))
+def write_report(out: Path, protocol: Protocol) -> Results:
+    """Write all tables and figures from the pieces of a folder."""
+    results = read_results(out, protocol)
+    models, found = results.models, tables.pairs(results.models)
+    published = PUBLISHED.get(protocol.published or "", ())
+    timed = {label: rows for label, rows in results.timings.items() if rows}
+    with writing(out, _WAY_OUT):
+        write_text(out / "per_photo.csv", tables.per_photo(models))
+        write_text(out / "table.csv", tables.summary(models, published))
+        write_text(out / "table.tex", tables.latex_table(models, published))
+        write_text(out / "pairs.csv", tables.pairs_csv(found))
+        if timed:
+            write_text(out / "timing.csv", timing_csv(timed))
+        write_text(out / "table.md", _markdown(results, found, published, timed))
+        figures.worst_and_best(models, results.pieces, results.photos, out / "worst_best.png")
+    return results
 
 
-def _markdown(record: Mapping[str, Any], models: Mapping[str, Measured], found: Any, scorer: Scorer) -> str:
-    protocol = scorer.protocol
+def _markdown(
+    results: Results, found: Pairs, published: Sequence[Row], timed: Mapping[str, Sequence[Timing]]
+) -> str:
+    """``table.md``: the tables, where numbers are from, and what may be concluded."""
+    record, protocol = results.record, results.protocol
     parts = [
         f"# {record['photos']['source']}, protocol {protocol.name} {protocol.version}",
         f"Images of {record['resolution']} px, rounded to 8 bits. Mean of the photos ± half of the 95 % interval "
-        f"(bootstrap over photos, {tables.statistics.RESAMPLES:,} resamples). `{SECONDS}`: per photo, in the batches "
-        "of this evaluation.",
-        tables.markdown_table(models),
+        f"(bootstrap over photos). `{SECONDS}`: per photo, in the batches of this evaluation.",
+        tables.markdown_table(results.models, published),
     ]
-    few = {name for model in models.values() for name in protocol.check_count(len(model.names))}
+    if published:
+        used = dict.fromkeys(row.source for row in published)
+        about = "; ".join(f"{key}: {SOURCES[key]}" for key in used)
+        parts.append(f"Published rows come from other code and other machines. {about}.")
+    if results.shared:
+        count = len(tables.common(results.shared))
+        parts += [f"On the {count} photos that all of them have:", tables.markdown_table(results.shared)]
+    few = {name for model in results.models.values() for name in protocol.check_count(len(model.names))}
     if few:
         least = max(int(protocol.sets[name]["least"]) for name in few)
         parts.append(f"{', '.join(sorted(few))}: left out below {least} photos, where it is mostly bias.")
@@ -168,4 +221,6 @@ def _markdown(record: Mapping[str, Any], models: Mapping[str, Measured], found: 
             "networks on these photos, not about other trainings of the same recipe.",
             "\n".join(f"- {sentence}" for sentence in tables.sentences(found)),
         ]
+    if timed:
+        parts += ["## Time", "Median of the calls in seconds (5 to 95 %).", timing_markdown(timed)]
     return "\n\n".join(part.strip() for part in parts) + "\n"

@@ -6,22 +6,22 @@ bits, and images that are compared at another side are resized from those bytes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from hyperinverter import metrics
 from hyperinverter.contracts import UserError
-from hyperinverter.evaluation.frechet import frechet_distance, kernel_distance
 from hyperinverter.evaluation.protocol import Protocol
 from hyperinverter.judges.base import Embedding, Judge
-from hyperinverter.judges.catalogue import build_features, build_judge
+from hyperinverter.judges.catalogue import build_features, build_judge, file_of
+from hyperinverter.judges.identity import DetectedFaceNetIdentity
 from hyperinverter.judges.sets import SetFeatures
 from hyperinverter.system.files import sha256_of
 
@@ -68,31 +68,51 @@ class Scorer:
         device: torch.device,
     ) -> None:
         self.protocol, self.device = protocol, device
+        self._check_files(files, cache)
         self.judges: dict[str, Judge] = {}
         for label in protocol.photo:
             if label not in PLAIN:
-                self.judges[label] = _moved(build_judge(label, files.get(label), cache), device)
+                with self._explained(label, label):
+                    self.judges[label] = build_judge(label, files.get(label), cache).to(device)
         self.features: dict[str, SetFeatures] = {}
-        for settings in protocol.sets.values():
+        for name, settings in protocol.sets.items():
             label = settings["network"]
             if label not in self.features:
-                self.features[label] = _moved(build_features(label, files.get(label), cache), device)
-        for label, path in files.items():
-            self._check_file(label, path)
+                with self._explained(name, label):
+                    self.features[label] = build_features(label, files.get(label), cache).to(device)
 
-    def _check_file(self, label: str, path: Path) -> None:
-        used = [s for n, s in self.protocol.photo.items() if n == label]
-        used += [s for s in self.protocol.sets.values() if s["network"] == label]
-        if not used:
+    @contextmanager
+    def _explained(self, number: str, label: str) -> Iterator[None]:
+        """Add what else one can do to the sentence about a weight file."""
+        try:
+            yield
+        except UserError as error:
             raise UserError(
-                f"the protocol {self.protocol.name} uses no network {label!r}; leave out --weights {label}"
-            )
-        wanted = used[0].get("sha256")
-        if wanted and sha256_of(path) != wanted:
-            raise UserError(
-                f"{path} is not the file that the protocol {self.protocol.name} names for {label} (SHA-256 "
-                f"{wanted[:12]}...): its scores could not be compared; fetch that one, or write a protocol of your own"
-            )
+                f"{error}; or name a file you have with --weights {label}=FILE, or leave the number out with --without "
+                f"{number}"
+            ) from error
+
+    def _check_files(self, files: Mapping[str, Path], cache: Path) -> None:
+        """Every file that is there must be the one the protocol names, or its scores could not be compared."""
+        named = {
+            label: settings.get("sha256")
+            for label, settings in self.protocol.photo.items()
+            if label not in PLAIN
+        }
+        named |= {settings["network"]: settings.get("sha256") for settings in self.protocol.sets.values()}
+        for label in files:
+            if label not in named:
+                raise UserError(
+                    f"the protocol {self.protocol.name} uses no network {label!r}; leave out --weights {label}"
+                )
+        for label, wanted in named.items():
+            path = files.get(label) or file_of(label, None, cache)
+            if wanted and path is not None and path.is_file() and sha256_of(path) != wanted:
+                raise UserError(
+                    f"{path} is not the file that the protocol {self.protocol.name} names for {label} (SHA-256 "
+                    f"{wanted[:12]}...): its scores could not be compared; fetch that one, or write a protocol of your "
+                    "own"
+                )
 
     def check_side(self, side: int) -> None:
         """Refuse numbers that images of this side do not have.
@@ -106,6 +126,25 @@ class Scorer:
                 raise UserError(
                     f"{name} needs images of {least} pixels or more, these have {measured}; leave it out with "
                     f"--without {name}"
+                )
+
+    @torch.inference_mode()
+    def check_faces(self, pixels: np.ndarray) -> None:
+        """Refuse photos in none of which a network finds the face it compares.
+
+        Args:
+            pixels: The first photos, ``uint8 (B, R, R, 3)``.
+
+        Raises:
+            UserError: If there is no face in any of them.
+        """
+        for label, judge in self.judges.items():
+            if not isinstance(judge, DetectedFaceNetIdentity):
+                continue
+            if all(torch.isnan(part).all() for part in judge.embed(self._tensor(pixels))):
+                raise UserError(
+                    f"{label} finds no face in any of the first {len(pixels)} photos: cut the faces out with "
+                    f"`hyperinverter align`, or leave the number out with --without {label}"
                 )
 
     @torch.inference_mode()
@@ -149,22 +188,6 @@ class Scorer:
         image = self._tensor(pixels)
         return {label: network(image).float().cpu().numpy() for label, network in self.features.items()}
 
-    def distances(
-        self, images: Mapping[str, np.ndarray], photos: Mapping[str, np.ndarray], left_out: list[str]
-    ) -> dict[str, float]:
-        """Distances of two sets from the features of their images."""
-        found = {}
-        for name, settings in self.protocol.sets.items():
-            if name in left_out:
-                continue
-            a, b = images[settings["network"]], photos[settings["network"]]
-            if settings["distance"] == "frechet":
-                found[name] = frechet_distance(a, b)
-            else:
-                options: dict[str, Any] = {k: settings[k] for k in ("subsets", "subset_size", "seed")}
-                found[name] = kernel_distance(a, b, **options) * settings.get("times", 1)
-        return found
-
     def _side(self, name: str) -> int | None:
         side = self.protocol.photo[name].get("side")
         return None if side is None else int(side)
@@ -196,8 +219,3 @@ def resized(pixels: np.ndarray, side: int) -> np.ndarray:
         return pixels
     small = [Image.fromarray(one).resize((side, side), Image.Resampling.BILINEAR) for one in pixels]
     return np.stack([np.asarray(one) for one in small])
-
-
-def _moved(network: Any, device: torch.device) -> Any:
-    assert isinstance(network, nn.Module)
-    return network.to(device)

@@ -13,9 +13,11 @@ import numpy as np
 
 from hyperinverter import measures
 from hyperinverter.evaluation import statistics
+from hyperinverter.evaluation.published import Row
 from hyperinverter.evaluation.statistics import Comparison, Interval
 
 ALPHA = 0.05
+Pairs = Mapping[tuple[str, str], Mapping[str, Comparison]]  # (a, b) -> number -> comparison
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,11 @@ def per_photo(models: Mapping[str, Measured]) -> str:
     return _csv([["photo", "model", *columns], *rows])
 
 
-def summary(models: Mapping[str, Measured]) -> str:
-    """CSV, one row per model: its number of photos, and mean, low and high end of the 95 % interval of each number."""
+def summary(models: Mapping[str, Measured], published: Sequence[Row] = ()) -> str:
+    """CSV, one row per model: its photos, and mean, low and high end of the 95 % interval of each number.
+
+    With published rows there is a column ``source``, which says ``measured`` or where a row was published.
+    """
     columns, sets = _columns(models), _sets(models)
     heads = [f"{column}{end}" for column in columns for end in ("", "_low", "_high")]
     missing = [f"{column}_missing" for column in columns if _any_missing(models, column)]
@@ -67,7 +72,15 @@ def summary(models: Mapping[str, Measured]) -> str:
         ends = [_exact(end) for interval in means(model, columns) for end in interval]
         gaps = [str(_missing(model, column.removesuffix("_missing"))) for column in missing]
         rows.append([label, str(len(model.names)), *ends, *gaps, *(_exact(model.sets.get(s)) for s in sets)])
-    return _csv([["model", "n", *heads, *missing, *sets], *rows])
+    head = ["model", "n", *heads, *missing, *sets]
+    if published:
+        head.append("source")
+        rows = [[*row, "measured"] for row in rows]
+        rows += [
+            [row.model, "", *(_exact(row.numbers.get(column)) for column in head[2:-1]), row.source]
+            for row in published
+        ]
+    return _csv([head, *rows])
 
 
 def means(model: Measured, columns: Sequence[str]) -> list[Interval]:
@@ -76,29 +89,31 @@ def means(model: Measured, columns: Sequence[str]) -> list[Interval]:
     return statistics.mean_intervals(np.stack([model.numbers.get(c, nothing) for c in columns], axis=1))
 
 
-def markdown_table(models: Mapping[str, Measured]) -> str:
-    """Markdown, one row per model, the best of each column in bold."""
-    head, rows = _readable(models)
+def markdown_table(models: Mapping[str, Measured], published: Sequence[Row] = ()) -> str:
+    """Markdown, one row per model, the best measured one of each column in bold; published rows below, marked."""
+    head, rows = _readable(models, published)
     best = _best(models)
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    for label, row in zip(models, rows, strict=True):
+    for row in rows:
         cells = [
-            f"**{cell}**" if best.get(column) == label else cell
+            f"**{cell}**" if best.get(column) == row[0] else cell
             for column, cell in zip(head, row, strict=True)
         ]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def latex_table(models: Mapping[str, Measured]) -> str:
-    """LaTeX, a ``tabular`` of the package booktabs with one row per model, the best of each column in bold."""
-    head, rows = _readable(models)
+def latex_table(models: Mapping[str, Measured], published: Sequence[Row] = ()) -> str:
+    """LaTeX, a ``tabular`` of the package booktabs with one row per model, as ``markdown_table``."""
+    head, rows = _readable(models, published)
     best = _best(models)
     lines = [r"\begin{tabular}{l" + "r" * (len(head) - 1) + "}", r"\toprule"]
     lines += [" & ".join(_latex(cell) for cell in head) + r" \\", r"\midrule"]
-    for label, row in zip(models, rows, strict=True):
+    for number, row in enumerate(rows):
+        if number == len(models):
+            lines.append(r"\midrule")
         cells = [
-            rf"\textbf{{{_latex(cell)}}}" if best.get(column) == label else _latex(cell)
+            rf"\textbf{{{_latex(cell)}}}" if best.get(column) == row[0] else _latex(cell)
             for column, cell in zip(head, row, strict=True)
         ]
         lines.append(" & ".join(cells) + r" \\")
@@ -120,7 +135,7 @@ def _latex(text: str) -> str:
 # What may be concluded -----------------------------------------------------------------------------------
 
 
-def pairs(models: Mapping[str, Measured]) -> dict[tuple[str, str], dict[str, Comparison]]:
+def pairs(models: Mapping[str, Measured]) -> Pairs:
     """Every two models compared on the photos that both have: (a, b) -> number -> comparison."""
     found = {}
     for a, b in itertools.combinations(models, 2):
@@ -138,7 +153,7 @@ def pairs(models: Mapping[str, Measured]) -> dict[tuple[str, str], dict[str, Com
     return found
 
 
-def corrected(found: Mapping[tuple[str, str], Mapping[str, Comparison]]) -> dict[tuple[str, str, str], float]:
+def corrected(found: Pairs) -> dict[tuple[str, str, str], float]:
     """Holm's p over all pairs, for each number apart: (a, b, number) -> p."""
     adjusted: dict[tuple[str, str, str], float] = {}
     for column in sorted({column for row in found.values() for column in row}):
@@ -148,7 +163,7 @@ def corrected(found: Mapping[tuple[str, str], Mapping[str, Comparison]]) -> dict
     return adjusted
 
 
-def pairs_csv(found: Mapping[tuple[str, str], Mapping[str, Comparison]]) -> str:
+def pairs_csv(found: Pairs) -> str:
     """CSV, one row per pair and number."""
     head = ["a", "b", "number", "n", "difference", "difference_low", "difference_high"]
     head += ["ratio", "ratio_low", "ratio_high", "improved", "p", "p_holm"]
@@ -167,7 +182,7 @@ def pairs_csv(found: Mapping[tuple[str, str], Mapping[str, Comparison]]) -> str:
     return _csv([head, *rows])
 
 
-def sentences(found: Mapping[tuple[str, str], Mapping[str, Comparison]]) -> list[str]:
+def sentences(found: Pairs) -> list[str]:
     """One sentence per pair: in which numbers one is better, by how much, and where nothing can be said."""
     adjusted = corrected(found)
     said = []
@@ -217,9 +232,14 @@ def _listed(items: Sequence[str]) -> str:
 # Cells ---------------------------------------------------------------------------------------------------
 
 
-def _readable(models: Mapping[str, Measured]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows as a person reads them: mean ± half of the 95 % interval."""
+def _readable(
+    models: Mapping[str, Measured], published: Sequence[Row] = ()
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows as a person reads them: mean ± half of the 95 % interval; published rows last."""
     columns, sets = _columns(models), _sets(models)
+    head = ["model", "n", *columns, *sets]
+    if any("id" in row.numbers for row in published):
+        head.append("id")  # of another network than any that is measured
     rows = []
     for label, model in models.items():
         cells = [label, str(len(model.names))]
@@ -227,8 +247,16 @@ def _readable(models: Mapping[str, Measured]) -> tuple[list[str], list[list[str]
             gap = _missing(model, column)
             note = f" ({gap} missing)" if gap and gap < len(model.names) else ""
             cells.append(_with_spread(column, interval) + note)
-        rows.append([*cells, *(measures.shown(model.sets.get(name), name) for name in sets)])
-    return ["model", "n", *columns, *sets], rows
+        cells += [measures.shown(model.sets.get(name), name) for name in sets]
+        rows.append(cells + [""] * (len(head) - len(cells)))
+    for row in published:
+        cells = [_as_printed(row.numbers.get(column)) for column in head[2:]]
+        rows.append([f"{row.model} (published, {row.source})", "", *cells])
+    return head, rows
+
+
+def _as_printed(value: float | None) -> str:
+    return "" if value is None else f"{value:g}"
 
 
 def _with_spread(column: str, interval: Interval) -> str:

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from hyperinverter.checkpoints.registry import fetched_path
+from hyperinverter.checkpoints.registry import FETCHED, fetched_path
 from hyperinverter.contracts import UserError
 from hyperinverter.judges.base import Judge
 from hyperinverter.judges.identity import (
@@ -53,6 +53,13 @@ def build_judge(label: str, path: str | Path | None = None, cache_dir: str | Pat
     raise UserError(
         f"there is no judge called {label!r}; there are: {', '.join(sorted([*SHIPPED, *FROM_FILE]))}"
     )
+
+
+def file_of(label: str, path: str | Path | None = None, cache_dir: str | Path = ".") -> Path | None:
+    """Where the weights of a network lie that does not ship, given or fetched; None for one that ships."""
+    if label not in FETCHED:
+        return None
+    return Path(path or fetched_path(label, cache_dir)).expanduser()
 
 
 def build_features(label: str, path: str | Path | None = None, cache_dir: str | Path = ".") -> SetFeatures:

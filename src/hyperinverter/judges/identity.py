@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from facenet_pytorch import MTCNN, InceptionResnetV1
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import models
@@ -118,7 +119,9 @@ class DetectedFaceNetIdentity(FaceNetIdentity):
         if image.shape[-1] < self.least_side:
             image = resize(image, self.least_side)
         pixels = image.add(1).mul(127.5).round().clamp(0, 255).byte().movedim(1, -1).cpu().numpy()
-        faces = self.detector(list(pixels))
+        faces = [
+            self.detector(Image.fromarray(one)) for one in pixels
+        ]  # one by one: a batch needs a face in each
         seen = [i for i, face in enumerate(faces) if face is not None]
         if seen:
             found[seen] = self.net(torch.stack([faces[i] for i in seen]).to(image))

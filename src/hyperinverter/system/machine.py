@@ -70,6 +70,14 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def cpu_name() -> str:
+    """What the processor calls itself."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
+
+
 # Memory --------------------------------------------------------------------------------------------------
 
 
@@ -100,6 +108,15 @@ def peak_ram_bytes() -> int:
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
     except (OSError, StopIteration):
         return _largest_so_far()
+
+
+def reset_peak_ram() -> bool:
+    """Let ``peak_ram_bytes`` count from here on; False where the system cannot do that."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
 
 
 def peak_memory_mb() -> float:

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hyperinverter.commands.bench.cases import Side, make_model, work
 from hyperinverter.contracts import UserError
 from hyperinverter.ops.policy import GPU, policy
-from hyperinverter.system.machine import code_state, cores, keep_freed_memory, peak_ram_bytes
+from hyperinverter.system.machine import code_state, cores, cpu_name, keep_freed_memory, peak_ram_bytes
 
 
 @dataclass(frozen=True)
@@ -126,17 +125,10 @@ def peak_memory(size: str, case: str, batch: int, side: Side) -> dict[str, float
 @functools.cache  # what was loaded counts, not what the checkout becomes during an hour of measuring
 def machine() -> dict[str, str | int]:
     """Say what ran this, without names of machines or people."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        lines = info.read_text(encoding="utf-8").splitlines()
-        model = next(
-            (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model
-        )
     code = code_state()
     commit = str(code["commit"] or "")[:7]
     return {
-        "cpu": model,
+        "cpu": cpu_name(),
         "cores": cores(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
