@@ -29,6 +29,7 @@ DOORS = {
     "losses": {"contracts", "judges"},
     "metrics": {"contracts", "judges"},
     "inversion": {"contracts", "ops", "networks"},
+    "inverters": {"contracts", "checkpoints", "inversion", "judges"},
     "editing": {"contracts", "system", "ops", "networks", "inversion", "judges", "checkpoints"},
     "evaluation": {
         "contracts",

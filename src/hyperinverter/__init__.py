@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from hyperinverter.checkpoints import (
         load_generator,
         load_hyperinverter,
-        load_inverter,
         save_hyperinverter,
     )
     from hyperinverter.data.transforms import read_photo
     from hyperinverter.editing import catalogue as directions
     from hyperinverter.editing.files import load_inversion, save_inversion
+    from hyperinverter.inverters import load_inverter
 
 __all__ = [
     "directions",
@@ -34,10 +34,11 @@ __all__ = [
 
 _PLACES = {
     **dict.fromkeys(
-        ("load_generator", "load_hyperinverter", "load_inverter", "save_hyperinverter"),
+        ("load_generator", "load_hyperinverter", "save_hyperinverter"),
         "hyperinverter.checkpoints",
     ),
     **dict.fromkeys(("load_inversion", "save_inversion"), "hyperinverter.editing.files"),
+    "load_inverter": "hyperinverter.inverters",
     "read_photo": "hyperinverter.data.transforms",
 }
 

@@ -90,6 +90,24 @@ def test_a_broken_photo_does_not_stop_the_others(
     }
 
 
+def test_ways_to_invert_without_training_are_models_as_well(photos: Path, tmp_path: Path) -> None:
+    """A search, and a refinement that starts from what phase II found and comes nearer; both can be edited."""
+    photo = str(photos / "b.png")
+    short = "pti:pivot=3,steps=2,samples=50@digiface"
+    assert main(["invert", photo, "--model", short, "--out", str(tmp_path / "pti")]) == 0
+    assert main(["invert", photo, "--refine", "pti", "--steps", "3", "--out", str(tmp_path / "refined")]) == 0
+    assert main(["invert", photo, "--out", str(tmp_path / "plain")]) == 0
+    assert float(report(tmp_path / "refined")[0]["st_lpips_alex"]) < float(
+        report(tmp_path / "plain")[0]["st_lpips_alex"]
+    )
+    inversion, origin = load_inversion(tmp_path / "refined" / "b.inversion.safetensors")
+    assert origin.model == "digiface+pti:3"
+    file = str(tmp_path / "pti" / "b.inversion.safetensors")
+    out = ["--direction", "smile=1", "--out", str(tmp_path / "edited")]
+    assert main(["edit", file, "--model", short, *out]) == 0
+    assert (tmp_path / "edited" / "b.edit.png").is_file()
+
+
 def test_edit_with_power_zero_is_the_inversion(inverted: Path, tmp_path: Path) -> None:
     file = inverted / "a.inversion.safetensors"
     assert main(["edit", str(file), "-d", "smile=0", "--out", str(tmp_path)]) == 0

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hyperinverter.checkpoints import load_inverter
 from hyperinverter.commands.inputs import sources
 from hyperinverter.contracts import UserError
 from hyperinverter.data.transforms import read_photo
@@ -18,6 +17,7 @@ from hyperinverter.editing.directions import Direction
 from hyperinverter.editing.discovery import fit, from_two_groups, pca, sample_codes, sefa
 from hyperinverter.editing.foreign import save_directions
 from hyperinverter.inversion.drawing import Drawing
+from hyperinverter.inverters import load_inverter
 from hyperinverter.system.files import writing
 from hyperinverter.system.progress import progress
 

@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor
 
 from hyperinverter import pictures
-from hyperinverter.checkpoints import load_inverter
 from hyperinverter.commands.inputs import INVERSION, Matrix, Source, read
 from hyperinverter.contracts import Inversion, UserError
 from hyperinverter.editing import catalogue
@@ -21,6 +20,7 @@ from hyperinverter.editing.directions import Direction
 from hyperinverter.editing.files import load_inversion
 from hyperinverter.editing.moves import interpolated, with_residuals_of
 from hyperinverter.inversion.drawing import shifted
+from hyperinverter.inverters import load_inverter
 from hyperinverter.system.files import writing
 from hyperinverter.system.progress import progress
 from hyperinverter.system.terminal import say

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from hyperinverter import config
-from hyperinverter.checkpoints import load_inverter
 from hyperinverter.commands.inputs import sources
 from hyperinverter.contracts import UserError
 from hyperinverter.data.digiface import face_names, prepare_digiface
@@ -26,6 +25,7 @@ from hyperinverter.evaluation.measure import PHOTO, Measuring, Photos
 from hyperinverter.evaluation.protocol import Protocol
 from hyperinverter.evaluation.scoring import Scorer
 from hyperinverter.inversion.drawing import Drawing
+from hyperinverter.inverters import load_inverter
 from hyperinverter.system.files import sha256_of
 from hyperinverter.system.processes import fresh_environment
 from hyperinverter.system.progress import counted

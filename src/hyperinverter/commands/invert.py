@@ -14,7 +14,9 @@ def invert(
     photos: Annotated[
         list[str], typer.Argument(metavar="PHOTO|FOLDER", help="Image files, or folders of them.")
     ],
-    model: Annotated[str, typer.Option(help="digiface, a run folder, or a model file.")] = "digiface",
+    model: Annotated[
+        str, typer.Option(help="digiface, a run folder, a model file, or a way to invert.")
+    ] = "digiface",
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("inverted"),
     align: Annotated[
         bool, typer.Option("--align", help="Find the face of each photo and cut it out first.")
@@ -24,18 +26,30 @@ def invert(
         typer.Option(help="Of the residuals: 0 to 1, or per group of layers: coarse=1,medium=1,fine=0.5."),
     ] = "1",
     batch: Annotated[int, typer.Option(min=1, help="Photos in one pass.")] = 8,
+    refine: Annotated[
+        str | None, typer.Option(metavar="pti", help="Tune the generator for each photo afterwards: pti.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=0, help="Of --refine.")] = 30,
     again: Annotated[
         bool, typer.Option("--again", help="Invert photos that have their results already, too.")
     ] = False,
 ) -> int:
     """Invert photos: NAME.inverted.png, NAME.w_image.png and NAME.inversion.safetensors for each, and a report.
 
+    --model takes ways to invert without training as well: w_opt, wplus_opt and pti, each with @GENERATOR and options,
+    such as pti:steps=100@digiface. --refine pti goes on from what the model finds.
+
     What is done already is skipped. The exit status is 1 if a photo could not be inverted; the others are.
     """
     from hyperinverter.commands.inputs import parse_strength, sources
     from hyperinverter.commands.inverting import Inversions
+    from hyperinverter.contracts import UserError
     from hyperinverter.system.terminal import say
 
+    if refine not in (None, "pti"):
+        raise UserError(f"--refine={refine[:40]} is not known: write --refine pti")
+    if refine:
+        model = f"{model}+pti:{steps}"
     found, line = sources(photos)
     if line:
         say(line)

@@ -9,20 +9,27 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from hyperinverter import pictures
-from hyperinverter.checkpoints import load_inverter
 from hyperinverter.commands.inputs import INVERSION, Matrix, Source, read
 from hyperinverter.contracts import Inversion, UserError
 from hyperinverter.editing.files import Origin, load_origin, save_inversion
+from hyperinverter.inversion.drawing import Drawing
+from hyperinverter.inversion.optimise import Optimiser
+from hyperinverter.inversion.tuning import PivotalTuning
+from hyperinverter.inverters import load_inverter
 from hyperinverter.judges.catalogue import build_judge
 from hyperinverter.system.files import sha256_of, write_text, writing
 from hyperinverter.system.progress import progress
 from hyperinverter.system.terminal import say
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 REPORT = "report.csv"
 DISTANCE = "st_lpips_alex"  # ships with the package, and means something on any photo
@@ -77,6 +84,7 @@ class Inversions:
         waiting: list[Ready] = []
         with progress() as bar:
             task = bar.add_task("inverting", total=len(found))
+            show_steps(self.model, bar)
             skipped = 0
             for source in found:
                 ready = self._ready(source, again)
@@ -200,6 +208,13 @@ class Inversions:
         size = max(64, min(256, self.model.resolution * math.ceil(128 / self.model.resolution)))
         with writing(self.out, "give another folder with --out"):
             pictures.save_picture(pictures.sheet(list(kinds), rows, size), self.out / "sheet.png")
+
+
+def show_steps(model: Drawing, bar: Progress) -> None:
+    """A second line for ways to invert that take many steps for each photo."""
+    if isinstance(model, (Optimiser, PivotalTuning)):
+        task = bar.add_task("steps", total=None)
+        model.on_step = lambda step, steps: bar.update(task, completed=step, total=steps)
 
 
 def _opened(path: Path) -> Image.Image:

@@ -49,8 +49,8 @@ class Projection:
         steps: Of Adam, with betas 0.9 and 0.999.
         rate: Largest learning rate: it rises over the first twentieth and falls over the last quarter.
         samples: Random codes whose mean is the start and whose spread scales the exploration.
-        noise: ``fixed``: the stored noise, as for every encoder. ``optimised``: the noise maps are searched for as well,
-            and then thrown away, as in PTI: images are drawn with the stored noise.
+        noise: ``fixed``: the stored noise, as for every encoder. ``optimised``: the noise maps are searched for as
+            well, and then thrown away, as in PTI: images are drawn with the stored noise.
         l2: Weight of the mean squared error, next to the perceptual distance with weight 1.
     """
 
@@ -99,7 +99,9 @@ class Optimiser(Drawing):
             every tenth step. The image drawn there has exploration noise in it.
     """
 
-    def __init__(self, generator: Generator, distance: Distance, projection: Projection | None = None) -> None:
+    def __init__(
+        self, generator: Generator, distance: Distance, projection: Projection | None = None
+    ) -> None:
         super().__init__()
         self._frozen_generator = Held(generator)
         self.distance, self.projection = distance, projection or Projection()
@@ -117,19 +119,14 @@ class Optimiser(Drawing):
         Returns:
             Codes ``(B, D)`` or ``(B, L, D)``, and their images with the stored noise.
         """
-        photo = photos_of(self.generator, images)
-        w = self.search(photo)
+        with torch.inference_mode(False), torch.enable_grad():  # also where the caller wants no gradients
+            w = self.search(photos_of(self.generator, images.clone()))
         with torch.no_grad():
             image = self.render(w)
         return Inversion(w=w, residuals={}, w_image=image, image=image)
 
-    def search(self, photo: Tensor, *, in_all: int | None = None) -> Tensor:
-        """The codes of photos ``(B, 3, R, R)``: ``(B, D)`` or ``(B, L, D)``.
-
-        Args:
-            photo: The photos.
-            in_all: Steps of all that is to come, for ``on_step``.
-        """
+    def search(self, photo: Tensor) -> Tensor:
+        """The codes of photos ``(B, 3, R, R)``: ``(B, D)`` or ``(B, L, D)``."""
         plan, began = self.projection, time.perf_counter()
         self.trace = []
         mean, spread = code_statistics(self.generator, plan.samples)
@@ -145,7 +142,10 @@ class Optimiser(Drawing):
             jitter = torch.randn(start.shape, generator=random).to(w)
             image = self._draw(w + plan.exploration_at(step) * spread * jitter, noise)
             error = (pooled(image) - small).square().mean((1, 2, 3))
-            loss = self.distance.compare(self.distance.embed(pooled(image)), target).sum() + plan.l2 * error.sum()
+            loss = (
+                self.distance.compare(self.distance.embed(pooled(image)), target).sum()
+                + plan.l2 * error.sum()
+            )
             if noise:
                 loss = loss + 1e5 * noise.roughness()
             optimizer.zero_grad()
@@ -156,7 +156,7 @@ class Optimiser(Drawing):
             if step % 10 == 0 or step == plan.steps - 1:
                 self.trace.append((time.perf_counter() - began, error.detach()))
             if self.on_step is not None:
-                self.on_step(step + 1, in_all or plan.steps)
+                self.on_step(step + 1, plan.steps)
         return w.detach()
 
     def _draw(self, w: Tensor, noise: _NoiseMaps | None) -> Tensor:
@@ -171,7 +171,10 @@ class _NoiseMaps:
     def __init__(self, generator: Generator, count: int) -> None:
         random = torch.Generator().manual_seed(1)
         self.maps = {
-            name: torch.randn(buffer.shape, generator=random).to(buffer).repeat(count, 1, 1).requires_grad_(True)
+            name: torch.randn(buffer.shape, generator=random)
+            .to(buffer)
+            .repeat(count, 1, 1)
+            .requires_grad_(True)
             for name, buffer in generator.synthesis.named_buffers()
             if name.endswith("noise_const")
         }  # (B, S, S)
@@ -212,7 +215,7 @@ def pooled(image: Tensor) -> Tensor:
 
 @torch.no_grad()
 def code_statistics(generator: Generator, samples: int) -> tuple[Tensor, float]:
-    """Mean of w ``(D,)`` and its spread: root of the mean squared distance from it, over random codes of a fixed seed."""
+    """Mean of w ``(D,)`` over random codes of a fixed seed, and the root of their mean squared distance from it."""
     random = torch.Generator().manual_seed(123)
     z = torch.randn(samples, generator.z_dim, generator=random).to(generator.w_avg)
     w = torch.cat([generator.mapping(part)[:, 0] for part in z.split(1000)])
@@ -221,7 +224,7 @@ def code_statistics(generator: Generator, samples: int) -> tuple[Tensor, float]:
 
 
 def drift(w: Tensor, spread: float) -> Tensor:
-    """How far W+ codes ``(B, L, D)`` are from one code: mean distance of the layers from their mean, in spreads, ``(B,)``.
+    """How far W+ codes ``(B, L, D)`` are from one code, ``(B,)``: layers' mean distance from their mean, in spreads.
 
     Codes that drift far from W look right and edit badly (Tov et al. 2021). For codes ``(B, D)`` it is 0.
     """

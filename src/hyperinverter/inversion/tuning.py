@@ -1,7 +1,7 @@
 """PTI: a code that is near, then a generator of the photo's own.
 
-Roich et al. 2021, "Pivotal Tuning for Latent-based Editing of Real Images". The tuned generator comes as residuals to the
-stored weights, so that everything that draws HyperInverter's residuals draws these: PTI is what the hypernetwork
+Roich et al. 2021, "Pivotal Tuning for Latent-based Editing of Real Images". The tuned generator comes as residuals to
+the stored weights, so that everything that draws HyperInverter's residuals draws these: PTI is what the hypernetwork
 replaces by one pass. It also refines what another way to invert has found.
 """
 
@@ -53,9 +53,9 @@ class Tuning:
 class PivotalTuning(Drawing):
     """Tunes the generator for each photo, from what another way to invert has found.
 
-    What is tuned is every weight that can receive a residual: convolutions, torgb and affine layers. Biases, the constant
-    and the noise strengths, which the authors' code tunes too, stay: a residual has no place for them. Feature residuals
-    of the start are kept as they are.
+    What is tuned is every weight that can receive a residual: convolutions, torgb and affine layers. Biases, the
+    constant and the noise strengths, which the authors' code tunes too, stay: a residual has no place for them. Feature
+    residuals of the start are kept as they are.
 
     Args:
         start: Gives the pivot: an ``Optimiser`` (PTI), or any other (refinement).
@@ -86,15 +86,19 @@ class PivotalTuning(Drawing):
         """Find the pivots of photos ``(B, 3, H, W)`` in [-1, 1], then tune the generator for each.
 
         Returns:
-            The pivots, the residuals to every weight, and both images: the pivot's with the stored weights is ``w_image``.
+            The pivots, the residuals to every weight, and both images; ``w_image`` is the pivot's, with stored weights.
         """
-        photo = photos_of(self.generator, images)
+        with torch.inference_mode(False):
+            photo = photos_of(self.generator, images.clone())
         first = self._first(photo)
-        self.trace, self.steps_taken = [], []
-        each = [
-            self.tune(photo[i : i + 1], first.w[i : i + 1], _of(first.residuals, i), done=i * self.tuning.steps)
-            for i in range(len(photo))
-        ]
+        self.trace, self.steps_taken, steps = [], [], self.tuning.steps
+        each = []
+        for i in range(len(photo)):
+            one = slice(i, i + 1)
+            with torch.inference_mode(False), torch.enable_grad():  # also where the caller wants no gradients
+                own = {name: residual[one].clone() for name, residual in first.residuals.items()}
+                w = first.w[one].clone()
+                each.append(self.tune(photo[one], w, own, done=i * steps, in_all=len(photo) * steps))
         residuals = {name: torch.cat([own[name] for own in each]) for name in each[0]}
         with torch.no_grad():
             image = self.render(first.w, residuals, strength)
@@ -102,32 +106,52 @@ class PivotalTuning(Drawing):
 
     def _first(self, photo: Tensor) -> Inversion:
         if isinstance(self.start, Optimiser):
-            search, tuning = self.start.projection.steps, self.tuning.steps * len(photo)
-            hook = self.on_step
-            self.start.on_step = None if hook is None else lambda step, _: hook(step, search + tuning)
+            hook, in_all = self.on_step, self._searched() + self.tuning.steps * len(photo)
+            self.start.on_step = None if hook is None else lambda step, _: hook(step, in_all)
         return self.start.invert(photo)
 
+    def _searched(self) -> int:
+        """Steps before the tuning."""
+        return self.start.projection.steps if isinstance(self.start, Optimiser) else 0
+
     def tune(
-        self, photo: Tensor, w: Tensor, residuals: Mapping[str, Tensor], done: int = 0
+        self,
+        photo: Tensor,
+        w: Tensor,
+        residuals: Mapping[str, Tensor],
+        *,
+        done: int = 0,
+        in_all: int | None = None,
     ) -> dict[str, Tensor]:
-        """Tune for one photo ``(1, 3, R, R)`` from its code and residuals; returns all residuals, ``(1, *shape)``."""
+        """Tune for one photo.
+
+        Args:
+            photo: ``(1, 3, R, R)``.
+            w: Its code, ``(1, D)`` or ``(1, L, D)``.
+            residuals: Those it begins with, ``(1, *shape)``.
+            done: Steps of earlier photos, for ``on_step``.
+            in_all: Steps of all photos.
+
+        Returns:
+            All residuals, ``(1, *shape)``.
+        """
         plan, began = self.tuning, time.perf_counter()
-        weights = {kernel.name: kernel.shape for kernel in self.generator.kernels()}
         own = {
-            name: (residuals[name].clone() if name in residuals else w.new_zeros(1, *shape)).requires_grad_(True)
-            for name, shape in weights.items()
+            kernel.name: residuals.get(kernel.name, w.new_zeros(1, *kernel.shape)).requires_grad_(True)
+            for kernel in (self.generator.kernels() if plan.steps else [])
         }
         kept = {name: residual for name, residual in residuals.items() if name not in own}
-        optimizer = torch.optim.Adam(own.values(), lr=plan.rate)
+        optimizer = torch.optim.Adam(own.values(), lr=plan.rate) if own else None
         target = self.distance.embed(photo)
         random = torch.Generator().manual_seed(0)
         taken = 0
-        for step in range(plan.steps + 1):
+        while optimizer is not None and taken < plan.steps:
             image = self.render(w, kept | own)
-            error, distance = F.mse_loss(image, photo), self.distance.compare(self.distance.embed(image), target).sum()
-            if step % 10 == 0:
+            error = F.mse_loss(image, photo)
+            distance = self.distance.compare(self.distance.embed(image), target).sum()
+            if taken % 10 == 0:
                 self.trace.append((time.perf_counter() - began, error.detach()[None]))
-            if step == plan.steps or float(distance.detach()) <= plan.threshold:
+            if float(distance.detach()) <= plan.threshold:  # tested before the step, as by the authors
                 break
             loss = error + distance
             if plan.locality:
@@ -137,23 +161,18 @@ class PivotalTuning(Drawing):
             optimizer.step()
             taken += 1
             if self.on_step is not None:
-                before = self.start.projection.steps if isinstance(self.start, Optimiser) else 0
-                self.on_step(before + done + taken, before + done + plan.steps)
+                self.on_step(self._searched() + done + taken, self._searched() + (in_all or plan.steps))
         self.steps_taken.append(taken)
         return kept | {name: residual.detach() for name, residual in own.items()}
 
     def _locality(self, w: Tensor, own: Mapping[str, Tensor], random: torch.Generator) -> Tensor:
         """How much the tuned generator differs from the stored one a step away from the pivot."""
         z = torch.randn(1, self.generator.z_dim, generator=random).to(w)
+        pivot = w if w.ndim == 3 else w[:, None]
         with torch.no_grad():
-            away = self.generator.mapping(z, truncation_psi=0.5) - (w if w.ndim == 3 else w[:, None])
-            there = w if w.ndim == 3 else w[:, None]
-            there = there + _FAR * away / away.norm()
+            away = self.generator.mapping(z, truncation_psi=0.5) - pivot
+            there = pivot + _FAR * away / away.norm()
             before = self.generator.synthesis(there, noise_mode="none")
         now = self.generator.synthesis(there, own, noise_mode="none")
         apart = self.distance.compare(self.distance.embed(now), self.distance.embed(before)).sum()
         return _WEIGHT * (F.mse_loss(now, before) + apart)
-
-
-def _of(residuals: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
-    return {name: residual[index : index + 1] for name, residual in residuals.items()}
