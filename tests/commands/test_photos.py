@@ -100,7 +100,7 @@ def test_ways_to_invert_without_training_are_models_as_well(photos: Path, tmp_pa
     assert float(report(tmp_path / "refined")[0]["st_lpips_alex"]) < float(
         report(tmp_path / "plain")[0]["st_lpips_alex"]
     )
-    inversion, origin = load_inversion(tmp_path / "refined" / "b.inversion.safetensors")
+    _, origin = load_inversion(tmp_path / "refined" / "b.inversion.safetensors")
     assert origin.model == "digiface+pti:3"
     file = str(tmp_path / "pti" / "b.inversion.safetensors")
     out = ["--direction", "smile=1", "--out", str(tmp_path / "edited")]
