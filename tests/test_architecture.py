@@ -58,7 +58,7 @@ DOORS = {
     "runs": {"contracts", "measures", "pictures", "system"},
     "commands": {
         *("contracts", "config", "checkpoints", "networks", "system", "pictures", "judges", "alignment"),
-        *("ops", "inversion", "data", "editing", "evaluation"),
+        *("ops", "inversion", "data", "editing", "evaluation", "inverters"),
     },
     "train": {"config", "training"},
     "__main__": {"commands"},
