@@ -54,6 +54,7 @@ DOORS = {
     "training": {
         *("contracts", "system", "pictures", "runs", "config", "assembly", "checkpoints"),
         *("ops", "networks", "tasks"),  # the memory estimate's, which plays a step
+        *("evaluation", "inversion"),
     },
     "runs": {"contracts", "measures", "pictures", "system"},
     "commands": {

@@ -44,7 +44,7 @@ def measured(
     model: Blurring, photos: Photos, protocol: Protocol, out: Path, batch: int = 3
 ) -> report.Results:
     measuring = Measuring(
-        {"blurred": model}, photos, protocol, Scorer(protocol, {}, out, CPU), out / "work", batch=batch
+        {"blurred": model}, photos, protocol, Scorer(protocol, {}, out, CPU), out, batch=batch
     )
     report.write_record(out, measuring)
     for _ in measuring.steps()[1]:
@@ -130,7 +130,7 @@ def test_shares_of_two_processes_are_the_whole(
     for part in range(2):
         scorer = Scorer(protocol, {}, out, CPU)
         models = {"blurred": Blurring(small_generator)}
-        measuring = Measuring(models, photos_of(pixels), protocol, scorer, out / "work", batch=2)
+        measuring = Measuring(models, photos_of(pixels), protocol, scorer, out, batch=2)
         count, steps = measuring.steps(part, 2)
         shares.append(count)
         for _ in steps:
@@ -151,7 +151,7 @@ def test_a_model_measured_before_on_fewer_photos_joins_the_table(
     scorer = Scorer(protocol, {}, tmp_path, CPU)
     for label, error, some in (("slow", 0.05, few), ("fast", 0.2, photos), ("slow", 0.05, few)):
         model = Blurring(small_generator, error)
-        measuring = Measuring({label: model}, some, protocol, scorer, tmp_path / "work")
+        measuring = Measuring({label: model}, some, protocol, scorer, tmp_path)
         report.write_record(tmp_path, measuring)
         for _ in measuring.steps()[1]:
             pass

@@ -62,6 +62,7 @@ NEEDS_MORE = {  # what one process on a processor without a network cannot show,
     *("logger.project", "logger.entity", "logger.mode", "logger.timeout", "logger.artifacts", "logger.sweep"),
     *("data.root", "data.split", "paths.cache", "judges.lpips_path", "judges.identity_path"),
     *("resume", "debug", "hydra", "protocol", "phase.optimizer"),
+    *("evaluation.protocol", "evaluation.n", "evaluation.save_images", "evaluation.time"),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import subprocess
 import sys
@@ -20,9 +21,9 @@ from hyperinverter.commands.inputs import sources
 from hyperinverter.contracts import UserError
 from hyperinverter.data.digiface import face_names, prepare_digiface
 from hyperinverter.data.transforms import read_pixels
-from hyperinverter.evaluation import report
-from hyperinverter.evaluation.measure import PHOTO, Measuring, Photos
+from hyperinverter.evaluation.measure import PHOTO, Measuring, Photos, safe_name, safe_names
 from hyperinverter.evaluation.protocol import Protocol
+from hyperinverter.evaluation.run import evaluate
 from hyperinverter.evaluation.scoring import Scorer
 from hyperinverter.inversion.drawing import Drawing
 from hyperinverter.inverters import load_inverter
@@ -33,8 +34,6 @@ from hyperinverter.system.terminal import say, short
 
 BUILT_IN = "digiface"
 TIMED_FROM = 100  # photos: a first try should not wait for a stopwatch
-_LETTERS = re.compile(r"[^\w.@+-]+")
-_LONGEST = 60  # letters of a label
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,6 @@ def _run(asked: Request, part: str | None) -> int:
     resolution = next(iter(models.values())).resolution
     photos = find_photos(asked.data, asked.n, resolution, cache)
     protocol.check_count(len(photos.names))
-    report.refuse_mixing(asked.out, protocol, photos)
     scorer = Scorer(protocol, _files(asked.weights), cache, device)
     scorer.check_side(resolution)
     if part is None:
@@ -94,8 +92,8 @@ def _run(asked: Request, part: str | None) -> int:
         photos,
         protocol,
         scorer,
-        asked.out / report.WORK,
-        images=asked.out / report.IMAGES if asked.save_images else None,
+        asked.out,
+        keep_images=asked.save_images,
         batch=asked.batch,
         device=device,
     )
@@ -103,26 +101,12 @@ def _run(asked: Request, part: str | None) -> int:
         for _ in measuring.steps(index, parts)[1]:
             pass
         return 0
-    report.write_record(asked.out, measuring)
-    _measure(measuring, asked)
-    if len(photos.names) >= TIMED_FROM if asked.time is None else asked.time:
-        for label in models:
-            say(f"timing {label}")
-            measuring.time(label)
-    report.write_report(asked.out, protocol)
+    timed = len(photos.names) >= TIMED_FROM if asked.time is None else asked.time
+    together = None if asked.processes == 1 else functools.partial(_measure_together, measuring, asked)
+    evaluate(measuring, asked.out, timed=timed, together=together)
     print((asked.out / "table.md").read_text(encoding="utf-8"), end="")
     say(f"{short(asked.out)}: table.md, table.csv, table.tex, per_photo.csv, pairs.csv, worst_best.png")
     return 0
-
-
-def _measure(measuring: Measuring, asked: Request) -> None:
-    total, steps = measuring.steps()
-    if asked.processes > 1 and total:
-        _measure_together(measuring, asked, total)
-        total, steps = measuring.steps()  # what an old process left, if any
-    with counted("evaluating", total) as advance:
-        for done in steps:
-            advance(done)
 
 
 def _measure_together(measuring: Measuring, asked: Request, total: int) -> None:
@@ -213,10 +197,10 @@ def named(text: str) -> tuple[str, str]:
     """``NAME=MODEL`` or ``MODEL`` -> a name that is safe in files and tables, and the model."""
     name, equals, rest = text.partition("=")
     if equals and re.fullmatch(r"[\w.@+-]+", name) and not Path(text).expanduser().exists():
-        return name[:_LONGEST], rest
+        return safe_name(name), rest
     path = Path(text).expanduser()
     if not path.exists():
-        return _safe(text), text
+        return safe_name(text), text
     folder = path.resolve()
     # runs of one day differ in the folder above, jobs of a sweep have numbers for names
     name = (
@@ -224,11 +208,7 @@ def named(text: str) -> tuple[str, str]:
         if folder.is_dir() and folder.name[:1].isdigit()
         else folder.stem
     )
-    return _safe(name), text
-
-
-def _safe(text: str) -> str:
-    return _LETTERS.sub("_", text).strip("_.")[:_LONGEST] or "model"
+    return safe_name(name), text
 
 
 def find_photos(data: str, n: int | None, resolution: int, cache: Path) -> Photos:
@@ -249,9 +229,8 @@ def find_photos(data: str, n: int | None, resolution: int, cache: Path) -> Photo
             say(line)
         if n is not None and n > len(found):
             raise UserError(f"--n={n}: {data} holds {len(found)} photos; choose at most as many")
-        paths = {_safe(source.name): source.path for source in found[:n]}
-        if len(paths) < len(found[:n]):
-            paths = {f"{i:05d}_{_safe(s.name)}": s.path for i, s in enumerate(found[:n])}
+        names = safe_names([source.name for source in found[:n]])
+        paths = {name: source.path for name, source in zip(names, found, strict=False)}
     files = {
         name: str(p.relative_to(root)) if p.is_relative_to(root) else p.name for name, p in paths.items()
     }

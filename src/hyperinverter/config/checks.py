@@ -44,6 +44,7 @@ _WHOLE = {  # key -> least value
     "data.num_val": 1,
     "data.num_test": 1,
     "data.num_workers": 0,
+    "evaluation.n": 1,
     "trainer.log_every": 1,
     "panels.num_photos": 1,
     "panels.num_saved": 0,

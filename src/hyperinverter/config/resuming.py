@@ -87,6 +87,8 @@ RESUMED: Mapping[str, Rule] = {
     **dict.fromkeys(("trainer.limit_test_batches", "trainer.log_every", "trainer.save_every_kimg"), TAKES),
     **dict.fromkeys(("logger.kind", "logger.project", "logger.entity", "logger.mode"), TAKES),
     **dict.fromkeys(("logger.timeout", "logger.artifacts", "logger.sweep"), TAKES),
+    **dict.fromkeys(("evaluation.protocol", "evaluation.n"), TAKES),
+    **dict.fromkeys(("evaluation.save_images", "evaluation.time"), TAKES),
     "hydra": TAKES,  # how jobs are started, of which a record brings nothing back but numbers and words
     "protocol": TAKES,  # of `hyperinverter evaluate`, which resumes nothing
 }

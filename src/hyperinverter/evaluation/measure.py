@@ -6,10 +6,11 @@ numbers.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -36,8 +37,24 @@ from hyperinverter.system.files import writing
 
 SECONDS = "seconds"
 PHOTO = "photo"  # the photos themselves, as a model that changes nothing
+WORK, IMAGES = "work", "images"
+_UNSAFE = re.compile(r"[^\w.@+-]+")
+_LONGEST = 60  # letters of a name
 _SMALL = 128  # side of the pictures that are kept for figures
 _WAY_OUT = "choose another folder with --out"
+
+
+def safe_name(text: str) -> str:
+    """A name for files and tables: letters, digits and ``. _ @ + -``, at most 60 of them."""
+    return _UNSAFE.sub("_", text).strip("_.")[:_LONGEST] or "unnamed"
+
+
+def safe_names(paths: Sequence[str]) -> list[str]:
+    """Short names of photos, without folder and ending; with a number where two would be the same."""
+    names = [safe_name(PurePath(path).stem) for path in paths]
+    if len({name.casefold() for name in names}) == len(names):
+        return names
+    return [f"{i:05d}_{name}" for i, name in enumerate(names)]
 
 
 @dataclass(frozen=True)
@@ -69,8 +86,8 @@ class Measuring:
         photos: What they invert.
         protocol: What is measured.
         scorer: Makes the numbers.
-        folder: Of the pieces.
-        images: Folder for the PNGs that were measured, or None.
+        out: Folder of the evaluation: pieces go to ``work``, PNGs to ``images``.
+        keep_images: Whether the PNGs that were measured are kept.
         batch: Photos in one pass.
         device: Where models run.
 
@@ -84,17 +101,18 @@ class Measuring:
         photos: Photos,
         protocol: Protocol,
         scorer: Scorer,
-        folder: Path,
+        out: Path,
         *,
-        images: Path | None = None,
+        keep_images: bool = False,
         batch: int = 8,
         device: torch.device | None = None,
     ) -> None:
         refuse_different(models)
-        self.models, self.photos, self.protocol, self.folder = models, photos, protocol, folder
-        self.images, self.batch, self.device = images, batch, device or torch.device("cpu")
+        self.models, self.photos, self.protocol = models, photos, protocol
+        self.folder, self.images = out / WORK, out / IMAGES if keep_images else None
+        self.batch, self.device = batch, device or torch.device("cpu")
         self.scorer = scorer
-        self.works = {label: Work(folder, label, self._identity(label)) for label in [PHOTO, *models]}
+        self.works = {label: Work(self.folder, label, self._identity(label)) for label in [PHOTO, *models]}
 
     def _identity(self, label: str) -> dict[str, Any]:
         identity: dict[str, Any] = {"protocol": self.protocol.plain(), "photos": self.photos.source}

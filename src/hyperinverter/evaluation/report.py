@@ -15,7 +15,7 @@ from typing import Any
 from hyperinverter.contracts import UserError
 from hyperinverter.evaluation import figures, tables
 from hyperinverter.evaluation.frechet import set_distance
-from hyperinverter.evaluation.measure import PHOTO, SECONDS, Measuring, Photos, identity_of
+from hyperinverter.evaluation.measure import PHOTO, SECONDS, WORK, Measuring, Photos, identity_of
 from hyperinverter.evaluation.protocol import Protocol
 from hyperinverter.evaluation.published import PUBLISHED, SOURCES, Row
 from hyperinverter.evaluation.tables import Measured, Pairs
@@ -25,7 +25,6 @@ from hyperinverter.system.files import parse_json, write_json, write_text, writi
 from hyperinverter.system.machine import code_state, versions
 
 RECORD, PHOTOS = "protocol.json", "photos.csv"
-WORK, IMAGES = "work", "images"
 _WAY_OUT = "choose another folder with --out"
 
 

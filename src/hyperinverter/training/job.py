@@ -145,6 +145,10 @@ class Job:
             self.changed = resume.changed(self.cfg, self.resumed)
         for caution in config.cautions(self.cfg):
             say(f"warning: {caution}")
+        if config.given(self.cfg, "evaluation.protocol") is not None and is_first():
+            from hyperinverter.training.evaluating import scorer_of
+
+            scorer_of(self.cfg)  # a weight file that is missing is said now, not after training
 
     def assemble(self) -> Assembled:
         """Settle what the configuration leaves open, save it, and build every part from it."""
@@ -254,7 +258,7 @@ class Job:
         Raises:
             UserError: If ``phase.rank_by`` is not measured.
         """
-        task, rank_by = assembled.task, self.cfg.phase.rank_by
+        task, cfg, rank_by = assembled.task, self.cfg, self.cfg.phase.rank_by
         best = checkpoints.best if checkpoints.best.is_file() else checkpoints.last
         if best.is_file():
             task.load_state_dict(read_checkpoint(best)["state_dict"], strict=task.strict_loading)
@@ -265,6 +269,10 @@ class Job:
         numbers = {name: float(value) for name, value in sorted(measured.items())}
         file = str(best.relative_to(self.folder))
         self.card.update(metrics=numbers, best={"file": file, "images": seen, "score": checkpoints.score})
+        if config.given(cfg, "evaluation.protocol") is not None and is_first():
+            from hyperinverter.training.evaluating import evaluate_run
+
+            evaluate_run(cfg, task.inverter, assembled.data, self.folder, best)
         if rank_by not in numbers:
             raise UserError(f"phase.rank_by={rank_by} is not measured; there are: {', '.join(numbers)}")
         return numbers[rank_by]
