@@ -1,6 +1,7 @@
 """Every way to invert by a name that can be typed: trained models, searches, and both together.
 
     digiface, RUN, FILE                a trained model, see ``checkpoints.load_inverter``
+    phase1@MODEL                       phase I of a model that holds both phases
     w_opt@GENERATOR                    W optimisation
     wplus_opt@GENERATOR                W+ optimisation
     pti@GENERATOR                      pivotal tuning
@@ -24,6 +25,8 @@ from hyperinverter.checkpoints import load_generator
 from hyperinverter.contracts import UserError
 from hyperinverter.inversion.drawing import Drawing
 from hyperinverter.inversion.optimise import Optimiser, Projection
+from hyperinverter.inversion.phase1 import WInverter
+from hyperinverter.inversion.phase2 import HyperInverter
 from hyperinverter.inversion.tuning import PivotalTuning, Tuning
 from hyperinverter.judges.base import Judge
 from hyperinverter.judges.catalogue import build_judge
@@ -42,6 +45,7 @@ PIVOT = Projection(steps=450, rate=0.01, samples=600)
 NAMES = ("w_opt", "wplus_opt", "pti")
 
 _NAME = re.compile(rf"({'|'.join(NAMES)})(?::([^@]*))?(?:@(.+))?", re.DOTALL)
+_PHASE1 = re.compile(r"phase1@(.+)", re.DOTALL)
 _REFINED = re.compile(r"(.+)\+pti(?::([^@/\\]*))?", re.DOTALL)
 
 
@@ -62,6 +66,8 @@ def load_inverter(name: str | Path, cache: str | Path = "~/.cache/hyperinverter"
     if match := _NAME.fullmatch(text):
         method, options, generator = match[1], match[2] or "", match[3] or PACKAGED
         found = _search(method, _options(text, options), generator, Path(cache).expanduser(), text)
+    elif match := _PHASE1.fullmatch(text):
+        found = _phase1(load_inverter(match[1], cache), match[1])
     elif (match := _REFINED.fullmatch(text)) and not Path(text).expanduser().exists():
         start = load_inverter(match[1], cache)
         found = _refined(start, _options(text, match[2] or ""), Path(cache).expanduser(), text)
@@ -69,6 +75,16 @@ def load_inverter(name: str | Path, cache: str | Path = "~/.cache/hyperinverter"
         return checkpoints.load_inverter(name)
     found.source = text
     return found
+
+
+def _phase1(model: Drawing, name: str) -> Drawing:
+    if isinstance(model, HyperInverter):
+        first = model.w_inverter
+        first.sha256 = _digest("phase I", {}, None, model.sha256)
+        return first
+    if isinstance(model, WInverter):
+        return model
+    raise UserError(f"{name[:120]!r} has no phase I: name a model that HyperInverter trains")
 
 
 def _search(method: str, options: dict[str, str], place: str, cache: Path, text: str) -> Drawing:
@@ -173,6 +189,6 @@ def _read(value: str, kind: type) -> Any:
     return kind(value)
 
 
-def _digest(method: str, settings: Mapping[str, Any], distance: Judge, of: str) -> str:
-    said = f"{method} {sorted(settings.items())} {distance.label} {of}"
+def _digest(method: str, settings: Mapping[str, Any], distance: Judge | None, of: str) -> str:
+    said = f"{method} {sorted(settings.items())} {distance.label if distance else ''} {of}"
     return hashlib.sha256(said.encode()).hexdigest()

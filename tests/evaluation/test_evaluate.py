@@ -179,3 +179,11 @@ def test_time_is_measured_alone_and_once(tmp_path: Path, monkeypatch: pytest.Mon
     assert float(one["peak_mb"]) > 50
     assert one["device"]
     assert "## Time" in (tmp_path / "table.md").read_text()
+
+
+def test_phase_one_and_searches_stand_in_the_same_table(tmp_path: Path) -> None:
+    models = ["phase1@digiface", "digiface", "few=w_opt:2", "pti:2,pivot=2"]
+    assert main(["evaluate", *models, "--n", "2", *PLAIN, "--out", str(tmp_path)]) == 0
+    table = {row["model"]: float(row["l2"]) for row in rows(tmp_path / "table.csv")}
+    assert list(table) == ["phase1@digiface", "digiface", "few", "pti_2_pivot_2"]
+    assert table["digiface"] < table["phase1@digiface"] < table["few"]  # two steps are none

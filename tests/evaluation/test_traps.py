@@ -47,8 +47,7 @@ def measured(
         {"blurred": model}, photos, protocol, Scorer(protocol, {}, out, CPU), out, batch=batch
     )
     report.write_record(out, measuring)
-    for _ in measuring.steps()[1]:
-        pass
+    measuring.run()
     return report.write_report(out, protocol)
 
 
@@ -131,10 +130,8 @@ def test_shares_of_two_processes_are_the_whole(
         scorer = Scorer(protocol, {}, out, CPU)
         models = {"blurred": Blurring(small_generator)}
         measuring = Measuring(models, photos_of(pixels), protocol, scorer, out, batch=2)
-        count, steps = measuring.steps(part, 2)
-        shares.append(count)
-        for _ in steps:
-            pass
+        shares.append(measuring.left(part, 2))
+        measuring.run(part, 2)
     assert shares == [4, 3]
     report.write_record(out, measuring)
     together = report.write_report(out, protocol)
@@ -153,12 +150,31 @@ def test_a_model_measured_before_on_fewer_photos_joins_the_table(
         model = Blurring(small_generator, error)
         measuring = Measuring({label: model}, some, protocol, scorer, tmp_path)
         report.write_record(tmp_path, measuring)
-        for _ in measuring.steps()[1]:
-            pass
+        measuring.run()
     assert model.calls == 0  # the third time there was nothing left to do
     results = report.write_report(tmp_path, protocol)
     assert {label: len(m.names) for label, m in results.models.items()} == {"slow": 3, "fast": 7}
     assert {len(m.names) for m in results.shared.values()} == {3}
     table = (tmp_path / "table.md").read_text()
     assert "On the 3 photos that all of them have:" in table
-    assert "**slow** is better than fast in l2" in table or "cannot be told from" in table
+    assert "On 3 photos, **slow** cannot be told from fast" in table  # three pairs are too few for any test
+
+
+def test_conclusions_name_the_better_and_its_size(
+    small_generator: Generator, protocol: Protocol, tmp_path: Path
+) -> None:
+    draw = np.random.default_rng(0)
+    pixels = {f"p{i:02d}": draw.integers(60, 190, (32, 32, 3)).astype(np.uint8) for i in range(40)}
+    scorer = Scorer(protocol, {}, tmp_path, CPU)
+    models = {"a": Blurring(small_generator, 0.2), "b": Blurring(small_generator, 0.1)}
+    measuring = Measuring(models, photos_of(pixels), protocol, scorer, tmp_path)
+    report.write_record(tmp_path, measuring)
+    measuring.run()
+    report.write_report(tmp_path, protocol)
+    (line,) = (x for x in (tmp_path / "table.md").read_text().splitlines() if x.startswith("- On 40 photos"))
+    assert line.startswith("- On 40 photos, **a** is worse than b in l2 (+29")  # four times, but for rounding
+    assert "better on 0 % of photos, p < 0.001" in line
+    with (tmp_path / "pairs.csv").open() as file:
+        first = next(iter(csv.DictReader(file)))
+    assert (first["a"], first["b"], first["number"], first["n"]) == ("a", "b", "l2", "40")
+    assert float(first["ratio"]) == pytest.approx(4, rel=0.05)

@@ -79,7 +79,7 @@ def _run(asked: Request, part: str | None) -> int:
         torch.set_num_threads(max(1, torch.get_num_threads() // parts))
     cache = Path(str(config.compose([]).paths.cache)).expanduser()
     protocol = Protocol.of(config.option("protocol", asked.protocol), asked.protocol).without(asked.without)
-    models = load_models(asked.models, device)
+    models = load_models(asked.models, device, cache)
     resolution = next(iter(models.values())).resolution
     photos = find_photos(asked.data, asked.n, resolution, cache)
     protocol.check_count(len(photos.names))
@@ -98,8 +98,7 @@ def _run(asked: Request, part: str | None) -> int:
         device=device,
     )
     if part is not None:
-        for _ in measuring.steps(index, parts)[1]:
-            pass
+        measuring.run(index, parts)
         return 0
     timed = len(photos.names) >= TIMED_FROM if asked.time is None else asked.time
     together = None if asked.processes == 1 else functools.partial(_measure_together, measuring, asked)
@@ -125,7 +124,7 @@ def _measure_together(measuring: Measuring, asked: Request, total: int) -> None:
                 child.poll() for child in children
             ):
                 time.sleep(0.5)
-                now = measuring.steps()[0]
+                now = measuring.left()
                 advance(left - now)
                 left = now
         for child, file in zip(children, said, strict=True):
@@ -175,7 +174,7 @@ def device_of(asked: str, index: int = 0) -> torch.device:
     return device
 
 
-def load_models(asked: Sequence[str], device: torch.device) -> dict[str, Drawing]:
+def load_models(asked: Sequence[str], device: torch.device, cache: Path) -> dict[str, Drawing]:
     """Models by the names they have in tables and folders.
 
     Raises:
@@ -189,7 +188,7 @@ def load_models(asked: Sequence[str], device: torch.device) -> dict[str, Drawing
                 f"{'the photos are' if label == PHOTO else 'two models would be'} called {label!r} in the tables; name "
                 f"this one with NAME={model}"
             )
-        found[label] = load_inverter(model).to(device)
+        found[label] = load_inverter(model, cache).to(device)
     return found
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -21,7 +21,7 @@ from torch import Tensor
 from hyperinverter import pictures
 from hyperinverter.contracts import UserError
 from hyperinverter.evaluation.protocol import Protocol
-from hyperinverter.evaluation.scoring import Scorer, resized, rounded
+from hyperinverter.evaluation.scoring import Scorer, Seen, resized, rounded
 from hyperinverter.evaluation.timing import (
     BATCHES,
     device_name,
@@ -32,9 +32,12 @@ from hyperinverter.evaluation.timing import (
 )
 from hyperinverter.evaluation.work import Piece, Work
 from hyperinverter.inversion.drawing import Drawing
+from hyperinverter.inversion.optimise import Optimiser
+from hyperinverter.inversion.tuning import PivotalTuning
 from hyperinverter.networks.generator import Generator
 from hyperinverter.system.files import writing
 
+Advance = Callable[[float], None]
 SECONDS = "seconds"
 PHOTO = "photo"  # the photos themselves, as a model that changes nothing
 WORK, IMAGES = "work", "images"
@@ -55,6 +58,23 @@ def safe_names(paths: Sequence[str]) -> list[str]:
     if len({name.casefold() for name in names}) == len(names):
         return names
     return [f"{i:05d}_{name}" for i, name in enumerate(names)]
+
+
+class _Steps:
+    """Steps of a search as parts of the photos that are searched for."""
+
+    def __init__(self, advance: Advance, photos: int) -> None:
+        self.advance, self.photos, self.told = advance, photos, 0.0
+
+    def __call__(self, step: int, steps: int) -> None:
+        now = self.photos * min(step / max(steps, 1), 1.0)
+        if now > self.told:
+            self.advance(now - self.told)
+            self.told = now
+
+    def finish(self) -> None:
+        """Tell what has not been told."""
+        self.advance(self.photos - self.told)
 
 
 @dataclass(frozen=True)
@@ -118,25 +138,49 @@ class Measuring:
         identity: dict[str, Any] = {"protocol": self.protocol.plain(), "photos": self.photos.source}
         return identity if label == PHOTO else {**identity, **identity_of(self.models[label])}
 
-    def steps(self, part: int = 0, parts: int = 1) -> tuple[int, Iterator[int]]:
-        """What is left to do, as steps of photos.
+    def left(self, part: int = 0, parts: int = 1) -> int:
+        """How many photos are left to measure, counted once per model.
 
         Args:
             part: Which share of the batches this process has.
             parts: How many shares there are.
-
-        Returns:
-            How many photos, counted once per model, are left, and an iterator that measures them and says after each
-            batch how many it has done.
         """
+        return sum(len(names) for label, names in self._batches(part, parts) if label != PHOTO)
+
+    def run(self, part: int = 0, parts: int = 1, advance: Advance = lambda done: None) -> None:
+        """Measure what is left.
+
+        Args:
+            part: As of ``left``.
+            parts: As of ``left``.
+            advance: Called with the photos that were done since the last call; parts of photos for ways to invert that
+                take many steps.
+        """
+        looked: tuple[list[str], np.ndarray, Seen] | None = None
+        for label, names in self._batches(part, parts):
+            if looked is None or looked[0] != names:
+                pixels = self.photos.read(names)
+                looked = (names, pixels, self.scorer.look(pixels))
+            _, pixels, seen = looked
+            if label == PHOTO:
+                self._keep(label, names, pixels, {})
+                continue
+            told = _Steps(advance, len(names))
+            image, seconds = self._invert(label, names, pixels, told)
+            numbers = self.scorer.score(image, seen)
+            numbers[SECONDS] = np.full(len(names), seconds / len(names))
+            self._keep(label, names, image, numbers)
+            told.finish()
+
+    def _batches(self, part: int, parts: int) -> list[tuple[str, list[str]]]:
+        """What is left, batch by batch, all models one after the other on each."""
         names = self.photos.names
         batches = [names[i : i + self.batch] for i in range(0, len(names), self.batch)][part::parts]
         done = {label: self._done(label) for label in self.works}
         left = [
             (label, [n for n in batch if n not in done[label]]) for batch in batches for label in self.works
         ]
-        left = [(label, some) for label, some in left if some]
-        return sum(len(some) for label, some in left if label != PHOTO), self._measure(left)
+        return [(label, some) for label, some in left if some]
 
     def time(self, label: str) -> None:
         """Time a model on the first photos, unless that was done on this device."""
@@ -151,25 +195,12 @@ class Measuring:
         done = self.works[label].done()
         return {n for n in done if self.images is None or (self.images / label / f"{n}.png").is_file()}
 
-    def _measure(self, left: Sequence[tuple[str, list[str]]]) -> Iterator[int]:
-        looked: tuple[list[str], np.ndarray, Any] | None = None
-        for label, names in left:
-            if looked is None or looked[0] != names:
-                pixels = self.photos.read(names)
-                looked = (names, pixels, self.scorer.look(pixels))
-            _, pixels, seen = looked
-            if label == PHOTO:
-                self._keep(label, names, pixels, {})
-                yield 0
-                continue
-            image, seconds = self._invert(label, names, pixels)
-            numbers = self.scorer.score(image, seen)
-            numbers[SECONDS] = np.full(len(names), seconds / len(names))
-            self._keep(label, names, image, numbers)
-            yield len(names)
-
-    def _invert(self, label: str, names: Sequence[str], pixels: np.ndarray) -> tuple[np.ndarray, float]:
+    def _invert(
+        self, label: str, names: Sequence[str], pixels: np.ndarray, told: _Steps
+    ) -> tuple[np.ndarray, float]:
         model, photo = self.models[label], self._photos(pixels)
+        if isinstance(model, (Optimiser, PivotalTuning)):
+            model.on_step = told
         synchronise(self.device)
         begin = time.perf_counter()
         image = model.invert(photo).image

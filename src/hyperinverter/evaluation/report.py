@@ -209,10 +209,12 @@ def _markdown(
     if results.shared:
         count = len(tables.common(results.shared))
         parts += [f"On the {count} photos that all of them have:", tables.markdown_table(results.shared)]
-    few = {name for model in results.models.values() for name in protocol.check_count(len(model.names))}
+    few = sorted(
+        {name for model in results.models.values() for name in protocol.check_count(len(model.names))}
+    )
     if few:
-        least = max(int(protocol.sets[name]["least"]) for name in few)
-        parts.append(f"{', '.join(sorted(few))}: left out below {least} photos, where it is mostly bias.")
+        below = ", ".join(f"{name} below {protocol.sets[name]['least']}" for name in few)
+        parts.append(f"Left out with few photos, where it is mostly bias: {below}.")
     if found:
         parts += [
             "## What may be concluded",

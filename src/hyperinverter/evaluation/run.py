@@ -28,13 +28,12 @@ def evaluate(
     """
     report.refuse_mixing(out, measuring.protocol, measuring.photos)
     report.write_record(out, measuring)
-    total, steps = measuring.steps()
-    if together is not None and total:
+    if together is not None and (total := measuring.left()):
         together(total)
-        total, steps = measuring.steps()  # what a process that was stopped has left
-    with counted("evaluating", total) as advance:
-        for done in steps:
-            advance(done)
+    with counted(
+        "evaluating", measuring.left()
+    ) as advance:  # all, or what a process that was stopped has left
+        measuring.run(advance=advance)
     if timed:
         for label in measuring.models:
             say(f"timing {label}")

@@ -210,7 +210,7 @@ def sentences(found: Pairs) -> list[str]:
         rest = f"nothing can be said about {_listed(open_)}" if open_ else ""
         verb = f"is {told}" if told else f"cannot be told from {b}"
         ending = f"; {rest}" if rest and told else ""
-        said.append(f"**{a}** {verb} ({count} photos){ending}.")
+        said.append(f"On {count} photos, **{a}** {verb}{ending}.")
     return said
 
 

@@ -37,7 +37,7 @@ def progress() -> AbstractContextManager[Progress]:
 
 
 @contextmanager
-def counted(doing: str, total: int, every: float = _EVERY) -> Iterator[Callable[[int], None]]:
+def counted(doing: str, total: int, every: float = _EVERY) -> Iterator[Callable[[float], None]]:
     """Count work that is done: a bar at a terminal, else a line every ``every`` seconds.
 
     Args:
@@ -46,20 +46,22 @@ def counted(doing: str, total: int, every: float = _EVERY) -> Iterator[Callable[
         every: Seconds between two lines.
 
     Returns:
-        Called with the number of parts that were done since the last call.
+        Called with the parts that were done since the last call.
     """
     begin = last = time.monotonic()
-    done = 0
+    done = 0.0
     with progress() as bar:
         task = bar.add_task(doing, total=total)
 
-        def advance(parts: int) -> None:
+        def advance(parts: float) -> None:
             nonlocal done, last
             done += parts
             bar.advance(task, parts)
             now = time.monotonic()
             if bar.disable and done and now - last >= every:
                 last, rate = now, done / (now - begin)
-                say(f"{doing}: {done:,} of {total:,}, {rate:.3g}/s, {duration((total - done) / rate)} left")
+                say(
+                    f"{doing}: {done:,.0f} of {total:,}, {rate:.3g}/s, {duration((total - done) / rate)} left"
+                )
 
         yield advance
