@@ -12,7 +12,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,12 @@ from hyperinverter.networks.coverage import select
 from hyperinverter.networks.discriminator import Discriminator
 from hyperinverter.networks.fusion import FUSIONS
 from hyperinverter.networks.generator import Generator
+from hyperinverter.networks.wplus import METHODS
 from hyperinverter.system.command import train_command
 from hyperinverter.system.errors import first_line
 from hyperinverter.system.files import sha256_of
 from hyperinverter.tasks.common import PhaseTask, Schedule
-from hyperinverter.tasks.phase1 import PhaseIEncoder
+from hyperinverter.tasks.phase1 import NearW, PhaseIEncoder
 from hyperinverter.tasks.phase2 import PhaseIIHyper
 
 _log = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ def build(cfg: Config, generator: Generator | None = None) -> Assembled:
     }
     task: PhaseTask
     if cfg.phase.number == 1:
-        task = PhaseIEncoder(w_inverter(cfg, generator), **common)
+        task = PhaseIEncoder(w_inverter(cfg, generator), **common, near_w=_near_w(cfg))
     else:
         model, phase1 = hyper_inverter(cfg, generator)
         loaded["phase1"] = phase1
@@ -175,7 +176,7 @@ def _phase1_run(cfg: Config, folder: Path | None) -> str:
 def w_inverter(cfg: Config, generator: Generator) -> WInverter:
     """Phase I with a new encoder."""
     with _from_configuration():
-        encoder = build_w_encoder(w_encoder_spec(cfg), generator.w_dim)
+        encoder = build_w_encoder(w_encoder_spec(cfg), generator.w_dim, generator.num_ws)
     if cfg.encoder.start == "published":
         start_from_published(encoder.backbone, start_file(encoder.backbone, cfg))
     return WInverter(generator, encoder)
@@ -201,7 +202,33 @@ def on_phase1(cfg: Config, first: WInverter) -> HyperInverter:
 
 def w_encoder_spec(cfg: Config) -> WEncoderSpec:
     """Phase I's encoder as the configuration describes it."""
-    return WEncoderSpec(_part(cfg.encoder.backbone, BACKBONES), cfg.encoder.head)
+    spec = WEncoderSpec(_part(cfg.encoder.backbone, BACKBONES), cfg.encoder.head)
+    if cfg.phase.number == 1 and method_of(cfg) in METHODS:
+        return replace(spec, method=method_of(cfg), channels=cfg.method.channels)
+    return spec
+
+
+def method_of(cfg: Config) -> str:
+    """Which method is trained; runs of before have no such choice."""
+    chosen = cfg.get("method")
+    return "hyperinverter" if chosen is None else str(chosen.name)
+
+
+def _near_w(cfg: Config) -> NearW | None:
+    """What keeps the codes of e4e near W, its schedule in photos."""
+    if method_of(cfg) != "e4e":
+        return None
+    photos, said = cfg.phase.kimg * 1000, cfg.method
+    return NearW(
+        first=round(said.first_share * photos),
+        deltas=round(said.deltas_share * photos),
+        delta=said.delta,
+        latent=said.latent,
+        lr=said.latent_lr,
+        r1=said.latent_r1,
+        r1_every=said.latent_r1_every,
+        pool=said.pool,
+    )
 
 
 def model_spec(cfg: Config, generator: Generator) -> ModelSpec:

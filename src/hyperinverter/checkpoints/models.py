@@ -68,9 +68,9 @@ def load_w_encoder(path: str | Path) -> WEncoder:
         return _their_w_encoder(found, found.theirs)
     assert found.spec is not None
     prefix = "encoder" if found.spec.kind == "w_encoder" else "w_inverter.encoder"
-    return _w_encoder(
-        found.file, found.spec.w_encoder, found.spec.generator.w_dim, under(found.tensors, prefix)
-    )
+    shape = found.spec.generator
+    tensors = under(found.tensors, prefix)
+    return _w_encoder(found.file, found.spec.w_encoder, shape.w_dim, shape.num_ws, tensors)
 
 
 def load_w_inverter(path: str | Path, generator: Generator) -> WInverter:
@@ -96,12 +96,16 @@ def _their_w_encoder(found: Opened, theirs: Unwrapped) -> WEncoder:
     """E1 of the authors' W encoder file, or the copy in a HyperInverter file."""
     with reported(found.file, _W_ENCODERS):
         spec, w_dim, tensors = authors.read_w_encoder(theirs, found.load)
-    return _w_encoder(found.file, spec, w_dim, tensors)
+    return _w_encoder(found.file, spec, w_dim, 0, tensors)
 
 
-def _w_encoder(file: Path, spec: WEncoderSpec, w_dim: int, tensors: Mapping[str, Tensor]) -> WEncoder:
+def _w_encoder(
+    file: Path, spec: WEncoderSpec, w_dim: int, num_ws: int, tensors: Mapping[str, Tensor]
+) -> WEncoder:
     with fitting(file, _W_ENCODERS), torch.device("meta"):
-        encoder = build_w_encoder(spec, w_dim)
+        encoder = build_w_encoder(spec, w_dim, num_ws)
+    if not isinstance(encoder, WEncoder):
+        raise UserError(f"{file} holds an encoder to W+ ({spec.method}); give one to W, or use load_inverter")
     load_strictly(encoder, with_counters(encoder, tensors), file)
     return encoder.requires_grad_(False).eval()
 

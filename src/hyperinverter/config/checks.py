@@ -18,16 +18,11 @@ from hyperinverter.system.errors import first_line
 
 _ABOVE_ZERO = (
     *("phase.kimg", "phase.epoch_kimg", "phase.ema_kimg", "phase.optimizer.lr", "loss.r1_gamma"),
-    "features.scale",
+    *("features.scale", "method.latent_lr"),
 )
 _NOT_NEGATIVE = (
-    "phase.warmup_kimg",
-    "loss.l2",
-    "loss.lpips",
-    "loss.id",
-    "loss.adv",
-    "loss.adv_from_kimg",
-    "loss.edit",
+    *("phase.warmup_kimg", "loss.l2", "loss.lpips", "loss.id", "loss.adv", "loss.adv_from_kimg", "loss.edit"),
+    *("method.first_share", "method.deltas_share", "method.delta", "method.latent", "method.latent_r1"),
 )
 _WHOLE = {  # key -> least value
     "phase.batch_size": 1,
@@ -38,6 +33,9 @@ _WHOLE = {  # key -> least value
     "hypernet.hidden_dim": 1,
     "hypernet.channels": 1,
     "features.width": 1,
+    "method.channels": 1,
+    "method.pool": 1,
+    "method.latent_r1_every": 1,
     "loss.r1_every": 1,
     "loss.adv_batch_size": 1,
     "data.num_train": 1,
@@ -61,6 +59,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "encoder.heads": ("layer", "resolution", "level"),
     "encoder.initial": ("full", "half", "quarter"),
     "features.rule": ("add", "fade", "warp"),
+    "method.name": ("hyperinverter", "psp", "e4e"),
 }
 _GROUPS = (
     "phase",
@@ -166,6 +165,9 @@ def _validate_together(cfg: Config) -> None:
         raise UserError(
             f"phase.monitor must be a validation number such as val/l2, got {cfg.phase.monitor!r}"
         )
+    method = given(cfg, "method.name")
+    if method in ("psp", "e4e") and cfg.phase.number != 1:
+        raise UserError(f"method={method} is one encoder, which phase 1 trains: leave phase=2 out")
     num_train = given(cfg, "data.num_train")
     if num_train is not None and num_train < cfg.phase.batch_size:
         raise UserError(

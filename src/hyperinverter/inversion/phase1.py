@@ -10,10 +10,11 @@ from hyperinverter.inversion.drawing import Drawing, Strength
 from hyperinverter.networks.encoders import WEncoder
 from hyperinverter.networks.frozen import Held, evaluating
 from hyperinverter.networks.generator import Generator
+from hyperinverter.networks.wplus import WPlusEncoder
 
 
 class WInverter(Drawing):
-    """Photo -> w -> image.
+    """Photo -> w -> image; with an encoder to W+ one code per style layer.
 
     The generator is in a ``Held``: it moves with this module, but ``state_dict()``, ``parameters()`` and
     ``train()`` do not include it. A checkpoint holds the encoder alone and loads strictly; the generator
@@ -24,7 +25,7 @@ class WInverter(Drawing):
         encoder: Gives offsets from the generator's mean w.
     """
 
-    def __init__(self, generator: Generator, encoder: WEncoder) -> None:
+    def __init__(self, generator: Generator, encoder: WEncoder | WPlusEncoder) -> None:
         super().__init__()
         self.encoder = encoder
         self._frozen_generator = Held(generator)
@@ -39,7 +40,7 @@ class WInverter(Drawing):
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def encode(self, photo: Tensor) -> Tensor:
-        """Place photos ``(B, 3, H, W)`` in W: ``w_avg + encoder(photo)``, ``(B, D)``."""
+        """Place photos ``(B, 3, H, W)`` in W: ``w_avg + encoder(photo)``, ``(B, D)``, or ``(B, L, D)`` in W+."""
         check_photo(photo)
         w = self.encoder(photo)
         return self.generator.w_avg + w if self.encoder.from_mean else w

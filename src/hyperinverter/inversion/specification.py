@@ -26,6 +26,7 @@ from hyperinverter.networks.features import FeatureResiduals
 from hyperinverter.networks.fusion import FUSIONS
 from hyperinverter.networks.generator import Generator, GeneratorConfig
 from hyperinverter.networks.hypernets import Activation, HyperNetwork, Init
+from hyperinverter.networks.wplus import METHODS, WPlusEncoder
 
 Kind = Literal["w_encoder", "hyperinverter"]  # what kind of model: decides which parts there are
 _PHASES: dict[Any, Kind] = {1: "w_encoder", 2: "hyperinverter"}  # how files from before ``kind`` say it
@@ -67,11 +68,13 @@ class Part:
 
 @dataclass(frozen=True)
 class WEncoderSpec:
-    """Phase I's encoder; fields are arguments of ``WEncoder``."""
+    """Phase I's encoder; fields are arguments of ``WEncoder``, or for the methods psp and e4e of ``WPlusEncoder``."""
 
     backbone: Part
     head: Literal["pool", "flatten"] = "pool"
     from_mean: bool = True
+    method: str = "w"
+    channels: int | None = None  # of the pyramid of an encoder to W+
 
 
 @dataclass(frozen=True)
@@ -180,17 +183,29 @@ def build(spec: ModelSpec, generator: Generator, init: Init = "paper") -> WInver
         raise ValueError(
             f"made for a generator of the shape {_plain(spec.generator)}, this one is {generator.metadata()}"
         )
-    first = WInverter(generator, build_w_encoder(spec.w_encoder, generator.w_dim))
+    first = WInverter(generator, build_w_encoder(spec.w_encoder, generator.w_dim, generator.num_ws))
     return first if spec.kind == "w_encoder" else build_on(first, spec, init)
 
 
-def build_w_encoder(spec: WEncoderSpec, w_dim: int) -> WEncoder:
+def build_w_encoder(spec: WEncoderSpec, w_dim: int, num_ws: int) -> WEncoder | WPlusEncoder:
     """Build phase I's encoder alone, with random weights.
+
+    Args:
+        spec: The encoder.
+        w_dim: Width of w.
+        num_ws: Number of style layers.
 
     Raises:
         ValueError: If the specification names something this version does not have.
     """
-    return WEncoder(spec.backbone.build(BACKBONES), w_dim, **_options(spec, "backbone"))
+    backbone = spec.backbone.build(BACKBONES)
+    if spec.method == "w":
+        return WEncoder(backbone, w_dim, **_options(spec, "backbone", "method", "channels"))
+    if spec.method not in METHODS or not spec.channels:
+        raise ValueError(
+            f"this version does not know the method {spec.method!r} with {spec.channels} channels"
+        )
+    return WPlusEncoder(backbone, w_dim, num_ws, **_options(spec, "backbone"))
 
 
 def build_on(first: WInverter, spec: ModelSpec, init: Init = "paper") -> HyperInverter:
@@ -264,7 +279,7 @@ def _plain(spec: Any) -> dict[str, Any]:
             values |= {name: value.name, f"{name}_args": dict(value.arguments)}
         elif is_dataclass(value):
             values[name] = _plain(value)
-        elif value is not None or option.default is not None:
+        elif (value is not None or option.default is not None) and not (name == "method" and value == "w"):
             values[name] = list(value) if isinstance(value, tuple) else value
     return values
 

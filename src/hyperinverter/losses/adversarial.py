@@ -34,7 +34,7 @@ def r1_penalty(real: Tensor, photo: Tensor) -> Tensor:
 
     Args:
         real: Outputs for ``photo``, still attached to it.
-        photo: ``(B, 3, R, R)``, with ``requires_grad`` set before the discriminator saw it.
+        photo: ``(B, 3, R, R)``, or codes ``(B, D)``, with ``requires_grad`` set before the discriminator saw it.
 
     Raises:
         ValueError: If ``real`` does not depend on ``photo`` with gradients.
@@ -42,4 +42,4 @@ def r1_penalty(real: Tensor, photo: Tensor) -> Tensor:
     if not photo.requires_grad or not real.requires_grad:
         raise ValueError("r1_penalty needs photos that require gradients, and the logits of these photos")
     (gradient,) = torch.autograd.grad(real.float().sum(), photo, create_graph=True)
-    return gradient.float().square().sum(dim=(1, 2, 3)).mean()
+    return gradient.float().square().sum(dim=tuple(range(1, gradient.ndim))).mean()

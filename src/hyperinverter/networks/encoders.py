@@ -52,6 +52,7 @@ class WEncoder(nn.Module):
         super().__init__()
         if head not in ("pool", "flatten"):
             raise ValueError(f"head must be pool or flatten, got {head!r}")
+        self.method, self.channels = "w", None  # what encoders to W+ have
         self.backbone = backbone
         self.head, self.from_mean = head, from_mean
         positions = 1 if head == "pool" else backbone.sizes[2] ** 2

@@ -56,6 +56,7 @@ def latest_finished(outputs: Path, *, domain: str, phase: int, generator: str | 
     found = []
     for run, card in cards(outputs):
         same = card.get("domain") == domain and card.get("phase") == phase
+        same = same and card.get("method", "hyperinverter") == "hyperinverter"  # a rival is no first phase
         drawn_by = ((card.get("loaded") or {}).get("generator") or {}).get("path")
         if generator is not None and drawn_by is not None:
             same = same and Path(drawn_by).expanduser() == Path(generator).expanduser()

@@ -345,6 +345,7 @@ def identity(cfg: Config) -> dict[str, Any]:
         "name": cfg.name or tracking.typed_name(),
         "group": cfg.group,
         "phase": cfg.phase.number,
+        "method": cfg.method.name if "method" in cfg else "hyperinverter",
         "domain": cfg.domain.name,
         "seed": cfg.seed,
         "rank_by": cfg.phase.rank_by,
