@@ -40,6 +40,7 @@ DOORS = {
         "metrics",
         "inversion",
         "networks",
+        "editing",
     },
     "tasks": {"contracts", "networks", "inversion", "losses", "metrics"},
     "data": {"contracts", "system"},
@@ -74,7 +75,7 @@ LIBRARY_ROOMS = {
     "omegaconf": {"config", "sweeps", "train"},
     "pytorch_lightning": {"tasks", "data.module", "training", "assembly"},
     "pandas": {"runs"},
-    "matplotlib": {"recipes"},  # and the notebooks
+    "matplotlib": {"recipes", "evaluation.plane"},  # and the notebooks
     "wandb": {"training.tracking"},
     "torchmetrics": {"metrics"},
     "PIL": {

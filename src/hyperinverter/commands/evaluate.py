@@ -49,6 +49,9 @@ def evaluate(
         bool | None,
         typer.Option("--time/--no-time", help="Time every model alone as well. Default: from 100 photos on."),
     ] = None,
+    edits: Annotated[
+        int, typer.Option(min=0, help="Also measure how well edits survive, on this many photos.")
+    ] = 0,
     part: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> int:
     """Compare ways to invert: table.md, table.csv, table.tex, per_photo.csv, pairs.csv and worst_best.png.
@@ -71,5 +74,6 @@ def evaluate(
         weights or [],
         without or [],
         time,
+        edits=edits,
     )
     return run(request, part)

@@ -23,7 +23,7 @@ from hyperinverter.data.digiface import face_names, prepare_digiface
 from hyperinverter.data.transforms import read_pixels
 from hyperinverter.evaluation.measure import PHOTO, Measuring, Photos, safe_name, safe_names
 from hyperinverter.evaluation.protocol import Protocol
-from hyperinverter.evaluation.run import evaluate
+from hyperinverter.evaluation.run import evaluate, measure_edits
 from hyperinverter.evaluation.scoring import Scorer
 from hyperinverter.inversion.drawing import Drawing
 from hyperinverter.inverters import load_inverter
@@ -52,6 +52,7 @@ class Request:
     weights: Sequence[str]
     without: Sequence[str]
     time: bool | None  # None: if there are TIMED_FROM photos
+    edits: int = 0  # photos on which edits are measured
 
 
 def run(asked: Request, part: str | None = None) -> int:
@@ -103,9 +104,19 @@ def _run(asked: Request, part: str | None) -> int:
     timed = len(photos.names) >= TIMED_FROM if asked.time is None else asked.time
     together = None if asked.processes == 1 else functools.partial(_measure_together, measuring, asked)
     evaluate(measuring, asked.out, timed=timed, together=together)
+    files = "table.md, table.csv, table.tex, per_photo.csv, pairs.csv, worst_best.png"
+    if asked.edits:
+        measure_edits(measuring, asked.out, asked.edits, _odd_details(models, device))
+        files += ", edits.md, edits.csv, edits_per_photo.csv, plane.png"
     print((asked.out / "table.md").read_text(encoding="utf-8"), end="")
-    say(f"{short(asked.out)}: table.md, table.csv, table.tex, per_photo.csv, pairs.csv, worst_best.png")
+    say(f"{short(asked.out)}: {files}")
     return 0
+
+
+def _odd_details(models: Mapping[str, Drawing], device: torch.device) -> Drawing | None:
+    """Whose residuals make the odd details of edits with known truth: always the same model of a generator."""
+    generator = next(iter(models.values())).generator
+    return load_inverter(BUILT_IN).to(device) if generator.source == BUILT_IN else None
 
 
 def _measure_together(measuring: Measuring, asked: Request, total: int) -> None:

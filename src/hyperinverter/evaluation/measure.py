@@ -191,6 +191,14 @@ class Measuring:
         photos = self._photos(self.photos.read(self.photos.names[: max(BATCHES)]))
         keep_timings(folder, time_model(self.models[label], photos))
 
+    def photos_of(self, names: Sequence[str]) -> Tensor:
+        """Photos by their short names, as models take them: ``(B, 3, R, R)`` in [-1, 1]."""
+        return self._photos(self.photos.read(names))
+
+    def seconds_of(self, label: str, names: Sequence[str]) -> np.ndarray:
+        """Seconds per photo of a model, ``(B,)``."""
+        return self.works[label].read(list(names)).numbers[SECONDS]
+
     def _done(self, label: str) -> set[str]:
         done = self.works[label].done()
         return {n for n in done if self.images is None or (self.images / label / f"{n}.png").is_file()}

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from hyperinverter.contracts import UserError
 from hyperinverter.evaluation import report
+from hyperinverter.evaluation.editability import Editing, Edits
 from hyperinverter.evaluation.measure import Measuring
+from hyperinverter.evaluation.plane import keep_edits, read_edits, write_edits
 from hyperinverter.evaluation.report import Results
+from hyperinverter.inversion.drawing import Drawing
+from hyperinverter.system.files import writing
 from hyperinverter.system.progress import counted
 from hyperinverter.system.terminal import say
 
@@ -39,3 +44,46 @@ def evaluate(
             say(f"timing {label}")
             measuring.time(label)
     return report.write_report(out, measuring.protocol)
+
+
+def measure_edits(measuring: Measuring, out: Path, count: int, odd: Drawing | None) -> None:
+    """Measure how the models edit, on the first photos; what is done is kept, model by model.
+
+    Args:
+        measuring: Models, photos and protocol.
+        out: The folder.
+        count: Photos.
+        odd: Its residuals make odd details, see ``Editing``.
+
+    Raises:
+        UserError: If there are too few photos, or the protocol has no perceptual distance.
+    """
+    names = measuring.photos.names[:count]
+    perceptual = [judge for judge in measuring.scorer.judges.values() if not judge.higher_is_closer]
+    same = [judge for judge in measuring.scorer.judges.values() if judge.higher_is_closer]
+    if not perceptual:
+        raise UserError(
+            f"edits need a perceptual distance, and the protocol {measuring.protocol.name} has none left: measure "
+            "it, or leave --edits out"
+        )
+    done: dict[str, Edits] = {}
+    files = {label: work.folder / f"edits-{len(names)}.json" for label, work in measuring.works.items()}
+    waiting = [label for label in measuring.models if not files[label].is_file()]
+    if waiting:
+        first = next(iter(measuring.models.values()))
+        photos = measuring.photos_of(names)
+        editing = Editing(photos, first.generator, perceptual[0], same[0] if same else None, odd)
+        with counted("editing", len(waiting) * editing.steps()) as advance:
+            for label in waiting:
+                found = editing.measure(measuring.models[label], advance)
+                with writing(out, "choose another folder with --out"):
+                    keep_edits(files[label], found)
+    for label in measuring.models:
+        found_before = read_edits(files[label])
+        assert found_before is not None
+        done[label] = found_before
+    seconds = {
+        label: float(values.mean()) for label in done if len(values := measuring.seconds_of(label, names))
+    }
+    with writing(out, "choose another folder with --out"):
+        write_edits(out, done, seconds, names)

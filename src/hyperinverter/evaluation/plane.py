@@ -1,0 +1,149 @@
+"""Tables and the plane of editability: what an inverter keeps of a photo, and what it still lets one change."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from hyperinverter.evaluation import statistics
+from hyperinverter.evaluation.editability import Edits
+from hyperinverter.system.files import parse_json, write_json, write_text
+
+
+def keep_edits(path: Path, edits: Edits) -> None:
+    """Write what was measured of one model."""
+    identity = {name: None if math.isnan(value) else value for name, value in edits.identity.items()}
+    write_json(path, {**asdict(edits), "identity": identity})
+
+
+def read_edits(path: Path) -> Edits | None:
+    """What ``keep_edits`` wrote; None if it is not there."""
+    if not path.is_file():
+        return None
+    said = parse_json(path.read_bytes())
+    assert isinstance(said, dict)
+    identity = {name: math.nan if value is None else value for name, value in said["identity"].items()}
+    return Edits(said["numbers"], identity, [tuple(point) for point in said["curve"]])
+
+
+def write_edits(
+    out: Path, models: Mapping[str, Edits], seconds: Mapping[str, float], names: list[str]
+) -> None:
+    """Write ``edits_per_photo.csv``, ``edits.csv``, ``edits.md`` and ``plane.png``.
+
+    Args:
+        out: Folder of the evaluation.
+        models: Label -> what was measured.
+        seconds: Label -> seconds per photo.
+        names: Of the photos.
+    """
+    columns = list(dict.fromkeys(name for edits in models.values() for name in edits.numbers))
+    rows = [
+        [photo, label, *(f"{edits.numbers[c][i]:.9g}" if c in edits.numbers else "" for c in columns)]
+        for label, edits in models.items()
+        for i, photo in enumerate(names)
+    ]
+    write_text(out / "edits_per_photo.csv", _csv([["photo", "model", *columns], *rows]))
+    table, readable = [], []
+    for label, edits in models.items():
+        values = np.array([edits.numbers.get(c, [math.nan] * len(names)) for c in columns]).T  # (N, columns)
+        intervals = statistics.mean_intervals(values)
+        same = [edits.identity.get(d, math.nan) for d in _directions(models)]
+        table.append(
+            [label, str(len(names)), *(f"{x:.9g}" for i in intervals for x in i), *(f"{x:.9g}" for x in same)]
+        )
+        cells = [f"{i.value:.4g} ± {(i.high - i.low) / 2:.2g}" for i in intervals]
+        readable.append([label, *cells, *(f"{x:.3f}" for x in same)])
+    ends = [f"{c}{end}" for c in columns for end in ("", "_low", "_high")]
+    identity = [f"identity_at_{d}" for d in _directions(models)]
+    write_text(out / "edits.csv", _csv([["model", "n", *ends, *identity], *table]))
+    write_text(out / "edits.md", _markdown(["model", *columns, *identity], readable, len(names)))
+    draw_plane(models, seconds, out / "plane.png")
+
+
+def _directions(models: Mapping[str, Edits]) -> list[str]:
+    return list(dict.fromkeys(d for edits in models.values() for d in edits.identity))
+
+
+_ABOUT = """# Edits, on {n} photos
+
+- `effect_NAME`: how far the reading moves on real photos between powers -2 and 2, in its standard deviations.
+- `truth_*`: error of an edit of power 2 whose result is known, drawn plainly and with odd details. Odd details are
+  residuals that the packaged model of the paper's design found on other photos, which favours that model.
+- `back_l2`: error after an edit and its reverse; `inversion_l2`: before.
+- `identity_at_NAME`: identity of edited photos where the reading has moved by one standard deviation.
+
+"""
+
+
+def _markdown(head: list[str], rows: list[list[str]], count: int) -> str:
+    """The table on its side: one row per number, which are many."""
+    labels = [row[0] for row in rows]
+    lines = [
+        f"| | {' | '.join(label.replace('|', chr(92) + '|') for label in labels)} |",
+        "|" + " --- |" * (len(rows) + 1),
+    ]
+    lines += [f"| {name} | {' | '.join(row[i] for row in rows)} |" for i, name in enumerate(head) if i > 0]
+    return _ABOUT.format(n=count) + "\n".join(lines) + "\n"
+
+
+def _csv(rows: list[list[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def draw_plane(models: Mapping[str, Edits], seconds: Mapping[str, float], path: Path) -> None:
+    """Error of the inversion against error of the edit and against its effect, one point per model.
+
+    Crosses are 95 % intervals, the area of a point grows with the logarithm of its seconds. A line is one model at
+    strengths of its residuals from 0 to 1.
+    """
+    effects = [c for edits in models.values() for c in edits.numbers if c.startswith("effect_")]
+    figure = Figure(figsize=(11 if effects else 6, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 2 if effects else 1, squeeze=False)[0]
+    for index, (label, edits) in enumerate(models.items()):
+        colour = f"C{index % 10}"
+        truth = sorted(c for c in edits.numbers if c.startswith("truth_l2_"))
+        odd = [c for c in truth if c.endswith("_odd")] or truth
+        pictures = [("inversion_l2", odd)]
+        if effects:
+            pictures.append(("inversion_l2", sorted(set(effects))))
+        for axis, (x, ys) in zip(axes, pictures, strict=True):
+            across = statistics.mean_intervals(np.array(edits.numbers[x])[:, None])[0]
+            up = statistics.mean_intervals(np.mean([edits.numbers[y] for y in ys], axis=0)[:, None])[0]
+            size = 40 + 25 * max(0.0, math.log10(max(seconds.get(label, 0.0), 1e-3)) + 3)
+            axis.errorbar(
+                across.value,
+                up.value,
+                xerr=[[across.value - across.low], [across.high - across.value]],
+                yerr=[[up.value - up.low], [up.high - up.value]],
+                color=colour,
+                lw=1,
+            )
+            axis.scatter([across.value], [up.value], s=size, color=colour, label=label, zorder=3, alpha=0.8)
+        if edits.curve:
+            axes[0].plot(
+                [c[1] for c in edits.curve], [c[2] for c in edits.curve], color=colour, lw=1, alpha=0.6
+            )
+    for axis in axes:
+        axis.set_xscale("log")
+        axis.set_xlabel("error of the inversion (L2), real photos")
+        axis.grid(alpha=0.3)
+    axes[0].set_yscale("log")
+    axes[0].set_ylabel("error of an edit with known truth (L2)")
+    axes[0].set_title("lower left is better; lines: strength of the residuals", fontsize=10)
+    if effects:
+        axes[1].set_ylabel("effect on real photos (sd of the reading)")
+        axes[1].set_title("upper left is better", fontsize=10)
+    axes[-1].legend(fontsize=8, framealpha=0.9)
+    figure.savefig(path, dpi=130)

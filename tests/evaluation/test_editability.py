@@ -1,0 +1,137 @@
+"""Measures of edits tell an inverter that edits from one that does not, and know a perfect one."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from hyperinverter import load_inverter
+from hyperinverter.commands import main
+from hyperinverter.contracts import Inversion, UserError
+from hyperinverter.data.digiface import accepted_indices, sample_faces
+from hyperinverter.data.transforms import to_tensor
+from hyperinverter.evaluation.editability import POWER, Editing, Edits, _at_change, relative
+from hyperinverter.evaluation.plane import keep_edits, read_edits
+from hyperinverter.inversion.drawing import Drawing, Strength
+from hyperinverter.judges.catalogue import build_judge
+from hyperinverter.networks.generator import Generator
+
+
+class Knowing(Drawing):
+    """Gives back the code that a picture was drawn from."""
+
+    def __init__(self, generator: Generator, w: Tensor) -> None:
+        super().__init__()
+        self._generator, self.w = [generator], w
+        with torch.no_grad():
+            self.drawn = generator.synthesis(w).clamp(-1, 1)
+
+    @property
+    def generator(self) -> Generator:
+        return self._generator[0]
+
+    @torch.no_grad()
+    def invert(self, images: Tensor, strength: Strength = 1.0) -> Inversion:
+        nearest = torch.cdist(images.flatten(1), self.drawn.flatten(1)).argmin(1)
+        w = self.w[nearest]
+        image = self.render(w)
+        return Inversion(w, {}, image, image)
+
+
+class Stubborn(Knowing):
+    """Draws its inversion again whatever is asked."""
+
+    def edit(self, inversion: Inversion, *asked: object, **options: object) -> Tensor:  # type: ignore[override]
+        return inversion.image
+
+
+@pytest.fixture(scope="module")
+def editing() -> Editing:
+    photos = to_tensor(sample_faces(accepted_indices()[:4]))
+    judges = build_judge("st_lpips_alex"), build_judge("id_descriptor")
+    model = load_inverter("digiface")
+    return Editing(photos, model.generator, *judges, model)
+
+
+def test_directions_are_those_of_the_domain(editing: Editing) -> None:
+    assert [d.name for d in editing.directions] == ["yaw", "smile"]
+    assert editing.kinds == ("plain", "odd")
+
+
+def test_who_knows_the_code_makes_no_error_where_nothing_is_odd(editing: Editing) -> None:
+    found = editing.measure(Knowing(editing.generator, editing.w))
+    assert max(found.numbers["truth_l2_yaw_plain"]) < 1e-10
+    assert max(found.numbers["truth_st_lpips_alex_smile_plain"]) < 1e-6
+    assert min(found.numbers["truth_l2_yaw_odd"]) > 1e-5
+    assert not found.curve  # it has no residuals
+
+
+def test_who_does_not_edit_has_no_effect_and_errs_by_the_edit(editing: Editing) -> None:
+    found = editing.measure(Stubborn(editing.generator, editing.w))
+    assert found.numbers["effect_yaw"] == pytest.approx([0.0] * 4)
+    shift = editing.directions[0].shift
+    with torch.no_grad():
+        before, after = (
+            editing.generator.synthesis(w).clamp(-1, 1) for w in (editing.w, editing.w + POWER * shift)
+        )
+    missed = (after - before).square().mean((1, 2, 3))
+    assert found.numbers["truth_l2_yaw_plain"] == pytest.approx(missed.tolist(), rel=1e-4)
+    assert math.isnan(found.identity["yaw"])
+
+
+def test_strength_zero_of_phase_two_is_phase_one(editing: Editing) -> None:
+    model = load_inverter("digiface")
+    whole, first = editing.measure(model), editing.measure(model.w_inverter)
+    assert [point[0] for point in whole.curve] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert whole.curve[0][1] == pytest.approx(sum(first.numbers["inversion_l2"]) / 4, rel=0.02)  # not clamped
+    odd = [name for name in first.numbers if name.startswith("truth_l2_") and name.endswith("_odd")]
+    errors = sum(sum(first.numbers[name]) for name in odd) / 4 / len(odd)
+    assert whole.curve[0][2] == pytest.approx(errors, rel=1e-3)
+    assert whole.curve[-1][1] < whole.curve[0][1]
+    parts = relative({"one": first, "two": whole}, "one")
+    assert parts["one"] == pytest.approx({"yaw": 1.0, "smile": 1.0})
+    assert 0.3 < parts["two"]["yaw"] < 1.2
+
+
+def test_identity_is_compared_at_the_same_change() -> None:
+    changes = torch.tensor([[-2.0, -1.0, 0.5, 1.5]])  # at the powers -2, -1, 1, 2
+    kept = torch.tensor([[0.2, 0.6, 0.8, 0.4]])
+    assert _at_change(changes, kept) == pytest.approx((0.6 + 0.6) / 2)
+    assert math.isnan(_at_change(changes / 4, kept))
+
+
+def test_what_was_measured_is_read_back(tmp_path: Path) -> None:
+    edits = Edits({"back_l2": [0.1, 0.2]}, {"yaw": 0.5, "smile": math.nan}, [(0.0, 0.2, 0.3)])
+    keep_edits(tmp_path / "e.json", edits)
+    again = read_edits(tmp_path / "e.json")
+    assert again is not None
+    assert (again.numbers, again.curve, again.identity["yaw"]) == (edits.numbers, edits.curve, 0.5)
+    assert math.isnan(again.identity["smile"])
+    assert read_edits(tmp_path / "other.json") is None
+
+
+def test_one_photo_is_too_few(editing: Editing) -> None:
+    with pytest.raises(UserError, match="at least 2 photos"):
+        Editing(editing.photos[:1], editing.generator, editing.perceptual, None)
+
+
+def test_the_command_writes_tables_and_the_plane(tmp_path: Path) -> None:
+    typed = ["evaluate", "digiface", "--n", "16", "--edits", "2", "--out", str(tmp_path / "e")]
+    assert main(typed) == 0
+    with (tmp_path / "e" / "edits_per_photo.csv").open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert len(rows) == 2
+    assert {row["model"] for row in rows} == {"digiface"}
+    with (tmp_path / "e" / "edits.csv").open(newline="") as lines:
+        (table,) = csv.DictReader(lines)
+    mean = sum(float(row["truth_l2_yaw_odd"]) for row in rows) / 2
+    assert float(table["truth_l2_yaw_odd"]) == pytest.approx(mean, rel=1e-6)
+    with Image.open(tmp_path / "e" / "plane.png") as plane:
+        assert plane.size[0] > 1000
+    assert "effect_smile" in (tmp_path / "e" / "edits.md").read_text()
