@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 FLOORS := .venv-floors
 
-.PHONY: demo test test-all test-floors check notebooks env clean
+.PHONY: demo test test-all test-browser test-floors check notebooks env clean
 
 env: $(VENV)/.installed
 
@@ -26,7 +26,11 @@ test: env
 	$(TEST)
 
 test-all: env
-	$(TEST) -m "not gpu"
+	$(TEST) -m "not gpu and not browser"
+
+# The editor in headless Chromium (Debian: apt-get install chromium).
+test-browser: env
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser
 
 # Exactly the lowest versions that pyproject.toml declares: make test-floors PYTHON=python3.10
 # Old releases warn about newer neighbours; that is not a failure.
@@ -43,7 +47,7 @@ check: env
 	$(BIN)/mypy
 
 notebooks: env
-	$(BIN)/python -m pytest -m "not gpu" tests/runs/test_notebooks.py
+	$(BIN)/python -m pytest -m "not gpu and not browser" tests/runs/test_notebooks.py
 
 clean:
 	rm -rf $(VENV) $(FLOORS) .pytest_cache .mypy_cache .ruff_cache

@@ -35,6 +35,7 @@ COMMANDS = {
     "interpolate": "Go from one photo to another in equal steps.",
     "mix": "Draw one photo's code with another photo's residuals.",
     "directions": "List, show, fit or discover directions of editing.",
+    "serve": "Open the editor: a photo in the browser, and sliders.",
     "evaluate": "Measure and compare ways to invert, on the same photos.",
     "doctor": "Show what this machine has, and what a domain still needs.",
     "weights": "Fetch weight files, once and checked, or list them.",

@@ -109,6 +109,17 @@ def unreadable_header(path: Path) -> str:
     return ""
 
 
+def photo_size(path: Path) -> tuple[int, int]:
+    """Width and height as the file says them; nothing is decoded.
+
+    Raises:
+        UserError: If it is no photo, or larger or smaller than any that is read.
+    """
+    with _explaining(path), Image.open(path, formats=_formats()) as image:
+        _check_size(image, path)
+        return image.size
+
+
 @functools.cache
 def _formats() -> list[str]:
     """Those of ``FORMATS`` that this Pillow can read; AVIF came with 11.3."""

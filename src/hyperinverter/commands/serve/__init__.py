@@ -1,0 +1,58 @@
+"""``hyperinverter serve``: the editor, a page on this machine."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLE = "hyperinverter serve --model digiface"
+
+
+def serve(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL",
+            help="digiface, a run folder, a model file, or a way to invert; give it again to compare up to three.",
+        ),
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
+    host: Annotated[
+        str, typer.Option(help="Another address than this machine's own needs --password.")
+    ] = "127.0.0.1",
+    password: Annotated[
+        str | None, typer.Option(help="Asked for by the page (the user name does not matter).")
+    ] = None,
+    runs: Annotated[
+        Path | None, typer.Option(help="Folder with results of `hyperinverter evaluate` to look at.")
+    ] = None,
+) -> int:
+    """Open a page with a photo and sliders: drop a photo, move a slider, and the photo changes.
+
+    The page is for this machine alone, keeps photos in a temporary folder until it is closed, and sends nothing away.
+    """
+    from hyperinverter.contracts import UserError
+
+    if not _is_loopback(host) and not password:
+        raise UserError(
+            f"--host {host} lets others on the network in: add --password WORD, or leave --host out to stay on this "
+            "machine"
+        )
+    try:
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise UserError('the editor needs its extra: pip install "hyperinverter[serve]"') from error
+    from hyperinverter.commands.serve.app import run
+
+    return run(model or ["digiface"], host=host, port=port, password=password, runs=runs)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,385 @@
+"""What the editor does with photos, without the web: models, opened photos, edits, results to take away."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from hyperinverter import pictures
+from hyperinverter.alignment import Crop, align, framing_of, paste
+from hyperinverter.alignment.detect import find_faces
+from hyperinverter.alignment.geometry import centred_square
+from hyperinverter.contracts import Inversion, UserError
+from hyperinverter.data.digiface import accepted_indices, sample_faces
+from hyperinverter.data.transforms import load_rgb, photo_size, to_tensor
+from hyperinverter.editing import catalogue
+from hyperinverter.editing.animation import save_animation
+from hyperinverter.editing.directions import Direction
+from hyperinverter.editing.files import Origin, load_inversion, save_inversion
+from hyperinverter.inversion.drawing import GROUPS, KINDS, Drawing, shifted
+from hyperinverter.inversion.optimise import Optimiser
+from hyperinverter.inversion.tuning import PivotalTuning
+from hyperinverter.inverters import load_inverter
+from hyperinverter.judges.catalogue import build_judge
+from hyperinverter.system.files import sha256_of
+
+MOST_MODELS = 3
+MOST_PIXELS = 40_000_000
+PREVIEW = 640  # longest side of the photo as the page shows it
+EXAMPLES = 6
+STRENGTHS = ("all", *GROUPS, *KINDS)
+_KINDS = {  # headings of the sliders
+    "expression": ("smile", "mouth_open", "brows"),
+    "pose": ("yaw", "pitch"),
+    "hair": ("forehead", "sides"),
+    "light and colour": ("skin_light", "warmth", "light_side", "light_above", "background"),
+}
+
+OnStep = Callable[[int, int], None]
+
+
+@dataclass
+class Photo:
+    """An uploaded photo."""
+
+    path: Path
+    name: str
+    size: tuple[int, int]
+    boxes: list[tuple[float, float, float, float]]  # of faces, in pixels, the largest first
+    preview: Image.Image
+
+
+@dataclass
+class Opened:
+    """A photo that is inverted, by every model that was asked."""
+
+    name: str
+    image: Tensor | None  # (1, 3, R, R); None if it came as a file of an inversion
+    crop: Crop | None
+    source: Path | None
+    inversions: dict[int, Inversion] = field(default_factory=dict)
+    numbers: dict[int, dict[str, float]] = field(default_factory=dict)
+    prepared: OrderedDict[Any, Callable[[Tensor], Tensor]] = field(default_factory=OrderedDict)
+
+
+@dataclass(frozen=True)
+class Moves:
+    """What the sliders say."""
+
+    powers: Mapping[str, float] = field(default_factory=dict)
+    strength: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, said: Any, known: Mapping[str, Direction]) -> Moves:
+        """Read what a page sent.
+
+        Raises:
+            UserError: If it names a direction that there is not, or numbers that are none.
+        """
+        if not isinstance(said, Mapping):
+            raise UserError("the page sent something that is no edit: load it again")
+        powers = _numbers(said.get("powers"), known, 20.0)
+        strength = _numbers(said.get("strength"), STRENGTHS, 2.0)
+        return cls({n: p for n, p in powers.items() if p}, {n: s for n, s in strength.items() if s != 1})
+
+    def residuals(self) -> float | dict[str, float]:
+        """Strength as ``Drawing`` takes it: one number, or by group and kind; "all" multiplies both kinds."""
+        if not self.strength:
+            return 1.0
+        every = self.strength.get("all", 1.0)
+        groups = {name: value for name, value in self.strength.items() if name in GROUPS}
+        kinds = {kind: every * self.strength.get(kind, 1.0) for kind in KINDS}
+        return {**groups, **kinds}
+
+    def typed(self) -> list[str]:
+        """As options of ``hyperinverter edit``."""
+        words = [word for name, power in self.powers.items() for word in ("-d", f"{name}={power:g}")]
+        strength = self.residuals()
+        if isinstance(strength, dict):
+            said = ",".join(f"{name}={value:g}" for name, value in strength.items() if value != 1)
+            words += ["--strength", said] if said else []
+        return words
+
+
+def _numbers(said: Any, known: Any, most: float) -> dict[str, float]:
+    if said is None:
+        return {}
+    if not isinstance(said, Mapping) or len(said) > 200:
+        raise UserError("the page sent something that is no edit: load it again")
+    found = {}
+    for name, value in said.items():
+        if name not in known or isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise UserError("the page sent a slider that there is not: load it again")
+        if not -most <= value <= most:  # also true of not-a-number
+            raise UserError(f"a slider was moved to {value:g}, beyond {most:g}: move it back")
+        found[str(name)] = float(value)
+    return found
+
+
+class Studio:
+    """The models of an editor, and what they do with a photo. One call at a time.
+
+    Args:
+        models: As typed.
+
+    Raises:
+        UserError: If one cannot be loaded, or they do not draw with one generator.
+    """
+
+    def __init__(self, models: Sequence[str]) -> None:
+        if len(models) > MOST_MODELS:
+            raise UserError(f"the page compares up to {MOST_MODELS} models, got {len(models)}")
+        self.names = list(models)
+        self.models: list[Drawing] = [load_inverter(name).eval() for name in models]
+        generator = self.models[0].generator
+        for name, model in zip(models, self.models, strict=True):
+            if model.generator.sha256 != generator.sha256:
+                raise UserError(
+                    f"{models[0]} and {name} draw with different generators: start the page once for each"
+                )
+        self.resolution = self.models[0].resolution
+        self.framing = framing_of(generator.source, faces=True)
+        self.directions = catalogue.for_generator(generator)
+        self.distance, self.identity = build_judge("st_lpips_alex"), build_judge("id_descriptor")
+        self.examples = [Image.fromarray(face) for face in sample_faces(accepted_indices()[:EXAMPLES])]
+
+    def about(self) -> dict[str, Any]:
+        """What the page needs to build itself."""
+        kinds = {name: kind for kind, names in _KINDS.items() for name in names}
+        order = {name: place for place, name in enumerate(kinds)}
+        return {
+            "models": [
+                {"name": name, "slow": isinstance(model, (Optimiser, PivotalTuning))}
+                for name, model in zip(self.names, self.models, strict=True)
+            ],
+            "resolution": self.resolution,
+            "examples": len(self.examples) if self.framing == "digiface" else 0,
+            "strengths": self.strengths(),
+            "directions": [
+                {
+                    "name": direction.name,
+                    "group": kinds.get(
+                        direction.name, "components" if direction.name[:2] == "pc" else "directions"
+                    ),
+                    "low": direction.safe[0],
+                    "high": direction.safe[1],
+                    "about": direction.about,
+                    "unit": direction.unit,
+                }
+                for direction in sorted(self.directions.values(), key=lambda each: order.get(each.name, 99))
+            ],
+        }
+
+    def strengths(self) -> list[str]:
+        """Strengths that do something: by kind only where a model has feature residuals."""
+        with_features = any(getattr(model, "feature_residuals", None) is not None for model in self.models)
+        return [name for name in STRENGTHS if with_features or name not in KINDS]
+
+    # Photos --------------------------------------------------------------------------------------------------
+
+    def look(self, path: Path, name: str) -> Photo:
+        """Read an upload and find its faces.
+
+        Raises:
+            UserError: If it is no photo, or too large.
+        """
+        width, height = photo_size(path)
+        if width * height > MOST_PIXELS:
+            raise UserError(
+                f"the photo has {width} x {height} pixels; make it smaller than {MOST_PIXELS // 10**6} million pixels"
+            )
+        image = load_rgb(path)
+        boxes = [face.box for face in find_faces(image)]
+        preview = image.copy()
+        preview.thumbnail((PREVIEW, PREVIEW))
+        return Photo(path, name, image.size, boxes, preview)
+
+    def cut(self, photo: Photo, face: int | None) -> Opened:
+        """Cut a face out, or the centre of the photo for None.
+
+        Raises:
+            UserError: If there is no such face, or it is too small.
+        """
+        framing = "centre" if face is None else self.framing
+        found = align(photo.path, self.resolution, framing=framing, face=face or 0, min_side=0.25)
+        if not found.faces:
+            raise UserError(found.message.replace(str(photo.path), "the photo"))
+        crop = found.face
+        image = to_tensor(np.array(crop.image))[None]
+        return Opened(photo.name, image, crop.crop, photo.path)
+
+    def example(self, index: int) -> Opened:
+        """One of the built-in photos, which are cut already."""
+        if not 0 <= index < len(self.examples):
+            raise UserError("there is no such example")
+        pixels = np.array(self.examples[index])
+        return Opened(f"example{index + 1}", to_tensor(pixels)[None], None, None)
+
+    def load(self, path: Path, name: str) -> Opened:
+        """An inversion from its file, shown for the first model.
+
+        Raises:
+            UserError: If it is none, or of another generator.
+        """
+        inversion, origin = load_inversion(path)
+        if origin.generator_sha256 and origin.generator_sha256 != self.models[0].generator.sha256:
+            raise UserError(
+                "the file was made with another generator than this page's: start it with that model"
+            )
+        if (
+            inversion.image.shape[-1] != self.resolution
+            or inversion.w.shape[-1] != self.models[0].generator.w_dim
+        ):
+            raise UserError("the file holds an inversion of another size than this page's model draws")
+        opened = Opened(name.removesuffix(".inversion.safetensors"), None, None, None)
+        opened.inversions[0] = inversion
+        return opened
+
+    # Inversions and edits --------------------------------------------------------------------------------------
+
+    def invert(self, opened: Opened, model: int, on_step: OnStep | None = None) -> dict[str, float]:
+        """Invert with one model, once; its numbers: ``l2``, ``perceptual``, ``identity``, ``ms``."""
+        if model not in opened.inversions:
+            if opened.image is None:
+                raise UserError("this inversion came as a file: drop the photo to see another model")
+            way = self.models[model]
+            if isinstance(way, (Optimiser, PivotalTuning)):
+                way.on_step = on_step
+            begin = time.perf_counter()
+            found = way.invert(opened.image)
+            seconds = time.perf_counter() - begin
+            opened.inversions[model] = found
+            with torch.no_grad():
+                opened.numbers[model] = {**self._numbers(found.image, opened.image), "ms": 1000 * seconds}
+                first = self._numbers(found.w_image, opened.image)
+                opened.numbers[model] |= {f"first_{name}": value for name, value in first.items()}
+        return opened.numbers.get(model, {})
+
+    def _numbers(self, image: Tensor, photo: Tensor) -> dict[str, float]:
+        image = image.clamp(-1, 1)
+        return {
+            "l2": float((image - photo).square().mean()),
+            "perceptual": float(self.distance(image, photo)),
+            "identity": float(self.identity(image, photo)),
+        }
+
+    @torch.no_grad()
+    def draw(
+        self, opened: Opened, model: int, moves: Moves, powers: Sequence[Mapping[str, float]] = ()
+    ) -> list[Image.Image]:
+        """The edit, or one picture for each of several powers."""
+        inversion = opened.inversions[model]
+        draw = self._prepared(opened, model, moves)
+        found = []
+        for each in powers or (moves.powers,):
+            edits = [(self.directions[name], power) for name, power in each.items()]
+            found.append(pictures.to_picture(draw(shifted(inversion.w, edits))[0]))
+        return found
+
+    def _prepared(self, opened: Opened, model: int, moves: Moves) -> Callable[[Tensor], Tensor]:
+        """The photo's own generator, made once for each strength."""
+        key = (model, tuple(sorted(moves.strength.items())))
+        if key not in opened.prepared:
+            opened.prepared[key] = self.models[model].prepare(opened.inversions[model], moves.residuals())
+            if len(opened.prepared) > 4:
+                opened.prepared.popitem(last=False)
+        return opened.prepared[key]
+
+    def picture(self, opened: Opened, model: int, kind: str) -> Image.Image:
+        """``photo``, ``w_image`` or ``inversion``."""
+        if kind == "photo":
+            image = opened.inversions[0].image if opened.image is None else opened.image
+        elif kind in ("w_image", "inversion"):
+            found = opened.inversions[model]
+            image = found.w_image if kind == "w_image" else found.image
+        else:
+            raise UserError("there is no such picture")
+        return pictures.to_picture(image[0])
+
+    # Results -----------------------------------------------------------------------------------------------------
+
+    def take(self, opened: Opened, model: int, moves: Moves, kind: str, folder: Path) -> Path:
+        """Write a result into a folder: ``png``, ``paste``, ``strip``, ``gif`` or ``inversion``.
+
+        Raises:
+            UserError: If there is nothing to make it from.
+        """
+        name = opened.name
+        if kind == "png":
+            path = folder / f"{name}.edit.png"
+            pictures.save_picture(self.draw(opened, model, moves)[0], path)
+        elif kind == "paste":
+            path = self._pasted(opened, model, moves, folder)
+        elif kind in ("strip", "gif"):
+            path = self._swept(opened, model, moves, kind, folder)
+        elif kind == "inversion":
+            path = folder / f"{name}.inversion.safetensors"
+            crop = None if opened.crop is None else opened.crop.matrix.tolist()
+            origin = Origin(
+                model=self.names[model],
+                model_sha256=self.models[model].sha256,
+                generator_sha256=self.models[model].generator.sha256,
+                photo=name,
+                photo_sha256="" if opened.source is None else sha256_of(opened.source),
+                crop=crop,
+            )
+            save_inversion(opened.inversions[model], path, origin)
+        else:
+            raise UserError("there is no such result")
+        return path
+
+    def _pasted(self, opened: Opened, model: int, moves: Moves, folder: Path) -> Path:
+        if opened.source is None or opened.crop is None:
+            raise UserError("only a face that was cut out of a photo can be put back: drop the photo itself")
+        edited = self.draw(opened, model, moves)[0]
+        before = self.picture(opened, model, "inversion")
+        pasted = paste(opened.source, edited, opened.crop, inversion=before, mode="difference")
+        return pasted.save(folder, opened.name)
+
+    def _swept(self, opened: Opened, model: int, moves: Moves, kind: str, folder: Path) -> Path:
+        """The range of the slider that is furthest from its middle, the others where they are."""
+        if not moves.powers:
+            raise UserError("move a slider first: a strip shows its range")
+        name = max(moves.powers, key=lambda each: abs(moves.powers[each]))
+        low, high = self.directions[name].safe
+        powers = np.linspace(low, high, 7 if kind == "strip" else 25).tolist()
+        frames = self.draw(opened, model, moves, [{**moves.powers, name: power} for power in powers])
+        if kind == "strip":
+            path = folder / f"{opened.name}.sweep.png"
+            size = max(96, min(256, self.resolution))
+            titles = [f"{name} {power:+.2g}" for power in powers]
+            pictures.save_picture(pictures.sheet(titles, [frames], size), path)
+        else:
+            path = folder / f"{opened.name}.sweep.gif"
+            save_animation(frames, path)
+        return path
+
+    def command(self, opened: Opened, model: int, moves: Moves) -> str:
+        """What to type for the same picture."""
+        words = [
+            "hyperinverter",
+            "edit",
+            f"{opened.name}.inversion.safetensors",
+            "--model",
+            self.names[model],
+        ]
+        typed = moves.typed()
+        if "-d" not in typed:
+            typed = ["-d", f"{next(iter(self.directions))}=0", *typed]
+        return shlex.join([*words, *typed])
+
+
+def centre_box(size: tuple[int, int]) -> list[float]:
+    """Left, top, right and bottom of the largest centred square of a photo."""
+    corners = centred_square(*size)
+    return [*corners.min(0).tolist(), *corners.max(0).tolist()]

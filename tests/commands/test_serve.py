@@ -1,0 +1,285 @@
+"""The editor's requests: what they answer, what they refuse, and that nothing is left or mixed."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from hyperinverter.commands import main
+from hyperinverter.commands.serve.app import MOST_BYTES, Service
+from hyperinverter.commands.serve.gallery import Gallery
+from hyperinverter.commands.serve.session import MOST_OPENED, Sessions
+from hyperinverter.commands.serve.studio import Moves, Studio
+from hyperinverter.contracts import UserError
+from hyperinverter.data.digiface import accepted_indices, sample_faces
+
+HERE = "http://127.0.0.1:7860"
+
+
+@pytest.fixture(scope="module")
+def studio() -> Studio:
+    return Studio(["digiface", "w_opt:2"])
+
+
+@pytest.fixture
+def service(studio: Studio) -> Service:
+    return Service(studio, hosts=["127.0.0.1", "localhost"])
+
+
+@pytest.fixture
+def page(service: Service) -> Iterator[TestClient]:
+    with TestClient(service.app, base_url=HERE) as client:
+        yield client
+
+
+def png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def face(place: int = 0) -> Image.Image:
+    return Image.fromarray(sample_faces(accepted_indices()[place : place + 1])[0])
+
+
+def large_photo() -> bytes:
+    """A face in a larger picture, as a camera would take it."""
+    photo = Image.new("RGB", (400, 300), (90, 120, 90))
+    photo.paste(face(4).resize((200, 200), Image.Resampling.BICUBIC), (100, 50))
+    return png(photo)
+
+
+def opened(page: TestClient, index: int = 1, model: int = 0) -> str:
+    key = page.post("/api/open", json={"example": index}).json()["open"]
+    assert page.post("/api/invert", json={"open": key, "model": model}).status_code == 200
+    return key
+
+
+def picture(answer: object) -> np.ndarray:
+    assert answer.status_code == 200, answer.text  # type: ignore[attr-defined]
+    assert answer.headers["content-type"] == "image/png"  # type: ignore[attr-defined]
+    return np.asarray(Image.open(io.BytesIO(answer.content)))  # type: ignore[attr-defined]
+
+
+def test_a_photo_becomes_pictures_and_sliders_change_the_edit(page: TestClient) -> None:
+    key = opened(page)
+    numbers = page.post("/api/invert", json={"open": key}).json()["numbers"]
+    assert 0 < numbers["l2"] < numbers["first_l2"]
+    shown = {
+        kind: picture(page.get(f"/api/picture/{key}/0/{kind}")) for kind in ("photo", "w_image", "inversion")
+    }
+    assert np.array_equal(shown["photo"], np.asarray(face(1)))
+    still = picture(page.post("/api/edit", json={"open": key, "moves": {"powers": {"smile": 0}}}))
+    assert np.abs(still.astype(int) - shown["inversion"].astype(int)).max() <= 1
+    moved = picture(page.post("/api/edit", json={"open": key, "moves": {"powers": {"smile": 1.5}}}))
+    assert np.abs(moved.astype(int) - still.astype(int)).mean() > 1
+    none = picture(page.post("/api/edit", json={"open": key, "moves": {"strength": {"all": 0}}}))
+    assert np.abs(none.astype(int) - shown["w_image"].astype(int)).max() <= 1
+
+
+def test_faces_of_an_upload_are_found_cut_and_pasted_back(page: TestClient) -> None:
+    found = page.post("/api/photo?name=me.png", content=large_photo()).json()
+    assert (found["width"], found["height"]) == (400, 300)
+    assert len(found["faces"]) == 1
+    left, top, right, bottom = found["faces"][0]
+    assert 100 <= left < right <= 300
+    assert 50 <= top < bottom <= 250
+    assert picture(page.get(f"/api/preview/{found['photo']}")).shape == (300, 400, 3)
+    key = page.post("/api/open", json={"photo": found["photo"], "face": 0}).json()["open"]
+    page.post("/api/invert", json={"open": key})
+    taken = page.post("/api/take", json={"open": key, "kind": "paste", "moves": {"powers": {"smile": 1}}})
+    assert "me.pasted.png" in taken.headers["content-disposition"]
+    back = np.asarray(Image.open(io.BytesIO(taken.content)))
+    before = np.asarray(Image.open(io.BytesIO(large_photo())))
+    assert back.shape == before.shape
+    assert np.array_equal(back[:, :60], before[:, :60])
+    assert not np.array_equal(back, before)
+
+
+def test_without_a_face_the_centre_can_be_used(page: TestClient) -> None:
+    found = page.post("/api/photo", content=png(Image.new("RGB", (200, 120), "green"))).json()
+    assert found["faces"] == []
+    assert found["centre"] == [40.0, 0.0, 160.0, 120.0]
+    key = page.post("/api/open", json={"photo": found["photo"], "face": None}).json()["open"]
+    assert page.post("/api/invert", json={"open": key}).status_code == 200
+    asked = page.post("/api/open", json={"photo": found["photo"], "face": 3})
+    assert asked.status_code == 400
+
+
+def test_results_can_be_taken_away_and_an_inversion_comes_back(page: TestClient, tmp_path: Path) -> None:
+    key = opened(page)
+    moves = {"powers": {"yaw": 1.0}, "strength": {"fine": 0.5}}
+    for kind, name in (("png", "edit.png"), ("strip", "sweep.png"), ("gif", "sweep.gif")):
+        taken = page.post("/api/take", json={"open": key, "kind": kind, "moves": moves})
+        assert f"example2.{name}" in taken.headers["content-disposition"]
+        Image.open(io.BytesIO(taken.content)).verify()
+    file = page.post("/api/take", json={"open": key, "kind": "inversion"}).content
+    back = page.post("/api/load?name=a.inversion.safetensors", content=file).json()
+    assert back.get("name") == "a", back
+    again = back["open"]
+    asked = {"moves": moves, "model": 0}
+    one, two = (picture(page.post("/api/edit", json={"open": each, **asked})) for each in (key, again))
+    assert np.array_equal(one, two)
+    command = page.post("/api/command", json={"open": key, "moves": moves}).json()["command"]
+    assert command.startswith("hyperinverter edit example2.inversion.safetensors --model digiface -d yaw=1")
+    (tmp_path / "example2.inversion.safetensors").write_bytes(file)
+    typed = command.split()[2:]
+    typed[0] = str(tmp_path / typed[0])
+    assert main(["edit", *typed, "--out", str(tmp_path)]) == 0
+    made = np.asarray(Image.open(tmp_path / "example2.edit.png"))
+    assert np.abs(made.astype(int) - one.astype(int)).max() <= 1  # weights are added once or drawn with
+
+
+def test_two_models_share_the_sliders_and_a_search_can_be_watched(page: TestClient) -> None:
+    about = page.get("/api/about").json()
+    assert [model["slow"] for model in about["models"]] == [False, True]
+    key = opened(page, model=1)
+    assert page.post("/api/invert", json={"open": key, "model": 0}).status_code == 200
+    asked = {"open": key, "moves": {"powers": {"smile": 1}}}
+    one, two = (picture(page.post("/api/edit", json={**asked, "model": model})) for model in (0, 1))
+    assert not np.array_equal(one, two)
+    assert page.get("/api/progress").json() == {"step": 0, "steps": 0, "waiting": 0}
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "the file is empty"),
+        (b"no picture at all", "the file cannot be read as an image"),
+        (png(face())[:500], "the file cannot be read as an image"),
+        (png(Image.new("1", (10_000, 9_000))), "make it smaller than 40 million pixels"),
+        (png(Image.new("1", (11_000, 10_000))), "has more than 100 megapixels"),
+        (b"x" * (MOST_BYTES + 1), "the file is larger than 25 MB"),
+    ],
+    ids=["empty", "text", "broken", "90 megapixels", "110 megapixels", "large"],
+)
+def test_what_is_no_photo_is_answered_in_a_sentence_and_leaves_nothing(
+    page: TestClient, service: Service, content: bytes, sentence: str
+) -> None:
+    answer = page.post("/api/photo?name=../../etc/passwd.png", content=content)
+    assert answer.status_code == 400
+    assert sentence in answer.json()["error"]
+    (session,) = service.sessions._kept.values()
+    assert not [path for path in session.folder.rglob("*") if path.is_file()]
+    assert str(session.folder) not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/api/edit", {"open": "nothing"}),
+        ("/api/edit", {"open": 3}),
+        ("/api/edit", [1, 2]),
+        ("/api/invert", {"open": "../../etc/passwd"}),
+        ("/api/open", {"example": 99}),
+        ("/api/open", {"photo": "x", "face": 0}),
+    ],
+)
+def test_what_the_page_would_not_send_is_refused(page: TestClient, path: str, said: object) -> None:
+    answer = page.post(path, json=said)
+    assert answer.status_code == 400
+    assert answer.json()["error"]
+    for moves in (
+        {"powers": {"nose": 1}},
+        {"powers": {"smile": 1e9}},
+        {"powers": {"smile": "1"}},
+        {"strength": [1]},
+        7,
+    ):
+        key = opened(page)
+        assert page.post("/api/edit", json={"open": key, "moves": moves}).status_code == 400
+
+
+def test_files_of_others_cannot_be_asked_for(page: TestClient) -> None:
+    for path in (
+        "/../pyproject.toml",
+        "/app.py",
+        "/page/app.py",
+        "/api/gallery/0/0",
+        "/%2e%2e/app.py",
+        "/api/picture/x/0/photo",
+    ):
+        assert page.get(path).status_code in (400, 404)
+
+
+def test_other_sites_and_other_names_are_refused(service: Service, studio: Studio) -> None:
+    with TestClient(service.app, base_url=HERE) as client:
+        assert client.get("/", headers={"host": "evil.example"}).status_code == 403
+        assert client.get("/", headers={"origin": "http://evil.example"}).status_code == 403
+        assert client.get("/", headers={"sec-fetch-site": "cross-site"}).status_code == 403
+        answer = client.get("/", headers={"origin": HERE})
+        assert answer.status_code == 200
+        assert "script-src 'self'" in answer.headers["content-security-policy"]
+        cookie = client.get("/api/about").headers["set-cookie"].lower()
+        assert "httponly" in cookie
+        assert "samesite=strict" in cookie
+    with TestClient(Service(studio, password="open sesame").app, base_url="http://box:7860") as client:
+        assert client.get("/").status_code == 401
+        for word, status in (("wrong", 401), ("open sesame", 200)):
+            said = base64.b64encode(f"me:{word}".encode()).decode()
+            assert client.get("/", headers={"authorization": f"Basic {said}"}).status_code == status
+
+
+def test_sessions_do_not_see_each_other_and_leave_nothing(service: Service) -> None:
+    with TestClient(service.app, base_url=HERE) as one, TestClient(service.app, base_url=HERE) as two:
+        key = opened(one)
+        assert two.get(f"/api/picture/{key}/0/photo").status_code == 400
+        two.post("/api/photo", content=large_photo())
+        folders = [session.folder for session in service.sessions._kept.values()]
+        assert len(folders) == 2
+        assert all(folder.is_dir() for folder in folders)
+    assert not any(folder.exists() for folder in folders)
+
+
+def test_memory_is_bounded() -> None:
+    sessions = Sessions(most=2)
+    folders = []
+    for _ in range(5):
+        _, session = sessions.of(None)
+        folders.append(session.folder)
+        for index in range(MOST_OPENED + 3):
+            session.add_opened(index)  # type: ignore[arg-type]
+        assert len(session.opened) == MOST_OPENED
+    assert [folder.exists() for folder in folders] == [False, False, False, True, True]
+    assert sessions.of("guessed")[0] != "guessed"
+    sessions.close()
+    assert not any(folder.exists() for folder in folders)
+
+
+def test_moves_become_strengths_and_options(studio: Studio) -> None:
+    moves = Moves.of(
+        {"powers": {"smile": 1.5, "yaw": 0}, "strength": {"all": 0.5, "fine": 0.2}}, studio.directions
+    )
+    assert moves.powers == {"smile": 1.5}
+    assert moves.residuals() == {"fine": 0.2, "weights": 0.5, "features": 0.5}
+    assert moves.typed() == ["-d", "smile=1.5", "--strength", "fine=0.2,weights=0.5,features=0.5"]
+    assert Moves.of({}, studio.directions).residuals() == 1.0
+
+
+def test_evaluations_are_shown_by_number(studio: Studio, tmp_path: Path) -> None:
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e" / "table.csv").write_text("model,n,l2,l2_low,l2_high\n<b>a</b>,16,0.011,0.01,0.012\n")
+    face().save(tmp_path / "e" / "plane.png")
+    with TestClient(Service(studio, gallery=Gallery(tmp_path)).app, base_url=HERE) as client:
+        (entry,) = client.get("/api/gallery").json()
+        assert entry["rows"] == [["model", "n", "l2"], ["<b>a</b>", "16", "0.011"]]
+        (shown,) = entry["pictures"]
+        assert picture(client.get(shown["url"])).shape == (64, 64, 3)
+        assert client.get("/api/gallery/7/0").status_code == 400
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError, match=r"holds no table\.csv"):
+        Gallery(tmp_path / "none")
+
+
+def test_the_command_refuses_what_is_not_safe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--host", "0.0.0.0"]) == 1
+    assert "add --password WORD" in capsys.readouterr().err
+    assert main(["serve", *["--model", "digiface"] * 4]) == 1
+    assert "compares up to 3 models" in capsys.readouterr().err
