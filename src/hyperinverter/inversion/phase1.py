@@ -86,7 +86,8 @@ def as_photos(images: object, like: Tensor) -> Tensor:
 
     Raises:
         TypeError: For anything but a floating tensor; the sentence says what makes one.
-        ValueError: For another shape, an empty batch, or values that are no photo in [-1, 1].
+        ValueError: For another shape, an empty batch, or values that are no photo in [-1, 1]; values are looked at
+            where photos come from the host.
     """
     if not isinstance(images, Tensor):
         raise TypeError(
@@ -102,7 +103,10 @@ def as_photos(images: object, like: Tensor) -> Tensor:
     check_photo(photos)
     if len(photos) == 0:
         raise ValueError("there is no photo in this batch: give at least one")
+    on_host = photos.device.type == "cpu"
     photos = photos.to(like)
+    if not on_host:
+        return photos  # to look at values on a GPU is to wait for all that was asked of it
     if type(photos) is not Tensor or torch.compiler.is_compiling():
         return photos  # a tensor that is only traced or counted has no values to check
     largest = float(photos.abs().amax())  # one number for finiteness and range

@@ -101,6 +101,20 @@ class PhaseTask(LightningModule, ABC):
         # Photos over all processes: every schedule reads it, because Lightning's global_step counts optimizer
         # steps, two per batch once the discriminator has joined.
         self.register_buffer("images_seen", torch.zeros((), dtype=torch.int64))
+        # The same on the host: to read a tensor on a GPU is to wait for all that was asked of it.
+        self._seen: int | None = 0
+        self.register_load_state_dict_post_hook(PhaseTask._forget_count)
+
+    def _forget_count(self, _: object) -> None:
+        """A checkpoint was loaded: its count is read when it is needed."""
+        self._seen = None
+
+    @property
+    def seen(self) -> int:
+        """Photos trained on so far, over all processes, without waiting for the device."""
+        if self._seen is None:
+            self._seen = int(self.images_seen)
+        return self._seen
 
     @property
     def loss(self) -> nn.Module:
@@ -138,7 +152,7 @@ class PhaseTask(LightningModule, ABC):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Set the learning rate for this batch."""
-        factor = self.schedule(int(self.images_seen))
+        factor = self.schedule(self.seen)
         for optimizer in self.trainer.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * factor
@@ -191,7 +205,9 @@ class PhaseTask(LightningModule, ABC):
 
     def count(self, batch: Batch) -> None:
         """Note that this batch, on every process, has been trained on."""
-        self.images_seen += len(batch["image"]) * self.trainer.world_size
+        count = len(batch["image"]) * self.trainer.world_size
+        self._seen = self.seen + count
+        self.images_seen += count
 
     def log_training(self, total: Tensor, parts: dict[str, Tensor], batch: Batch) -> None:
         """Log the total and its parts under ``train/``: of the complete batch, over all processes."""
@@ -267,6 +283,8 @@ class PhaseTask(LightningModule, ABC):
 
 def images_seen(task: LightningModule) -> int:
     """Photos a task has been trained on so far, over all processes."""
+    if isinstance(task, PhaseTask):
+        return task.seen
     return int(task.images_seen)  # type: ignore[arg-type]  # a buffer of one number
 
 

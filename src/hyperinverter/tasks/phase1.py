@@ -98,7 +98,7 @@ class PhaseIEncoder(PhaseTask):
         if self.near_w is None:
             return super().training_step(batch, batch_idx)
         assert self.latent_discriminator is not None
-        seen, photo = int(self.images_seen), batch["image"]
+        seen, photo = self.seen, batch["image"]
         self._encoder.stage.fill_(self.near_w.stage(seen, self._encoder.num_ws))
         optimizer, latent_optimizer = cast(Sequence[Optimizer], self.optimizers())
         latent = self._train_latent_discriminator(latent_optimizer, photo, seen)

@@ -85,6 +85,11 @@ class PhaseIIHyper(PhaseTask):
             # a resumed run shows it as well, until it is computed again
             none_yet = torch.tensor(-1.0)  # below what a penalty can be
             self.register_buffer("discriminator_r1", none_yet)
+            self._has_r1: bool | None = False  # on the host; None: a checkpoint was loaded
+
+    def _forget_count(self, incompatible: object) -> None:
+        super()._forget_count(incompatible)
+        self._has_r1 = None
 
     def draw(self, photo: Tensor) -> Tensor:
         """The final image, G(w; theta + residuals)."""
@@ -105,7 +110,7 @@ class PhaseIIHyper(PhaseTask):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if self.discriminator is None:
             return super().training_step(batch, batch_idx)
-        joined = int(self.images_seen) >= self.adv_from
+        joined = self.seen >= self.adv_from
         for part in in_steps(batch, self.adv_batch_size) if joined else [batch]:
             total = self._step_with_discriminator(part, joined)
         return total
@@ -146,13 +151,15 @@ class PhaseIIHyper(PhaseTask):
 
     def _train_discriminator(self, optimizer: Optimizer, photo: Tensor, image: Tensor) -> dict[str, Tensor]:
         parts = {"discriminator": self._step_discriminator(optimizer, self.discriminator_pass, photo, image)}
-        steps = (int(self.images_seen) - self.adv_from) // max(len(photo) * self.trainer.world_size, 1)
+        steps = (self.seen - self.adv_from) // max(len(photo) * self.trainer.world_size, 1)
         if steps % self.r1_every == 0:
             penalty = self._step_discriminator(
                 optimizer, self.penalty_pass, photo, weight=self.r1_gamma / 2 * self.r1_every
             )
             self._keep_r1(penalty)
-        if float(self.discriminator_r1) != -1:
+        if self._has_r1 is None:
+            self._has_r1 = float(self.discriminator_r1) != -1
+        if self._has_r1:
             parts["r1"] = self.discriminator_r1.clone()
         return parts
 
@@ -161,6 +168,7 @@ class PhaseIIHyper(PhaseTask):
             distributed.all_reduce(penalty)
             penalty = penalty / self.trainer.world_size
         self.discriminator_r1.copy_(penalty)
+        self._has_r1 = True
 
     def _step_discriminator(
         self, optimizer: Optimizer, loss: Callable[..., Tensor], *images: Tensor, weight: float = 1.0

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
@@ -39,17 +40,41 @@ class StopAfter(Callback):
 
 
 class NanGuard(Callback):
-    """Stop at the first loss that is not a number, before it reaches a checkpoint."""
+    """Stop at the first loss that is not a number, before it reaches a checkpoint.
+
+    Numbers on a GPU are looked at with the log and before a checkpoint: to look at every step would make the host wait.
+    """
+
+    def __init__(self) -> None:
+        self._fine: Tensor | None = None  # whether all numbers since the last look were finite, on the device
+        self._named: dict[str, Any] = {}
 
     def on_train_batch_end(self, trainer: Trainer, task: LightningModule, outputs: Any, *_: Any) -> None:
         named = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("train/")}
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor):
             named.setdefault("train/loss", loss)
-        bad = sorted(name for name, value in named.items() if not math.isfinite(float(value)))
+        self._named = named
+        away = [value for value in named.values() if isinstance(value, Tensor) and value.device.type != "cpu"]
+        if away:
+            fine = torch.stack([torch.isfinite(value.detach()).all() for value in away]).all()
+            self._fine = fine if self._fine is None else self._fine & fine
+        if not away or (trainer.global_step + 1) % max(trainer.log_every_n_steps, 1) == 0:  # type: ignore[attr-defined]
+            self._look(task)
+
+    def on_save_checkpoint(self, trainer: Trainer, task: LightningModule, checkpoint: Any) -> None:
+        self._look(task)
+
+    def _look(self, task: LightningModule) -> None:
+        fine, self._fine = self._fine is None or bool(self._fine), None
+        bad = sorted(name for name, value in self._named.items() if not math.isfinite(float(value)))
+        if not fine and not bad:
+            bad = ["train/loss"]  # it was one of the steps before
         if bad:
+            value = float(self._named[bad[0]]) if bad[0] in self._named else math.nan
+            became = "a number that is not finite" if math.isfinite(value) else str(value)
             raise UserError(
-                f"{bad[0]} became {float(named[bad[0]])} after {images_seen(task)} photos; the last good "
+                f"{bad[0]} became {became} after {images_seen(task)} photos; the last good "
                 "checkpoint is kept: try a lower phase.optimizer.lr, or trainer.precision=32-true"
             )
 

@@ -1,0 +1,267 @@
+"""Everything on one device, found without one: forward passes of all parts with tensors of a GPU that is not there."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from elsewhere import DEVICE, Watch, moved, watched
+from tiny import make_generator
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from watching import make_batches
+
+from hyperinverter import metrics
+from hyperinverter.editing.directions import Direction
+from hyperinverter.inversion.carrying import RULES
+from hyperinverter.inversion.optimise import Optimiser, Projection
+from hyperinverter.inversion.phase1 import WInverter
+from hyperinverter.inversion.phase2 import HyperInverter
+from hyperinverter.inversion.tuning import PivotalTuning, Tuning
+from hyperinverter.judges.catalogue import SHIPPED
+from hyperinverter.losses import adversarial
+from hyperinverter.losses.reconstruction import IdentityLoss, PerceptualLoss, PixelLoss
+from hyperinverter.losses.weighted import WeightedLoss
+from hyperinverter.networks.backbones import TinyBackbone
+from hyperinverter.networks.coverage import SETS, select
+from hyperinverter.networks.discriminator import Discriminator
+from hyperinverter.networks.encoders import FeatureEncoder, WEncoder
+from hyperinverter.networks.features import FeatureResiduals
+from hyperinverter.networks.fusion import FUSIONS, ConcatFusion, Fusion
+from hyperinverter.networks.generator import Generator
+from hyperinverter.networks.hypernets import HyperNetwork
+from hyperinverter.networks.wplus import LatentDiscriminator, WPlusEncoder
+from hyperinverter.tasks import muon
+from hyperinverter.tasks.common import PhaseTask
+from hyperinverter.tasks.phase2 import PhaseIIHyper, random_steps
+
+
+@pytest.fixture
+def mode() -> FakeTensorMode:
+    return FakeTensorMode()
+
+
+def backbone() -> TinyBackbone:
+    return TinyBackbone(widths=(8, 8, 8), units=(1, 1, 1))
+
+
+def built(
+    fusion: type[Fusion] = ConcatFusion, coverage: str = "convs_torgb", places: tuple[str, ...] = ()
+) -> HyperInverter:
+    generator: Generator = make_generator(32)
+    first = WInverter(generator, WEncoder(backbone(), generator.w_dim))
+    kernels = select(generator.kernels(), [coverage])
+    hypernet = HyperNetwork(kernels, 8, 4, fusion, extractor_channels=4)
+    maps = generator.synthesis.feature_maps()
+    sides = sorted({maps[place][1] for place in places})
+    encoder = FeatureEncoder(backbone(), generator.num_ws, 8, used=hypernet.used_styles, sides=sides)
+    added = FeatureResiduals(maps, places, channels=8, width=4) if places else None
+    return HyperInverter(first, encoder, hypernet, added).eval()
+
+
+def photos(mode: FakeTensorMode, side: int = 32, count: int = 2) -> Tensor:
+    with mode:
+        return torch.empty(count, 3, side, side, device=DEVICE)
+
+
+def on_device(tensor: Tensor) -> bool:
+    return tensor.device.type == DEVICE
+
+
+@pytest.mark.parametrize("fusion", FUSIONS.values(), ids=FUSIONS)
+def test_every_fusion(mode: FakeTensorMode, fusion: type[Fusion]) -> None:
+    model = moved(built(fusion), mode)
+    with mode:
+        assert on_device(model(photos(mode)).image)
+        assert on_device(model.reconstruct(photos(mode)))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("coverage", [name for name in SETS if name != "fine"])
+def test_every_coverage(mode: FakeTensorMode, coverage: str) -> None:
+    model = moved(built(coverage=coverage), mode)
+    with mode:
+        assert on_device(model(photos(mode)).image)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_inversion_and_edits(mode: FakeTensorMode, rule: str) -> None:
+    model = built(places=("b8.conv1", "b16.conv0"))
+    model.rule = rule  # type: ignore[assignment]
+    moved(model, mode)
+    turn = Direction("turn", torch.ones(16))  # loaded from a file: on the host
+    with mode:
+        inversion = model.invert(photos(mode, count=1))
+        assert on_device(model.edit(inversion, turn_on(turn), 1.0))
+        draw = model.prepare(inversion, 0.5)
+        assert on_device(draw(torch.empty(3, 16, device=DEVICE)))
+        assert on_device(model.render(inversion.w, inversion.residuals, {"coarse": 0.5, "features": 0.2}))
+        shift = random_steps(model.generator, 1)
+        assert all(map(on_device, model.reconstruct_and_edit(photos(mode, count=1), shift)))
+
+
+def turn_on(direction: Direction) -> Direction:
+    """Its numbers without values, still on the host: the model should bring them over."""
+    found = object.__new__(Direction)
+    object.__setattr__(found, "name", direction.name)
+    object.__setattr__(found, "shift", torch.empty(direction.shift.shape, device="cpu"))
+    return found
+
+
+@pytest.mark.parametrize("method", ["psp", "e4e"])
+def test_encoders_to_w_plus(mode: FakeTensorMode, method: Any) -> None:
+    generator = make_generator(32)
+    encoder = WPlusEncoder(backbone(), generator.w_dim, generator.num_ws, method, "flatten", 8)
+    model, judge = moved(WInverter(generator, encoder), mode), moved(LatentDiscriminator(16, 4), mode)
+    with mode:
+        w = model(photos(mode)).w
+        assert on_device(w)
+        assert on_device(judge(w))
+        assert all(map(on_device, judge.pooled(w[:, 0].detach(), w[:, 1].detach())))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("label", SHIPPED)
+def test_networks_that_compare_and_losses(mode: FakeTensorMode, label: str) -> None:
+    judge = moved(SHIPPED[label](), mode)
+    one, two = photos(mode, 64), photos(mode, 64)
+    loss = IdentityLoss(judge) if judge.higher_is_closer else PerceptualLoss(judge, 0.5)  # type: ignore[arg-type]
+    with mode:
+        assert on_device(judge(one, two))
+        total, parts = WeightedLoss({"l2": (1.0, PixelLoss()), "other": (0.5, loss)})(one, two)
+        assert on_device(total)
+        assert all(map(on_device, parts.values()))
+
+
+def test_plain_measures_and_the_adversarial_losses(mode: FakeTensorMode) -> None:
+    judge = moved(Discriminator(make_generator(32).config), mode)
+    one, two = photos(mode), photos(mode)
+    with mode:
+        for measure in (metrics.l2, metrics.psnr, metrics.inner_ssim):
+            assert on_device(measure(one, two))
+        real, fake = judge(one), judge(two)
+        assert on_device(adversarial.discriminator_loss(real, fake) + adversarial.generator_loss(fake))
+
+
+@pytest.mark.parametrize(
+    "make", [lambda p: muon.Muon(p, lr=0.01), lambda p: torch.optim.AdamW(p, lr=0.01)], ids=["muon", "adamw"]
+)
+def test_optimizers_step(mode: FakeTensorMode, make: Callable[..., torch.optim.Optimizer]) -> None:
+    model = moved(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Linear(8, 4)), mode)
+    with mode:
+        optimizer = make([*model.parameters()])
+        for parameter in model.parameters():
+            parameter.grad = torch.empty_like(parameter)
+        optimizer.step()
+        state = [
+            v for each in optimizer.state.values() for v in each.values() if isinstance(v, Tensor) and v.ndim
+        ]
+        assert all(map(on_device, state))
+
+
+def test_autocast_in_bfloat16(mode: FakeTensorMode) -> None:
+    model = moved(built(), mode)
+    with mode, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of autocast, which looks for a real GPU
+        with torch.autocast(DEVICE, torch.bfloat16):
+            assert on_device(model(photos(mode)).image)
+
+
+def test_what_is_left_on_the_host_is_caught(mode: FakeTensorMode, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = moved(built(), mode)
+    encode = model.w_inverter.encode  # type: ignore[union-attr]
+    monkeypatch.setattr(model.w_inverter, "encode", lambda photo: encode(photo).cpu())  # a planted fault
+    with mode, pytest.raises(Exception, match="device"):
+        model(photos(mode))
+    monkeypatch.undo()
+    generator = model.generator  # type: ignore[union-attr]
+    with mode:
+        generator.mapping.w_avg = torch.empty(16, device="cpu")  # a constant that no ``to`` reaches
+        with pytest.raises(Exception, match="device"):
+            model(photos(mode))
+
+
+# Waiting -----------------------------------------------------------------------------------------------------
+
+
+# Adam counts its steps in tensors on the host and looks at them there; SGD keeps none.
+SGD = partial(torch.optim.SGD, lr=1e-3)
+
+
+def step_of(task: PhaseTask, make_trainer: Callable[..., Any]) -> list[str]:
+    """What would make the host wait in a training step, outside of Lightning."""
+    found: list[str] = []
+    plain = task.training_step
+
+    def training_step(batch: Any, batch_idx: int) -> Tensor:
+        with watched() as watch:
+            loss = plain(batch, batch_idx)
+            task.on_train_batch_start(batch, batch_idx)
+        found.extend(watch.found)
+        return loss
+
+    task.training_step = training_step  # type: ignore[method-assign]
+    make_trainer().fit(task, make_batches(2, 2))
+    return found
+
+
+def test_a_training_step_of_phase_one_does_not_wait(
+    make_phase1: Callable[..., PhaseTask], make_trainer: Callable[..., Any]
+) -> None:
+    assert step_of(make_phase1(), make_trainer) == []
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"edit": 1.0}, {"accumulate": 2}], ids=["plain", "edit", "accumulated"]
+)
+def test_a_training_step_of_phase_two_does_not_wait(
+    options: dict[str, Any], make_phase2: Callable[..., PhaseIIHyper], make_trainer: Callable[..., Any]
+) -> None:
+    assert step_of(make_phase2(**options, optimizer=SGD), make_trainer) == []
+
+
+def test_a_step_with_the_discriminator_does_not_wait(
+    make_phase2: Callable[..., PhaseIIHyper], make_trainer: Callable[..., Any], generator: Generator
+) -> None:
+    task = make_phase2(discriminator=Discriminator(generator.config), adv=0.1, r1_every=1, optimizer=SGD)
+    assert step_of(task, make_trainer) == []
+
+
+def test_a_planted_wait_is_caught(
+    make_phase1: Callable[..., PhaseTask], make_trainer: Callable[..., Any]
+) -> None:
+    task = make_phase1()
+    plain = task.forward_pass
+    task.forward_pass = lambda photo: (float(photo.mean()), plain(photo))[1]  # type: ignore[method-assign]
+    assert set(step_of(task, make_trainer)) == {"item(), float(), int() or bool() of a tensor"}
+
+
+def test_searches_stay_on_their_device(mode: FakeTensorMode) -> None:
+    class Plain:
+        label = "plain"
+
+        def embed(self, image: Tensor) -> list[Tensor]:
+            return [image]
+
+        def compare(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
+            return (a[0] - b[0]).square().mean((1, 2, 3))
+
+    generator = make_generator(16)
+    search = Optimiser(generator, Plain(), Projection(steps=1, samples=4))
+    tuned = PivotalTuning(search, Plain(), Tuning(steps=0))
+    moved(tuned, mode)
+    with mode, torch.no_grad():
+        w = torch.empty(1, 16, device=DEVICE)
+        assert on_device(search._draw(w, None))
+        assert tuned.tune(photos(mode, 16, 1), w, {}) == {}
+
+
+def test_the_watch_notes_masks_and_copies() -> None:
+    with Watch() as watch:
+        x = torch.ones(3)
+        x[x > 0]
+        x.to("cpu", torch.float64)
+        torch.nonzero(x)
+    assert set(watch.found) == {"a mask as an index", "nonzero()"} or "a copy to the host" in watch.found
