@@ -130,10 +130,18 @@ def test_what_cannot_be_is_refused(typed: list[str], sentence: str) -> None:
 
 
 def test_a_method_is_built_as_it_was_chosen(v0_file: Path) -> None:
-    cfg = config.compose(["method=e4e", f"generator.path={v0_file}", "phase.kimg=10", "method.channels=8"])
-    task = assembly.build(cfg).task
+    typed = [
+        "method=e4e",
+        f"generator.path={v0_file}",
+        "phase.kimg=10",
+        "method.channels=8",
+        "method.delta=0.5",
+    ]
+    typed += ["method.latent=0.3", "method.latent_lr=0.01", "method.latent_r1=2", "method.latent_r1_every=5"]
+    task = assembly.build(config.compose(typed)).task
     assert isinstance(task, PhaseIEncoder)
-    assert task.near_w == NearW(first=1000, deltas=1600)
+    expected = {"delta": 0.5, "latent": 0.3, "lr": 0.01, "r1": 2, "r1_every": 5}
+    assert task.near_w == NearW(first=1000, deltas=1600, **expected)
     assert task.inverter.encoder.method == "e4e"
 
 
