@@ -103,10 +103,10 @@ class PhaseTask(LightningModule, ABC):
         self.register_buffer("images_seen", torch.zeros((), dtype=torch.int64))
         # The same on the host: to read a tensor on a GPU is to wait for all that was asked of it.
         self._seen: int | None = 0
-        self.register_load_state_dict_post_hook(PhaseTask._forget_count)
+        self.register_load_state_dict_post_hook(_forget_counts)
 
-    def _forget_count(self, _: object) -> None:
-        """A checkpoint was loaded: its count is read when it is needed."""
+    def forget_counts(self) -> None:
+        """A checkpoint was loaded: its counts are read when they are needed."""
         self._seen = None
 
     @property
@@ -279,6 +279,11 @@ class PhaseTask(LightningModule, ABC):
         checkpoint["model"] = describe(self.inverter).plain()  # plain values: enough to build the model again
         generator = cast(Generator, self.inverter.generator)  # named, with its hash, and not stored
         checkpoint["generator_path"], checkpoint["generator_sha256"] = generator.source, generator.sha256
+
+
+def _forget_counts(task: nn.Module, _: object) -> None:
+    assert isinstance(task, PhaseTask)
+    task.forget_counts()
 
 
 def images_seen(task: LightningModule) -> int:

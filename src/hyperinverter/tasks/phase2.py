@@ -87,8 +87,9 @@ class PhaseIIHyper(PhaseTask):
             self.register_buffer("discriminator_r1", none_yet)
             self._has_r1: bool | None = False  # on the host; None: a checkpoint was loaded
 
-    def _forget_count(self, incompatible: object) -> None:
-        super()._forget_count(incompatible)
+    def forget_counts(self) -> None:
+        """As ``PhaseTask``, and whether there is a penalty to show."""
+        super().forget_counts()
         self._has_r1 = None
 
     def draw(self, photo: Tensor) -> Tensor:
