@@ -38,7 +38,7 @@ from hyperinverter.inversion.specification import (
     Part,
     WEncoderSpec,
     build_on,
-    build_w_encoder,
+    build_w_inverter,
 )
 from hyperinverter.judges.base import Judge
 from hyperinverter.judges.catalogue import build_judge
@@ -176,10 +176,10 @@ def _phase1_run(cfg: Config, folder: Path | None) -> str:
 def w_inverter(cfg: Config, generator: Generator) -> WInverter:
     """Phase I with a new encoder."""
     with _from_configuration():
-        encoder = build_w_encoder(w_encoder_spec(cfg), generator.w_dim, generator.num_ws)
+        first = build_w_inverter(w_encoder_spec(cfg), generator)
     if cfg.encoder.start == "published":
-        start_from_published(encoder.backbone, start_file(encoder.backbone, cfg))
-    return WInverter(generator, encoder)
+        start_from_published(first.encoder.backbone, start_file(first.encoder.backbone, cfg))
+    return first
 
 
 def hyper_inverter(cfg: Config, generator: Generator) -> tuple[HyperInverter, dict[str, str]]:
@@ -204,7 +204,8 @@ def w_encoder_spec(cfg: Config) -> WEncoderSpec:
     """Phase I's encoder as the configuration describes it."""
     spec = WEncoderSpec(_part(cfg.encoder.backbone, BACKBONES), cfg.encoder.head)
     if cfg.phase.number == 1 and method_of(cfg) in METHODS:
-        return replace(spec, method=method_of(cfg), channels=cfg.method.channels)
+        looks = cfg.method.get("iterations")
+        return replace(spec, method=method_of(cfg), channels=cfg.method.channels, iterations=looks)
     return spec
 
 

@@ -27,7 +27,7 @@ def test_every_option_composes_and_is_valid(group: str, option: str) -> None:
         typed.append("generator.path=x.pkl")
     if option == "custom":
         typed.append("coverage.include=[torgb]")
-    cfg = config.compose(typed[1:] if group == "phase" or option in ("psp", "e4e") else typed)
+    cfg = config.compose(typed[1:] if group == "phase" or option in ("psp", "e4e", "restyle") else typed)
     config.validate(cfg)
 
 

@@ -15,9 +15,10 @@ from hyperinverter import assembly, config
 from hyperinverter.checkpoints import load_inverter, load_w_encoder
 from hyperinverter.contracts import UserError
 from hyperinverter.inversion.phase1 import WInverter
+from hyperinverter.inversion.restyle import ReStyle
 from hyperinverter.networks.backbones import IRSE50, TinyBackbone
 from hyperinverter.networks.generator import Generator
-from hyperinverter.networks.wplus import LatentDiscriminator, WPlusEncoder
+from hyperinverter.networks.wplus import LatentDiscriminator, WPlusEncoder, widen_input
 from hyperinverter.runs import latest_finished
 from hyperinverter.tasks.phase1 import NearW, PhaseIEncoder
 
@@ -98,6 +99,57 @@ def test_a_full_pool_gives_stored_codes_half_of_the_time() -> None:
     assert int((judge.real[:, 0] >= 100).sum()) == int(stored.sum())
 
 
+def restyle(generator: Generator, iterations: int = 3) -> PhaseIEncoder:
+    backbone = TinyBackbone(widths=(8, 8, 8), units=(1, 1, 1))
+    encoder = WPlusEncoder(backbone, generator.w_dim, generator.num_ws, "restyle", "flatten", channels=8)
+    return PhaseIEncoder(ReStyle(generator, encoder, iterations), **_common())
+
+
+def test_restyle_looks_again_at_what_it_drew_and_the_second_look_improves(
+    generator: Generator, make_trainer: Callable[..., Trainer], tmp_path: Path
+) -> None:
+    task = restyle(generator)
+    trainer = make_trainer()
+    batches = make_batches(4)
+    trainer.fit(task, batches * 60)
+    task.eval()
+    photo = batches[0]["image"]
+    with torch.no_grad():
+        errors = [float((image - photo).square().mean()) for _, image in task.inverter.steps(photo)]
+    assert len(errors) == 3
+    assert errors[1] < errors[0]
+    trainer.save_checkpoint(tmp_path / "best.ckpt")
+    again = load_inverter(tmp_path / "best.ckpt", generator)
+    assert isinstance(again, ReStyle)
+    assert again.iterations == 3
+    assert torch.equal(again.invert(photo).w, task.inverter.invert(photo).w)
+
+
+def test_every_step_of_restyle_has_a_gradient_of_its_own(generator: Generator) -> None:
+    """One backward pass over the sum of the losses is as one after each step."""
+    photo = torch.rand(2, 3, 16, 16) * 2 - 1
+    task = restyle(generator, 2)
+    task.forward_pass(photo).total.backward()
+    together = [p.grad.clone() for p in task.inverter.trainable_parameters() if p.grad is not None]
+    task.zero_grad()
+    for _, image in task.inverter.steps(photo):
+        task.loss(image, photo)[0].backward()
+    apart = [p.grad for p in task.inverter.trainable_parameters() if p.grad is not None]
+    assert len(together) == len(apart) > 10
+    for one, other in zip(together, apart, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+
+
+def test_a_widened_backbone_sees_the_photo_as_before() -> None:
+    backbone = TinyBackbone(widths=(8, 8, 8), units=(1, 1, 1))
+    before = backbone.stem.weight.clone()
+    widen_input(backbone)
+    assert backbone.stem.weight.shape[1] == 6
+    assert torch.equal(backbone.stem.weight[:, :3], before)
+    with pytest.raises(ValueError, match="reads three channels, got 6"):
+        widen_input(backbone)
+
+
 def test_the_networks_are_as_large_as_the_papers() -> None:
     with torch.device("meta"):
         encoder = WPlusEncoder(IRSE50(), 512, 18, "psp", "pool")
@@ -120,6 +172,8 @@ def test_the_networks_are_as_large_as_the_papers() -> None:
     ("typed", "sentence"),
     [
         (["method=psp", "phase=2"], "method=psp is one encoder, which phase 1 trains"),
+        (["method=restyle", "method.iterations=0"], "method.iterations must be a whole number of at least 1"),
+        (["method=restyle", "encoder.start=published"], "method=restyle reads six channels"),
         (["method=e4e", "method.pool=0"], "method.pool must be a whole number of at least 1"),
         (["method=e4e", "method.latent_lr=0"], "method.latent_lr must be above 0"),
     ],

@@ -35,6 +35,7 @@ _WHOLE = {  # key -> least value
     "features.width": 1,
     "method.channels": 1,
     "method.pool": 1,
+    "method.iterations": 1,
     "method.latent_r1_every": 1,
     "loss.r1_every": 1,
     "loss.adv_batch_size": 1,
@@ -59,7 +60,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "encoder.heads": ("layer", "resolution", "level"),
     "encoder.initial": ("full", "half", "quarter"),
     "features.rule": ("add", "fade", "warp"),
-    "method.name": ("hyperinverter", "psp", "e4e"),
+    "method.name": ("hyperinverter", "psp", "e4e", "restyle"),
 }
 _GROUPS = (
     "phase",
@@ -166,8 +167,12 @@ def _validate_together(cfg: Config) -> None:
             f"phase.monitor must be a validation number such as val/l2, got {cfg.phase.monitor!r}"
         )
     method = given(cfg, "method.name")
-    if method in ("psp", "e4e") and cfg.phase.number != 1:
+    if method in ("psp", "e4e", "restyle") and cfg.phase.number != 1:
         raise UserError(f"method={method} is one encoder, which phase 1 trains: leave phase=2 out")
+    if method == "restyle" and given(cfg, "encoder.start") == "published":
+        raise UserError(
+            "method=restyle reads six channels, as no published weights do: use encoder.start=random"
+        )
     num_train = given(cfg, "data.num_train")
     if num_train is not None and num_train < cfg.phase.batch_size:
         raise UserError(

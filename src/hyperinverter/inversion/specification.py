@@ -20,6 +20,7 @@ from torch import nn
 from hyperinverter.inversion.carrying import Rule
 from hyperinverter.inversion.phase1 import WInverter
 from hyperinverter.inversion.phase2 import HyperInverter
+from hyperinverter.inversion.restyle import ReStyle
 from hyperinverter.networks.backbones import BACKBONES
 from hyperinverter.networks.encoders import FeatureEncoder, Heads, Initial, WEncoder
 from hyperinverter.networks.features import FeatureResiduals
@@ -75,6 +76,7 @@ class WEncoderSpec:
     from_mean: bool = True
     method: str = "w"
     channels: int | None = None  # of the pyramid of an encoder to W+
+    iterations: int | None = None  # of ReStyle
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,9 @@ def describe(model: nn.Module) -> ModelSpec:
             else _read_off(FeatureResidualsSpec, model.feature_residuals, rule=model.rule),
         )
     if isinstance(model, WInverter):
-        return ModelSpec("w_encoder", model.generator.config, _read_off(WEncoderSpec, model.encoder))
+        iterations = model.iterations if isinstance(model, ReStyle) else None
+        encoder = _read_off(WEncoderSpec, model.encoder, iterations=iterations)
+        return ModelSpec("w_encoder", model.generator.config, encoder)
     raise TypeError(f"expected a WInverter or a HyperInverter, got {type(model).__name__}")
 
 
@@ -183,8 +187,20 @@ def build(spec: ModelSpec, generator: Generator, init: Init = "paper") -> WInver
         raise ValueError(
             f"made for a generator of the shape {_plain(spec.generator)}, this one is {generator.metadata()}"
         )
-    first = WInverter(generator, build_w_encoder(spec.w_encoder, generator.w_dim, generator.num_ws))
+    first = build_w_inverter(spec.w_encoder, generator)
     return first if spec.kind == "w_encoder" else build_on(first, spec, init)
+
+
+def build_w_inverter(spec: WEncoderSpec, generator: Generator) -> WInverter:
+    """Build phase I around a generator, with random weights.
+
+    Raises:
+        ValueError: If the specification names something this version does not have.
+    """
+    encoder = build_w_encoder(spec, generator.w_dim, generator.num_ws)
+    if spec.method == "restyle":
+        return ReStyle(generator, encoder, spec.iterations or 1)
+    return WInverter(generator, encoder)
 
 
 def build_w_encoder(spec: WEncoderSpec, w_dim: int, num_ws: int) -> WEncoder | WPlusEncoder:
@@ -200,12 +216,12 @@ def build_w_encoder(spec: WEncoderSpec, w_dim: int, num_ws: int) -> WEncoder | W
     """
     backbone = spec.backbone.build(BACKBONES)
     if spec.method == "w":
-        return WEncoder(backbone, w_dim, **_options(spec, "backbone", "method", "channels"))
+        return WEncoder(backbone, w_dim, **_options(spec, "backbone", "method", "channels", "iterations"))
     if spec.method not in METHODS or not spec.channels:
         raise ValueError(
             f"this version does not know the method {spec.method!r} with {spec.channels} channels"
         )
-    return WPlusEncoder(backbone, w_dim, num_ws, **_options(spec, "backbone"))
+    return WPlusEncoder(backbone, w_dim, num_ws, **_options(spec, "backbone", "iterations"))
 
 
 def build_on(first: WInverter, spec: ModelSpec, init: Init = "paper") -> HyperInverter:

@@ -15,7 +15,7 @@ from hyperinverter.networks.encoders import FEATURE_SIZE, FeatureEncoder
 from hyperinverter.networks.layers import EqualLinear
 
 Head = Literal["pool", "flatten"]
-Method = Literal["psp", "e4e"]
+Method = Literal["psp", "e4e", "restyle"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 
@@ -27,7 +27,8 @@ class WPlusEncoder(nn.Module):
         w_dim: Width of w.
         num_ws: L, number of style layers.
         method: "psp": L offsets that know nothing of each other. "e4e": the first is the code of all layers, the others
-            are deltas to it, of which the first ``stage`` are in use.
+            are deltas to it, of which the first ``stage`` are in use. "restyle": as pSp, on six channels: the photo and
+            what was drawn so far.
         head: How a map becomes a code. "pool": strided convolutions down to one position, as published. "flatten": one
             weight per channel and position, for small maps of small backbones.
         channels: C, of the pyramid. 512 in both papers.
@@ -51,9 +52,13 @@ class WPlusEncoder(nn.Module):
     ) -> None:
         super().__init__()
         if method not in METHODS or head not in get_args(Head):
-            raise ValueError(f"method is psp or e4e and head is pool or flatten, got {method!r} and {head!r}")
+            raise ValueError(
+                f"method is one of {', '.join(METHODS)} and head is pool or flatten, got {method!r} and {head!r}"
+            )
         self.method, self.head, self.from_mean = method, head, from_mean
         self.channels, self.num_ws = channels, num_ws
+        if method == "restyle":
+            widen_input(backbone)
         self.features = FeatureEncoder(backbone, num_ws, channels)
         self.heads = nn.ModuleList([_head(channels, w_dim, head) for _ in range(num_ws)])
         # Deltas in use; a checkpoint of an unfinished training keeps it.
@@ -65,15 +70,37 @@ class WPlusEncoder(nn.Module):
         return self.features.backbone
 
     def forward(self, photo: Tensor) -> Tensor:
-        """Encode RGB ``(B, 3, H, W)`` in [-1, 1], any size; returns offsets from the mean w or codes, ``(B, L, D)``."""
+        """Encode RGB ``(B, 3, H, W)`` in [-1, 1], any size; returns offsets from the mean w or codes, ``(B, L, D)``.
+
+        For ReStyle ``(B, 6, H, W)``: the photo, then the image so far; returns a step of the codes.
+        """
         maps = self.features(photo).unbind(1)  # L times (B, C, 8, 8)
         offsets = torch.stack([head(x) for head, x in zip(self.heads, maps, strict=True)], dim=1)
-        if self.method == "psp":
+        if self.method != "e4e":
             return offsets
         # Multiplied, not left out: every delta then has a gradient, which DDP waits for, and no device is asked.
         in_use = torch.arange(self.num_ws, device=offsets.device) <= self.stage
         first = offsets[:, :1]
         return first + torch.cat([torch.zeros_like(first), offsets[:, 1:]], dim=1) * in_use.view(1, -1, 1)
+
+
+def widen_input(backbone: Backbone) -> None:
+    """Let a backbone read six channels: its first convolution keeps its weights for the first three (ReStyle).
+
+    The others begin near zero, so that a backbone that has learnt to look at photos still sees one.
+    """
+    name, old = next((n, m) for n, m in backbone.named_modules() if isinstance(m, nn.Conv2d))
+    if old.in_channels != 3:
+        raise ValueError(f"expected a backbone that reads three channels, got {old.in_channels}")
+    kernel, stride, padding = old.kernel_size[0], old.stride[0], old.padding[0]
+    new = nn.Conv2d(6, old.out_channels, kernel, stride, padding, bias=old.bias is not None)
+    with torch.no_grad():
+        new.weight[:, 3:].mul_(0.1)
+        new.weight[:, :3].copy_(old.weight)
+        if old.bias is not None and new.bias is not None:
+            new.bias.copy_(old.bias)
+    owner, _, last = name.rpartition(".")
+    setattr(backbone.get_submodule(owner), last, new)
 
 
 def _head(channels: int, w_dim: int, head: Head) -> nn.Module:
