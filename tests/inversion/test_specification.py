@@ -16,6 +16,7 @@ from hyperinverter.contracts import UserError
 from hyperinverter.inversion.phase1 import WInverter
 from hyperinverter.inversion.phase2 import HyperInverter
 from hyperinverter.inversion.specification import (
+    FeatureResidualsSpec,
     FeaturesSpec,
     HypernetSpec,
     ModelSpec,
@@ -36,7 +37,7 @@ def spec(generator: Generator) -> ModelSpec:
     return ModelSpec(
         "hyperinverter",
         generator.config,
-        WEncoderSpec(TINY, head="flatten", from_mean=False),
+        WEncoderSpec(TINY, head="flatten", from_mean=False, method="restyle", channels=8, iterations=2),
         FeaturesSpec(Part("TinyBackbone", {"widths": [16, 8, 8], "units": [1, 1, 1]}), 8, "level", "half"),
         HypernetSpec(
             ("b16.conv1.weight", "b4.torgb.weight"),
@@ -46,21 +47,25 @@ def spec(generator: Generator) -> ModelSpec:
             activation="leaky_relu",
             residual_scale=0.25,
         ),
+        FeatureResidualsSpec(("b8.conv1",), width=4, scale=0.5, rule="warp"),
     )
 
 
 def test_no_option_is_lost_between_specification_model_and_file(
     spec: ModelSpec, generator: Generator
 ) -> None:
-    defaults = HypernetSpec(()), FeaturesSpec(TINY), WEncoderSpec(TINY)
-    for part, default in zip((spec.hypernet, spec.features, spec.w_encoder), defaults, strict=True):
+    defaults = HypernetSpec(()), FeaturesSpec(TINY), WEncoderSpec(TINY), FeatureResidualsSpec(())
+    parts = spec.hypernet, spec.features, spec.w_encoder, spec.feature_residuals
+    for part, default in zip(parts, defaults, strict=True):
         same = [f.name for f in fields(part) if getattr(part, f.name) == getattr(default, f.name)]
         assert same in ([], ["backbone"]), "give the new option another value than its default here"
     assert describe(build(spec, generator)) == spec
     assert ModelSpec.from_plain(json.loads(json.dumps(spec.plain()))) == spec
     first = build(replace(spec, kind="w_encoder"), generator)
     assert isinstance(first, WInverter)
-    assert describe(first) == replace(spec, kind="w_encoder", features=None, hypernet=None)
+    assert describe(first) == replace(
+        spec, kind="w_encoder", features=None, hypernet=None, feature_residuals=None
+    )
 
 
 def test_a_model_is_the_same_from_every_door(spec: ModelSpec, photos: Tensor, generator: Generator) -> None:
