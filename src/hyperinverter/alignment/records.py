@@ -16,7 +16,7 @@ import numpy as np
 from hyperinverter.alignment.align import AlignedFace, Alignment
 from hyperinverter.alignment.geometry import Crop
 from hyperinverter.contracts import UserError
-from hyperinverter.system.files import parse_json, sha256_of, write_json, write_text
+from hyperinverter.system.files import distinct, parse_json, sha256_of, write_json, write_text
 
 RECORD = "alignment.json"
 REPORT = "report.csv"
@@ -133,10 +133,7 @@ class Names:
     def stem(self, photo: Path) -> str:
         """The name of a photo's crops without ending."""
         photo = photo.resolve()
-        number, stem = 1, photo.stem
-        while self._taken(stem, photo):
-            number += 1
-            stem = f"{photo.stem}-{number}"
+        stem = distinct(photo.stem, lambda name: self._taken(name, photo))
         self.owners[stem.casefold()] = photo
         return stem
 

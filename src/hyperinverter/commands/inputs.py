@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hyperinverter.contracts import UserError
+from hyperinverter.system.files import distinct
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +28,7 @@ INVERSION = ".inversion.safetensors"
 def sources(places: Iterable[str | Path], *, inversions: bool = False) -> tuple[list[Source], str]:
     """Find the photos below files and folders, in order.
 
-    Two photos whose names differ only in folder or ending get numbered names.
+    Of photos whose names differ only in folder or ending, the second is called ``NAME-2``, and so on.
 
     Args:
         places: Files and folders.
@@ -84,11 +85,8 @@ def _named(paths: Sequence[Path]) -> tuple[list[Source], int]:
         stem = (
             stem.encode()[:100].decode(errors="ignore") or "photo"
         )  # results add to it, file systems end at 255 bytes
-        name, number = stem, 1
-        while name.casefold() in taken:
-            number += 1
-            name = f"{stem}_{number}"
-        renamed += number > 1
+        name = distinct(stem, lambda wanted: wanted.casefold() in taken)
+        renamed += name != stem
         taken.add(name.casefold())
         named.append(Source(path, name))
     return named, renamed

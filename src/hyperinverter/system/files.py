@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -93,6 +93,18 @@ def _free_bytes(place: Path) -> int:
 
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
+
+
+def distinct(stem: str, taken: Callable[[str], bool]) -> str:
+    """A name for results: ``NAME``, or the first of ``NAME-2``, ``NAME-3``, ... that is not taken.
+
+    ``NAME_2`` is not used: that is the third face of a photo.
+    """
+    name, number = stem, 1
+    while taken(name):
+        number += 1
+        name = f"{stem}-{number}"
+    return name
 
 
 # Complete files ------------------------------------------------------------------------------------------
