@@ -11,13 +11,18 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from tiny import make_generator
 
 from hyperinverter.commands import main
 from hyperinverter.commands.editing import parse_sweep
-from hyperinverter.commands.inputs import parse_strength, sources
+from hyperinverter.commands.inputs import framing_for, parse_strength, sources
 from hyperinverter.contracts import UserError
 from hyperinverter.data.digiface import accepted_indices, sample_faces
 from hyperinverter.editing.files import load_inversion
+from hyperinverter.inversion.optimise import Optimiser
+from hyperinverter.inversion.tuning import PivotalTuning
+from hyperinverter.inverters import load_inverter
+from hyperinverter.judges.catalogue import build_judge
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +111,39 @@ def test_ways_to_invert_without_training_are_models_as_well(photos: Path, tmp_pa
     out = ["--direction", "smile=1", "--out", str(tmp_path / "edited")]
     assert main(["edit", file, "--model", short, *out]) == 0
     assert (tmp_path / "edited" / "b.edit.png").is_file()
+
+
+def test_photos_are_cut_out_as_the_domain_of_the_model_frames_them(tmp_path: Path) -> None:
+    model = Optimiser(make_generator(), build_judge("st_lpips_alex"))
+    assert framing_for(load_inverter("digiface")) == "digiface"
+    assert framing_for(model) == "ffhq"
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "best.ckpt").touch()
+    (run / "run.json").write_text("{}")
+    for domain, expected in (
+        ("{name: churches, faces: false}", "centre"),
+        ("{name: faces, faces: true}", "ffhq"),
+        ("{name: cats, faces: false}", "centre"),
+    ):
+        (run / "config.yaml").write_text(f"domain: {domain}\n")
+        for source in (run, run / "checkpoints" / "best.ckpt", f"phase1@{run}"):
+            model.source = str(source)
+            assert framing_for(model) == expected
+        assert framing_for(PivotalTuning(model, model.distance)) == expected
+    assert framing_for(model, "digiface") == "digiface"
+    with pytest.raises(UserError, match="there are: ffhq, digiface, centre"):
+        framing_for(model, "square")
+
+
+def test_a_photo_without_a_face_can_be_cut_at_its_centre(tmp_path: Path) -> None:
+    Image.fromarray(np.full((80, 120, 3), 90, np.uint8)).save(tmp_path / "wide.png")
+    out = tmp_path / "out"
+    typed = ["invert", str(tmp_path / "wide.png"), "--align", "--framing", "centre", "--out", str(out)]
+    assert main(typed) == 0
+    crop = load_inversion(out / "wide.inversion.safetensors")[1].crop
+    assert crop is not None
+    assert np.allclose(crop, [[0.8, 0, -16], [0, 0.8, 0], [0, 0, 1]])
 
 
 def test_edit_with_power_zero_is_the_inversion(inverted: Path, tmp_path: Path) -> None:

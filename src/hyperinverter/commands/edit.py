@@ -30,8 +30,12 @@ def edit(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("edited"),
     align: Annotated[
-        bool, typer.Option("--align", help="Find the face of each photo and cut it out first.")
+        bool, typer.Option("--align", help="Cut photos out first, as the model's domain frames them.")
     ] = False,
+    framing: Annotated[
+        str | None,
+        typer.Option(metavar="ffhq|digiface|centre", help="Of --align, whatever the model's domain."),
+    ] = None,
     strength: Annotated[str, typer.Option(help="Of the residuals, as in `invert`.")] = "1",
     sweep: Annotated[
         str | None,
@@ -71,7 +75,7 @@ def edit(
     if paste is not None and len(found) > 1:
         raise UserError("--paste puts one face back into one photo: give a single photo or inversion")
     powers = [parse_power(text) for text in direction]
-    editor = Editor(model, directions, out, align=align, strength=parse_strength(strength))
+    editor = Editor(model, directions, out, align=align, framing=framing, strength=parse_strength(strength))
     return editor.run(
         found,
         powers,

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from hyperinverter import pictures
-from hyperinverter.commands.inputs import INVERSION, Matrix, Source, read
+from hyperinverter.commands.inputs import INVERSION, Matrix, Source, framing_for, read
 from hyperinverter.contracts import Inversion, UserError
 from hyperinverter.editing import catalogue
 from hyperinverter.editing.animation import save_animation as save_animation
@@ -55,7 +55,8 @@ class Editor:
         model: ``digiface``, a run folder, or a model file.
         directions: A catalogue or file; None: the catalogue of the model's generator, else its principal components.
         out: Where pictures go.
-        align: Whether to find the face of each photo first.
+        align: Whether to cut photos out as the model's domain frames them: faces are found first.
+        framing: Another way to cut them out, a name of ``alignment.FRAMINGS``.
         strength: Of the residuals.
     """
 
@@ -66,10 +67,12 @@ class Editor:
         out: Path,
         *,
         align: bool = False,
+        framing: str | None = None,
         strength: float | Mapping[str, float] = 1.0,
     ) -> None:
         self.model = load_inverter(model)
-        self.source, self.out, self.align, self.strength = directions, out, align, strength
+        self.framing = framing_for(self.model, framing) if align or framing else None
+        self.source, self.out, self.strength = directions, out, strength
         with writing(out, OTHER_FOLDER):
             out.mkdir(parents=True, exist_ok=True)
 
@@ -131,9 +134,7 @@ class Editor:
                     f"{source.path.name} was made with another generator: give its model with --model"
                 )
             return inversion, origin.crop
-        image, crop = read(
-            source.path, self.model.resolution, self.model.generator.source, aligned=self.align
-        )
+        image, crop = read(source.path, self.model.resolution, self.framing)
         return self.model.invert(image), crop
 
     def _edit(

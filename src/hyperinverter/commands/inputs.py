@@ -13,6 +13,8 @@ from hyperinverter.system.files import distinct
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from hyperinverter.inversion.drawing import Drawing
+
 
 @dataclass(frozen=True)
 class Source:
@@ -112,26 +114,64 @@ def parse_strength(text: str) -> float | dict[str, float]:
 Matrix = list[list[float]]  # photo -> crop, 3x3, in pixels
 
 
-def read(path: Path, resolution: int, generator: str, *, aligned: bool) -> tuple[Tensor, Matrix | None]:
-    """A photo as a model takes it, ``(1, 3, R, R)``, and where its face was cut out if ``aligned``.
+def framing_for(model: Drawing, asked: str | None = None) -> str:
+    """How photos are cut out for a model: as its domain frames them.
+
+    The built-in generator is known by its hash; a run says in its ``config.yaml`` what its domain is. A file says
+    nothing: its photos are cut as for FFHQ, unless another framing is asked for.
+
+    Args:
+        model: Any way to invert.
+        asked: A name of ``alignment.FRAMINGS``; None: the domain's.
+
+    Raises:
+        UserError: If there is no such framing, or the run cannot be read.
+    """
+    from hyperinverter import config
+    from hyperinverter.alignment import FRAMINGS, framing_of  # facenet-pytorch: seconds to import
+    from hyperinverter.checkpoints.registry import packaged
+
+    if asked is not None:
+        if asked not in FRAMINGS:
+            raise UserError(f"--framing={asked[:40]} is not known; there are: {', '.join(FRAMINGS)}")
+        return asked
+    if model.generator.sha256 == packaged("generator", "digiface")[1]:
+        return "digiface"
+    trained = _trained(model)
+    place = Path(trained).expanduser()
+    inside = (place, *place.parents[:2]) if trained and place.exists() else ()
+    for folder in inside:  # the run, or what holds the checkpoint
+        if (folder / "run.json").is_file() and (folder / "config.yaml").is_file():
+            domain = config.load(folder / "config.yaml").get("domain") or {}
+            return framing_of(str(domain.get("name")), domain.get("faces") is not False)
+    return "ffhq"
+
+
+def _trained(model: Drawing) -> str:
+    """What was typed for the trained model inside a way to invert: ``RUN`` of ``RUN+pti`` and of ``phase1@RUN``."""
+    start = getattr(model, "start", model)  # of a refinement
+    return str(start.source).removeprefix("phase1@")
+
+
+def read(path: Path, resolution: int, framing: str | None) -> tuple[Tensor, Matrix | None]:
+    """A photo as a model takes it, ``(1, 3, R, R)``, and where it was cut out if it is aligned.
 
     Args:
         path: The photo.
         resolution: R.
-        generator: Source of the model's generator: the built-in one frames faces in its own way.
-        aligned: Whether to find the face first.
+        framing: A name of ``alignment.FRAMINGS``, see ``framing_for``; None: the photo is aligned already.
 
     Raises:
         UserError: If the photo cannot be read, or has no face to align.
     """
     from hyperinverter.data.transforms import read_photo, to_tensor
 
-    if not aligned:
+    if framing is None:
         return read_photo(path, resolution), None
     import numpy as np
 
-    from hyperinverter.alignment import align, framing_of  # facenet-pytorch: seconds to import
+    from hyperinverter.alignment import align
 
-    face = align(path, resolution, framing=framing_of(generator, True)).face
+    face = align(path, resolution, framing=framing).face
     matrix = [[float(value) for value in row] for row in face.crop.matrix]
     return to_tensor(np.array(face.image))[None], matrix

@@ -18,8 +18,12 @@ def interpolate(
     steps: Annotated[int, typer.Option(min=2, help="Pictures, both ends included.")] = 7,
     what: Annotated[str, typer.Option(help="What is mixed: w, residuals, or both.")] = "both",
     align: Annotated[
-        bool, typer.Option("--align", help="Find the face of each photo and cut it out first.")
+        bool, typer.Option("--align", help="Cut photos out first, as the model's domain frames them.")
     ] = False,
+    framing: Annotated[
+        str | None,
+        typer.Option(metavar="ffhq|digiface|centre", help="Of --align, whatever the model's domain."),
+    ] = None,
     animate: Annotated[
         str | None, typer.Option(metavar="gif|webp|mp4", help="Also an animation, there and back.")
     ] = None,
@@ -38,7 +42,7 @@ def interpolate(
     if animate is not None and animate not in ("gif", "webp", "mp4"):
         raise UserError(f"--animate={animate[:20]} is none of gif, webp, mp4")
     one, other = single(first), single(second)
-    editor = Editor(model, None, out, align=align)
+    editor = Editor(model, None, out, align=align, framing=framing)
     frames = editor.between(one, other, steps=steps, what=what)
     name = f"{one.name}_to_{other.name}"
     editor.save_strip([f"{index / (steps - 1):.2f}" for index in range(steps)], frames, name)

@@ -19,8 +19,12 @@ def invert(
     ] = "digiface",
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("inverted"),
     align: Annotated[
-        bool, typer.Option("--align", help="Find the face of each photo and cut it out first.")
+        bool, typer.Option("--align", help="Cut photos out first, as the model's domain frames them.")
     ] = False,
+    framing: Annotated[
+        str | None,
+        typer.Option(metavar="ffhq|digiface|centre", help="Of --align, whatever the model's domain."),
+    ] = None,
     strength: Annotated[
         str,
         typer.Option(help="Of the residuals: 0 to 1, or per group of layers: coarse=1,medium=1,fine=0.5."),
@@ -53,5 +57,5 @@ def invert(
     found, line = sources(photos)
     if line:
         say(line)
-    job = Inversions(model, out, align=align, strength=parse_strength(strength), batch=batch)
+    job = Inversions(model, out, align=align, framing=framing, strength=parse_strength(strength), batch=batch)
     return job.run(found, again=again)

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from hyperinverter import pictures
-from hyperinverter.commands.inputs import INVERSION, Matrix, Source, read
+from hyperinverter.commands.inputs import INVERSION, Matrix, Source, framing_for, read
 from hyperinverter.contracts import Inversion, UserError
 from hyperinverter.editing.files import Origin, load_origin, save_inversion
 from hyperinverter.inversion.drawing import Drawing
@@ -53,7 +53,8 @@ class Inversions:
     Args:
         model: ``digiface``, a run folder, or a model file.
         out: The folder.
-        align: Whether to find the face of each photo first.
+        align: Whether to cut photos out as the model's domain frames them: faces are found first.
+        framing: Another way to cut them out, a name of ``alignment.FRAMINGS``.
         strength: Of the residuals in the image that is drawn; the residuals in the file are complete.
         batch: Photos in one pass.
 
@@ -67,11 +68,13 @@ class Inversions:
         out: Path,
         *,
         align: bool = False,
+        framing: str | None = None,
         strength: float | Mapping[str, float] = 1.0,
         batch: int = 8,
     ) -> None:
-        self.called, self.out, self.align, self.strength, self.batch = model, out, align, strength, batch
+        self.called, self.out, self.strength, self.batch = model, out, strength, batch
         self.model = load_inverter(model)
+        self.framing = framing_for(self.model, framing) if align or framing else None
         self.model_sha256 = self.model.sha256
         self.distance = build_judge(DISTANCE)
         with writing(out, "give another folder with --out"):
@@ -117,9 +120,7 @@ class Inversions:
             digest = sha256_of(source.path) if source.path.is_file() else ""
             if not again and self._is_done(source, digest):
                 return "done"
-            image, crop = read(
-                source.path, self.model.resolution, self.model.generator.source, aligned=self.align
-            )
+            image, crop = read(source.path, self.model.resolution, self.framing)
             return Ready(source, image, digest, crop)
         except UserError as error:
             say(f"{source.path.name}: {error}")

@@ -22,8 +22,12 @@ def mix(
     model: Annotated[str, typer.Option(help="digiface, a run folder, or a model file.")] = "digiface",
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("mixed"),
     align: Annotated[
-        bool, typer.Option("--align", help="Find the face of each photo and cut it out first.")
+        bool, typer.Option("--align", help="Cut photos out first, as the model's domain frames them.")
     ] = False,
+    framing: Annotated[
+        str | None,
+        typer.Option(metavar="ffhq|digiface|centre", help="Of --align, whatever the model's domain."),
+    ] = None,
 ) -> int:
     """Draw the first photo's w with the second photo's residuals: FIRST_with_SECOND.png, a labelled strip."""
     from hyperinverter.commands.editing import Editor
@@ -31,7 +35,7 @@ def mix(
     from hyperinverter.system.terminal import say
 
     one, other = single(first), single(second)
-    editor = Editor(model, None, out, align=align)
+    editor = Editor(model, None, out, align=align, framing=framing)
     titles, frames = editor.mixed(one, other, [group.strip() for group in layers.split(",") if group.strip()])
     name = f"{one.name}_with_{other.name}"
     editor.save_strip(titles, frames, name)

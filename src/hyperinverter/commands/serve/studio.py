@@ -16,9 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from hyperinverter import pictures
-from hyperinverter.alignment import Crop, align, framing_of, paste
+from hyperinverter.alignment import Crop, align, paste
 from hyperinverter.alignment.detect import find_faces
 from hyperinverter.alignment.geometry import centred_square
+from hyperinverter.commands.inputs import framing_for
 from hyperinverter.contracts import Inversion, UserError
 from hyperinverter.data.digiface import accepted_indices, sample_faces
 from hyperinverter.data.transforms import load_rgb, photo_size, to_tensor
@@ -148,7 +149,7 @@ class Studio:
                     f"{models[0]} and {name} draw with different generators: start the page once for each"
                 )
         self.resolution = self.models[0].resolution
-        self.framing = framing_of(generator.source, faces=True)
+        self.framing = framing_for(self.models[0])
         self.directions = catalogue.for_generator(generator)
         self.distance, self.identity = build_judge("st_lpips_alex"), build_judge("id_descriptor")
         self.examples = [Image.fromarray(face) for face in sample_faces(accepted_indices()[:EXAMPLES])]
