@@ -184,6 +184,9 @@ def test_interpolation_ends_at_both_photos(
     assert main(["interpolate", a, b, "--steps", "3", "--out", str(tmp_path)]) == 0
     with Image.open(tmp_path / "a_to_b.png") as strip:
         assert strip.width > 3 * 96
+    line = (tmp_path / "a_to_b.png").read_bytes()
+    assert main(["interpolate", a, b, "--steps", "3", "--path", "sphere", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "a_to_b.png").read_bytes() != line
     assert main(["mix", a, b, "--layers", "fine", "--out", str(tmp_path)]) == 0
     assert (tmp_path / "a_with_b.png").is_file()
     said = capsys.readouterr().err  # where the results are
@@ -235,6 +238,7 @@ def test_directions_fit_to_labels_and_folders(tmp_path: Path, capsys: pytest.Cap
         (["edit", "PHOTO", "-d", "smile=1", "--animate", "avi"], "none of gif, webp, mp4"),
         (["edit", "PHOTO", "-d", "smile=1", "--directions", "nowhere.pt"], "there is no file nowhere.pt"),
         (["interpolate", "PHOTO", "PHOTO", "--what", "z"], "none of w, residuals, both"),
+        (["interpolate", "PHOTO", "PHOTO", "--path", "z"], "neither line nor sphere"),
         (["directions", "fit"], "fit needs a CSV"),
         (["directions", "paint"], "no action 'paint'"),
     ],

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.functional import cosine_similarity
 from torch.testing import assert_close
 
 from hyperinverter.contracts import Inversion
-from hyperinverter.editing.moves import interpolate, move
+from hyperinverter.editing.moves import along_sphere, interpolate, move
 from hyperinverter.networks.generator import Generator
 
 
@@ -52,6 +53,31 @@ def test_interpolation_is_linear_in_code_and_residuals(generator: Generator) -> 
     assert_close(w, 0.75 * start.w + 0.25 * end.w)
     for name, delta in residuals.items():
         assert_close(delta, 0.75 * start.residuals[name] + 0.25 * end.residuals[name])
+
+
+@pytest.mark.parametrize("shape", [(2, 16), (2, 6, 16)])
+def test_along_the_sphere_codes_turn_evenly_and_keep_their_distance(shape: tuple[int, ...]) -> None:
+    centre = torch.randn(16)
+    start, end = centre + torch.randn(shape), centre + 3 * torch.randn(shape)
+    a, b = (start - centre).norm(dim=-1), (end - centre).norm(dim=-1)
+    whole = cosine_similarity(start - centre, end - centre, dim=-1).acos()
+    for t in (0.0, 0.25, 0.5, 1.0):
+        w = along_sphere(start, end, t, centre)
+        assert_close((w - centre).norm(dim=-1), a.lerp(b, t))
+        if t:
+            assert_close(cosine_similarity(start - centre, w - centre, dim=-1).acos(), t * whole)
+    assert_close(along_sphere(start, end, 0.0, centre), start)
+    assert_close(along_sphere(start, end, 1.0, centre), end)
+
+
+def test_where_no_way_around_is_the_shortest_the_line_is_taken() -> None:
+    start = torch.randn(1, 16)
+    for end, centre in (
+        (start, torch.zeros(16)),
+        (-start, torch.zeros(16)),
+        (torch.randn(1, 16), start[0]),
+    ):
+        assert_close(along_sphere(start, end, 0.3, centre), start.lerp(end, 0.3))
 
 
 def test_inversions_of_different_coverage_do_not_mix(generator: Generator) -> None:

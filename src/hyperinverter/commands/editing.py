@@ -177,12 +177,15 @@ class Editor:
         return [pictures.to_picture(image) for part in codes.split(8) for image in draw(part)]
 
     @torch.no_grad()
-    def between(self, first: Source, second: Source, *, steps: int, what: str) -> list[Image.Image]:
-        """Pictures from one photo to another."""
+    def between(
+        self, first: Source, second: Source, *, steps: int, what: str, path: str = "line"
+    ) -> list[Image.Image]:
+        """Pictures from one photo to another; ``path`` is ``line``, or ``sphere``: around the mean code."""
+        centre = self.model.generator.w_avg if path == "sphere" else None
         start, end = self.inversion(first)[0], self.inversion(second)[0]
         frames = []
         for index in range(steps):
-            w, residuals = interpolated(start, end, index / (steps - 1), what=what)
+            w, residuals = interpolated(start, end, index / (steps - 1), what=what, centre=centre)
             frames.append(pictures.to_picture(self.model.render(w, residuals, self.strength)[0]))
         return frames
 

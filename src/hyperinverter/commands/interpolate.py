@@ -17,6 +17,12 @@ def interpolate(
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("between"),
     steps: Annotated[int, typer.Option(min=2, help="Pictures, both ends included.")] = 7,
     what: Annotated[str, typer.Option(help="What is mixed: w, residuals, or both.")] = "both",
+    path: Annotated[
+        str,
+        typer.Option(
+            metavar="line|sphere", help="How w moves: straight, or at an even distance from the mean code."
+        ),
+    ] = "line",
     align: Annotated[
         bool, typer.Option("--align", help="Cut photos out first, as the model's domain frames them.")
     ] = False,
@@ -39,15 +45,17 @@ def interpolate(
 
     if what not in ("w", "residuals", "both"):
         raise UserError(f"--what={what[:20]} is none of w, residuals, both")
+    if path not in ("line", "sphere"):
+        raise UserError(f"--path={path[:20]} is neither line nor sphere")
     if animate is not None and animate not in ("gif", "webp", "mp4"):
         raise UserError(f"--animate={animate[:20]} is none of gif, webp, mp4")
     one, other = single(first), single(second)
     editor = Editor(model, None, out, align=align, framing=framing)
-    frames = editor.between(one, other, steps=steps, what=what)
+    frames = editor.between(one, other, steps=steps, what=what, path=path)
     name = f"{one.name}_to_{other.name}"
     editor.save_strip([f"{index / (steps - 1):.2f}" for index in range(steps)], frames, name)
     say(str(out / f"{name}.png"))
     if animate is not None:
-        save_animation(editor.between(one, other, steps=25, what=what), out / f"{name}.{animate}")
+        save_animation(editor.between(one, other, steps=25, what=what, path=path), out / f"{name}.{animate}")
         say(str(out / f"{name}.{animate}"))
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from hyperinverter.contracts import Inversion, UserError
@@ -39,13 +40,17 @@ def move(w: Tensor, direction: Tensor, strength: float | Tensor = 1.0) -> Tensor
     return w + strength * direction.to(w)
 
 
-def interpolate(start: Inversion, end: Inversion, t: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """Mix two inversions, linearly and alike in w and in every residual.
+def interpolate(
+    start: Inversion, end: Inversion, t: float, *, centre: Tensor | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Mix two inversions, alike in w and in every residual.
 
     Args:
         start: What ``t = 0`` gives.
         end: What ``t = 1`` gives; of the same model.
         t: Any number; outside [0, 1] it extrapolates.
+        centre: w moves along a sphere around this code ``(D,)``, see ``along_sphere``; None: in a straight line.
+            Residuals always mix linearly.
 
     Returns:
         w ``(B, D)`` and residuals, for ``HyperInverter.render``.
@@ -57,11 +62,37 @@ def interpolate(start: Inversion, end: Inversion, t: float) -> tuple[Tensor, dic
         differing = sorted(start.residuals.keys() ^ end.residuals.keys())
         raise ValueError(f"inversions of different coverage: only one has {', '.join(differing)}")
     residuals = {name: first.lerp(end.residuals[name], t) for name, first in start.residuals.items()}
-    return start.w.lerp(end.w, t), residuals
+    w = start.w.lerp(end.w, t) if centre is None else along_sphere(start.w, end.w, t, centre)
+    return w, residuals
+
+
+def along_sphere(start: Tensor, end: Tensor, t: float, centre: Tensor) -> Tensor:
+    """Turn from one code to another around a centre (Shoemake 1985), while the distance from it changes evenly.
+
+    A straight line between two faces passes nearer to the mean code than either, so its middle looks more average
+    than both. Layers of W+ turn on their own. Codes that coincide, that are opposite, or that lie at the centre have no
+    single way around it and take the straight line.
+
+    Args:
+        start: ``(B, D)`` or ``(B, L, D)``.
+        end: Shaped alike.
+        t: 0 gives ``start``, 1 gives ``end``.
+        centre: ``(D,)``, such as ``generator.w_avg``.
+    """
+    a, b = start - centre, end - centre
+    a_length, b_length = a.norm(dim=-1, keepdim=True), b.norm(dim=-1, keepdim=True)
+    smallest = torch.finfo(a.dtype).tiny
+    cosine = ((a / a_length.clamp_min(smallest)) * (b / b_length.clamp_min(smallest))).sum(-1, keepdim=True)
+    angle = cosine.clamp(-1, 1).acos()
+    sine = angle.sin()
+    turns = (sine > 1e-4) & (a_length > 0) & (b_length > 0)
+    sine = sine.where(turns, torch.ones_like(sine))
+    unit = a / a_length * (((1 - t) * angle).sin() / sine) + b / b_length * ((t * angle).sin() / sine)
+    return torch.where(turns, centre + unit * a_length.lerp(b_length, t), start.lerp(end, t))
 
 
 def interpolated(
-    start: Inversion, end: Inversion, t: float, *, what: str = "both"
+    start: Inversion, end: Inversion, t: float, *, what: str = "both", centre: Tensor | None = None
 ) -> tuple[Tensor, Mapping[str, Residual]]:
     """``interpolate`` for both parts or one of them; at 0 and 1 it gives the ends themselves.
 
@@ -70,6 +101,7 @@ def interpolated(
         end: What ``t = 1`` gives.
         t: Between 0 and 1.
         what: ``w`` keeps the residuals of ``start``, ``residuals`` its code; ``both``.
+        centre: See ``interpolate``.
 
     Raises:
         ValueError: See ``interpolate``.
@@ -78,7 +110,7 @@ def interpolated(
         chosen = end if t == 1 else start
         w, residuals = chosen.w, chosen.residuals
     else:
-        w, residuals = interpolate(start, end, t)
+        w, residuals = interpolate(start, end, t, centre=centre)
     return (start.w if what == "residuals" else w), (start.residuals if what == "w" else residuals)
 
 
