@@ -21,7 +21,7 @@ from hyperinverter.checkpoints.reading import (
     refuse_archive,
     reported,
 )
-from hyperinverter.checkpoints.registry import PACKAGED, packaged
+from hyperinverter.checkpoints.registry import DOMAIN_OF, PACKAGED, packaged
 from hyperinverter.checkpoints.shapes import Load, under
 from hyperinverter.checkpoints.unwrapping import Unwrapped, unwrap
 from hyperinverter.contracts import UserError, shown
@@ -66,7 +66,7 @@ def open_model(path: str | Path, kind: str, way_out: str) -> Opened:
     """
     if isinstance(path, str) and f"{path}_{kind}" in PACKAGED:
         file, _ = packaged(kind, path)
-        return replace(_open_safetensors(file, way_out), generator_path=path)
+        return replace(_open_safetensors(file, way_out), generator_path=DOMAIN_OF.get(path, path))
     file = checkpoint_of(path)
     container = pickles.kind_of(file)
     if container == "safetensors" or (container == "other" and file.suffix == ".safetensors"):

@@ -69,6 +69,12 @@ PACKAGED: dict[str, Packaged] = {
         "python train.py phase=2, rounded to 8 bits; run card in outputs/published/digiface_phase2 and in the header",
         "MIT",
     ),
+    "digiface_best_phase2": Packaged(
+        "digiface_best.safetensors",
+        "0a39988721e2af78e46dd134947a6d7595c717eaa6b5ebd6c475b1b2e58e7bd0",
+        "python train.py experiment=best phase=2, rounded to 8 bits; run card in outputs/published/digiface_best",
+        "MIT",
+    ),
     "digiface_directions": Packaged(  # read by editing.catalogue
         "digiface_directions.safetensors",
         "0ed2c5f6b748e7dd74f9a44aeb31f702deb7d9b8e1c60b588da52a784b4a9575",
@@ -118,6 +124,10 @@ PACKAGED: dict[str, Packaged] = {
         "MIT",
     ),
 }
+
+
+# Packaged models of another design than the paper's -> the domain whose generator they are for.
+DOMAIN_OF = {"digiface_best": "digiface"}
 
 
 def packaged(kind: str, name: str) -> tuple[Path, str]:

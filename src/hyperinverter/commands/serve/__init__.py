@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-EXAMPLE = "hyperinverter serve --model digiface"
+EXAMPLE = "hyperinverter serve --model digiface_best --model digiface"
 
 
 def serve(
@@ -16,7 +16,7 @@ def serve(
         list[str] | None,
         typer.Option(
             metavar="MODEL",
-            help="digiface, a run folder, a model file, or a way to invert; give it again to compare up to three.",
+            help="digiface_best (the default), a run folder, a model file, or a way to invert; up to three to compare.",
         ),
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
@@ -48,7 +48,7 @@ def serve(
         raise UserError('the editor needs its extra: pip install "hyperinverter[serve]"') from error
     from hyperinverter.commands.serve.app import run
 
-    return run(model or ["digiface"], host=host, port=port, password=password, runs=runs)
+    return run(model or ["digiface_best"], host=host, port=port, password=password, runs=runs)
 
 
 def _is_loopback(host: str) -> bool:
