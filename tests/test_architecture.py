@@ -60,7 +60,7 @@ DOORS = {
     "runs": {"contracts", "measures", "pictures", "system"},
     "commands": {
         *("contracts", "config", "checkpoints", "networks", "system", "pictures", "judges", "alignment"),
-        *("ops", "inversion", "data", "editing", "evaluation", "inverters"),
+        *("ops", "inversion", "data", "editing", "evaluation", "inverters", "runs"),
     },
     "train": {"config", "training"},
     "__main__": {"commands"},

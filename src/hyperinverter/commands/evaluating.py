@@ -12,11 +12,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from hyperinverter import config
+from hyperinverter import config, runs
 from hyperinverter.commands.inputs import sources
 from hyperinverter.contracts import UserError
 from hyperinverter.data.digiface import face_names, prepare_digiface
@@ -80,7 +81,7 @@ def _run(asked: Request, part: str | None) -> int:
         torch.set_num_threads(max(1, torch.get_num_threads() // parts))
     cache = Path(str(config.compose([]).paths.cache)).expanduser()
     protocol = Protocol.of(config.option("protocol", asked.protocol), asked.protocol).without(asked.without)
-    models = load_models(asked.models, device, cache)
+    models, recipes = load_models(asked.models, device, cache)
     resolution = next(iter(models.values())).resolution
     photos = find_photos(asked.data, asked.n, resolution, cache)
     protocol.check_count(len(photos.names))
@@ -97,6 +98,7 @@ def _run(asked: Request, part: str | None) -> int:
         keep_images=asked.save_images,
         batch=asked.batch,
         device=device,
+        recipes=recipes,
     )
     if part is not None:
         measuring.run(index, parts)
@@ -185,22 +187,56 @@ def device_of(asked: str, index: int = 0) -> torch.device:
     return device
 
 
-def load_models(asked: Sequence[str], device: torch.device, cache: Path) -> dict[str, Drawing]:
-    """Models by the names they have in tables and folders.
+def load_models(
+    asked: Sequence[str], device: torch.device, cache: Path
+) -> tuple[dict[str, Drawing], dict[str, dict[str, Any]]]:
+    """Models by the names they have in tables and folders, and recipe and seed of those that a run has trained.
 
     Raises:
         UserError: If one cannot be loaded, or two have one name.
     """
     found: dict[str, Drawing] = {}
-    for text in asked:
-        label, model = named(text)
+    recipes: dict[str, dict[str, Any]] = {}
+    for label, model in (pair for text in asked for pair in _jobs(*named(text), text)):
         if label in found or label == PHOTO:
             raise UserError(
                 f"{'the photos are' if label == PHOTO else 'two models would be'} called {label!r} in the tables; name "
                 f"this one with NAME={model}"
             )
         found[label] = load_inverter(model, cache).to(device)
-    return found
+        if recipe := _recipe(Path(model).expanduser()):
+            recipes[label] = recipe
+    return found, recipes
+
+
+def _jobs(label: str, model: str, text: str) -> list[tuple[str, str]]:
+    """A model as it is; a sweep as its finished jobs, by their names.
+
+    Raises:
+        UserError: If no job of a sweep has finished.
+    """
+    folder = Path(model).expanduser()
+    if not (folder / runs.SWEEP).is_file():
+        return [(label, model)]
+    cards = {job: runs.read_card(job) or {} for job in runs.jobs(folder)}
+    done = {job: card for job, card in cards.items() if card.get("status") == "finished"}
+    if not done:
+        raise UserError(f"no job of {folder} has finished; continue it with resume={folder}")
+    prefix = f"{label}_" if text != model else ""
+    labels = {job: safe_name(f"{prefix}{card.get('name') or job.name}") for job, card in done.items()}
+    if len(set(labels.values())) < len(labels):  # names that differ where they were cut
+        labels = {job: safe_name(f"{prefix}{job.name}_{done[job].get('name')}") for job in done}
+    return [(label, str(job)) for job, label in labels.items()]
+
+
+def _recipe(folder: Path) -> dict[str, Any]:
+    """What a run was asked for besides its seed, and the seed; empty for what is no run."""
+    card = runs.read_card(folder) if folder.is_dir() else None
+    if card is None or not isinstance(card.get("seed"), int):
+        return {}
+    typed = runs.settings(card.get("overrides") or [])
+    recipe = [item for item in typed if not item.startswith(("seed=", "name=", "group="))]
+    return {"recipe": " ".join([f"phase {card.get('phase')}", *recipe]), "seed": card["seed"]}
 
 
 def named(text: str) -> tuple[str, str]:

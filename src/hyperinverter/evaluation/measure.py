@@ -110,6 +110,7 @@ class Measuring:
         keep_images: Whether the PNGs that were measured are kept.
         batch: Photos in one pass.
         device: Where models run.
+        recipes: Label -> ``recipe`` and ``seed`` of models that a run has trained.
 
     Raises:
         UserError: If the models draw images of different sides or with different generators.
@@ -126,10 +127,12 @@ class Measuring:
         keep_images: bool = False,
         batch: int = 8,
         device: torch.device | None = None,
+        recipes: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         refuse_different(models)
         self.models, self.photos, self.protocol = models, photos, protocol
         self.folder, self.images = out / WORK, out / IMAGES if keep_images else None
+        self.recipes = recipes or {}
         self.batch, self.device = batch, device or torch.device("cpu")
         self.scorer = scorer
         self.works = {label: Work(self.folder, label, self._identity(label)) for label in [PHOTO, *models]}

@@ -18,6 +18,7 @@ from hyperinverter.evaluation.frechet import set_distance
 from hyperinverter.evaluation.measure import PHOTO, SECONDS, WORK, Measuring, Photos, identity_of
 from hyperinverter.evaluation.protocol import Protocol
 from hyperinverter.evaluation.published import PUBLISHED, SOURCES, Row
+from hyperinverter.evaluation.recipes import recipes_of, seeds_markdown
 from hyperinverter.evaluation.tables import Measured, Pairs
 from hyperinverter.evaluation.timing import Timing, read_timings, timing_csv, timing_markdown
 from hyperinverter.evaluation.work import Piece, Work
@@ -87,7 +88,7 @@ def write_record(out: Path, measuring: Measuring) -> dict[str, Any]:
         work = measuring.works[label].folder.name
         known = models.get(label, {})
         count = max(len(photos.names), known.get("n", 0) if known.get("work") == work else 0)
-        models[label] = {**identity_of(model), "n": count, "work": work}
+        models[label] = {**identity_of(model), **measuring.recipes.get(label, {}), "n": count, "work": work}
     record = {
         "protocol": measuring.protocol.plain(),
         "photos": {"source": photos.source, "n": len(listed)},
@@ -221,6 +222,13 @@ def _markdown(
             "Paired on the same photos; sign-flip permutation test, Holm over all pairs. This is about these trained "
             "networks on these photos, not about other trainings of the same recipe.",
             "\n".join(f"- {sentence}" for sentence in tables.sentences(found)),
+        ]
+    recipes = recipes_of(record["models"], results.models)
+    if recipes:
+        parts += [
+            "## Over seeds",
+            "Seeds are resampled first, then photos: this is about recipes.",
+            seeds_markdown(results.models, recipes),
         ]
     if timed:
         parts += ["## Time", "Median of the calls in seconds (5 to 95 %).", timing_markdown(timed)]
