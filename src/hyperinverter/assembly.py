@@ -62,7 +62,7 @@ _log = logging.getLogger(__name__)
 
 PACKAGED_PHASE1 = "packaged"  # phase.from_run=packaged: not the newest run, the one that ships
 # of data=folder only
-_FOLDER_KEYS = ("val_fraction", "test_fraction", "resize", "decoded", "skip_unreadable")
+_FOLDER_KEYS = ("val_fraction", "test_fraction", "resize", "fit", "white", "decoded", "skip_unreadable")
 
 
 @dataclass

@@ -1,6 +1,7 @@
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +18,9 @@ def decodings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the photos that were decoded."""
     seen: list[str] = []
 
-    def counting(path: Path, resolution: int, resize: str) -> np.ndarray:
+    def counting(path: Path, resolution: int, resize: str, *rest: Any) -> np.ndarray:
         seen.append(path.name)
-        return read_pixels(path, resolution, resize)
+        return read_pixels(path, resolution, resize, *rest)
 
     monkeypatch.setattr(decoded, "read_pixels", counting)
     return seen

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from hyperinverter.contracts import Batch, UserError
+from hyperinverter.data import transforms
 from hyperinverter.data.folders import default_record
 from hyperinverter.data.module import ImageDataModule
 from hyperinverter.data.transforms import read_photo
@@ -117,6 +119,31 @@ def test_nothing_is_written_before_prepare_data(photos: Path, tmp_path: Path) ->
 
 
 # Folders
+
+
+@pytest.mark.parametrize("decoded", [True, False])
+def test_photos_that_are_not_square_are_counted_at_the_start(
+    decoded: bool,
+    photos: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (40, 20), "blue").save(photos / name)
+    for fit in ("crop", "pad"):  # the second must not find the decoded photos of the first
+        monkeypatch.setattr(transforms, "_reported_shapes", False)
+        caplog.clear()
+        module = ready(folder_module(photos, tmp_path, decoded=decoded, fit=fit))
+        (line,) = [record.getMessage() for record in caplog.records if "square" in record.getMessage()]
+        assert "photos are not square and" in line
+        assert f"data.fit={fit}; there are also" in line
+        side = next(side for side in module.datasets.values() if "a.png" in side.names)
+        photo = side[side.names.index("a.png")]["image"]
+        torch.testing.assert_close(photo, read_photo(photos / "a.png", 16, fit=fit))
+        assert (photo[0, 0, 0] == (-1 if fit == "crop" else 1)).all()
+    with pytest.raises(UserError, match="data.fit='stretch': choose one of crop, pad, squeeze"):
+        folder_module(photos, tmp_path, fit="stretch")
 
 
 @pytest.mark.parametrize("decoded", [True, False])

@@ -28,6 +28,8 @@ MakeImage = Callable[..., Image.Image]
 @pytest.fixture(autouse=True)
 def _nothing_told_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transforms, "_reported_enlarging", False)
+    monkeypatch.setattr(transforms, "_reported_shapes", False)
+    monkeypatch.setattr(transforms, "_reported_dark", False)
 
 
 def assert_like(pixels: np.ndarray, image: Image.Image, tolerance: int) -> None:
@@ -300,3 +302,40 @@ def test_unknown_filter(tmp_path: Path, make_image: MakeImage) -> None:
     make_image().save(tmp_path / "x.png")
     with pytest.raises(UserError, match="unknown resize filter 'nearest'; choose one of bilinear"):
         read_photo(tmp_path / "x.png", 32, "nearest")
+
+
+def test_photos_that_are_not_square_become_what_was_asked_and_are_reported_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = Image.new("RGB", (64, 32), "black")
+    image.paste("red", (0, 0, 16, 32))  # outside of the middle square
+    image.save(tmp_path / "x.png")
+    crop, pad, squeeze = (read_pixels(tmp_path / "x.png", 32, fit=fit) for fit in transforms.FITS)
+    assert crop.max() == 0
+    assert (pad[[0, -1]] == 255).all()
+    for picture in (pad[12:20], squeeze):
+        assert (picture[:, :7, 0] == 255).all()
+        assert (picture[:, 9:] == 0).all()
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == (
+        "photos that are not square lose what lies outside of their middle square (the first is 64x32): data.fit=crop; "
+        "there are also pad and squeeze"
+    )
+    with pytest.raises(
+        UserError, match=r"unknown way to make a photo square 'stretch'; choose one of crop, pad"
+    ):
+        read_pixels(tmp_path / "x.png", 32, fit="stretch")
+
+
+@pytest.mark.parametrize(("white", "largest"), [(4095, 4000), (255, 250)])
+def test_bits_that_hold_less_than_they_could_are_reported_and_white_can_be_given(
+    white: int, largest: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    values = np.linspace(0, largest, 256).reshape(16, 16).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "x.tif")
+    assert read_pixels(tmp_path / "x.tif", 16).max() <= 16
+    assert f"no value above {largest}, so it comes out nearly black; data.white={white}" in caplog.text
+    caplog.clear()
+    pixels = read_pixels(tmp_path / "x.tif", 16, white=white)
+    assert pixels.max() == round(largest / white * 255)
+    assert not caplog.records

@@ -59,7 +59,7 @@ RESUMED: Mapping[str, Rule] = {
     ),
     **dict.fromkeys(("data.root", "data.num_train", "data.num_test", "data.num_workers"), TAKES),
     **dict.fromkeys(("data.flip", "data.split", "data.decoded", "data.skip_unreadable"), TAKES),
-    **dict.fromkeys(("data.num_val", "data.resize"), PHOTOS),
+    **dict.fromkeys(("data.num_val", "data.resize", "data.fit", "data.white"), PHOTOS),
     **dict.fromkeys(("data.val_fraction", "data.test_fraction"), RECORDED),
     "generator.path": FILE,
     **dict.fromkeys(("encoder.backbone", "encoder.features_backbone"), SHAPE),  # and every argument of theirs

@@ -52,6 +52,8 @@ def decode_photos(
     resolution: int,
     resize: str = "bilinear",
     *,
+    fit: str = "crop",
+    white: int | None = None,
     thorough: bool = True,
 ) -> Decoded:
     """Open the decoded photos of one split; decode them first if they are missing or damaged.
@@ -66,12 +68,15 @@ def decode_photos(
         split: Part of the file name.
         resolution: Side ``R`` in pixels.
         resize: Filter, see ``transforms.FILTERS``.
+        fit: For photos that are not square, see ``transforms.FITS``.
+        white: See ``transforms.read_photo``.
         thorough: Compare the checksum of all pixels; only the first process needs to.
 
     Raises:
         UserError: If ``folder`` has no space or cannot be written.
     """
-    path = folder / f"{split}-{resolution}-{resize}-v{VERSION}.u8"
+    other = ("" if fit == "crop" else f"-{fit}") + ("" if white is None else f"-{white}")
+    path = folder / f"{split}-{resolution}-{resize}{other}-v{VERSION}.u8"
     found = _open(path, root, names, resolution, thorough=thorough)
     if found is not None:
         return found
@@ -81,7 +86,7 @@ def decode_photos(
     ):
         found = _open(path, root, names, resolution, thorough=True)  # another process may have been first
         if found is None:
-            _decode(path, root, names, lambda photo: read_pixels(photo, resolution, resize))
+            _decode(path, root, names, lambda photo: read_pixels(photo, resolution, resize, fit, white))
             found = _open(path, root, names, resolution, thorough=False)
     assert found is not None
     return found

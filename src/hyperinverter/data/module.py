@@ -16,7 +16,7 @@ from hyperinverter.data.decoded import decode_photos
 from hyperinverter.data.digiface import RESOLUTION, face_names, prepare_digiface
 from hyperinverter.data.folders import SPLITS, check_headers, default_record, split_folder
 from hyperinverter.data.sampling import Draw, OnceSampler, StreamSampler, even_batch_size
-from hyperinverter.data.transforms import FILTERS, read_pixels, to_tensor
+from hyperinverter.data.transforms import FILTERS, FITS, read_pixels, report_shapes, to_tensor
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,8 @@ class PhotoDataset(Dataset[Batch]):
         resolution: Side ``R`` in pixels.
         resize: Filter, see ``transforms.FILTERS``.
         pixels: The same photos decoded, ``uint8 (N, R, R, 3)``.
+        fit: For photos that are not square, see ``transforms.FITS``.
+        white: See ``transforms.read_photo``.
     """
 
     def __init__(
@@ -46,12 +48,15 @@ class PhotoDataset(Dataset[Batch]):
         resolution: int,
         resize: str = "bilinear",
         pixels: np.ndarray | None = None,
+        fit: str = "crop",
+        white: int | None = None,
     ) -> None:
         self.root = root
         self.names = list(names)
         self.resolution = resolution
         self.resize = resize
         self.pixels = pixels
+        self.fit, self.white = fit, white
 
     def __len__(self) -> int:
         return len(self.names)
@@ -85,7 +90,8 @@ class PhotoDataset(Dataset[Batch]):
             pixels = self.pixels[indices]
         else:
             files = [self.root / self.names[i] for i in indices]
-            pixels = np.stack([read_pixels(file, self.resolution, self.resize) for file in files])
+            how = (self.resolution, self.resize, self.fit, self.white)
+            pixels = np.stack([read_pixels(file, *how) for file in files])
         mirrored = [i for i, draw in enumerate(plain) if draw.flip]
         pixels[mirrored] = pixels[mirrored, :, ::-1]
         return {"image": to_tensor(pixels), "name": [self.names[i] for i in indices]}
@@ -151,6 +157,8 @@ class ImageDataModule(LightningDataModule):
         val_fraction: Share of a folder for validation when it is first split.
         test_fraction: Share for testing.
         resize: Filter, see ``transforms.FILTERS``.
+        fit: What happens to photos that are not square, see ``transforms.FITS``.
+        white: The value of white in photos of more than 8 bits; None: 65535.
         decoded: Keep decoded photos on disk: ``True``, ``False`` or ``"auto"``, up to 1 GB.
         skip_unreadable: Leave out photos that cannot be read instead of stopping.
 
@@ -177,6 +185,8 @@ class ImageDataModule(LightningDataModule):
         val_fraction: float = 0.05,
         test_fraction: float = 0.1,
         resize: str = "bilinear",
+        fit: str = "crop",
+        white: int | None = None,
         decoded: bool | str = "auto",
         skip_unreadable: bool = False,
     ) -> None:
@@ -196,6 +206,7 @@ class ImageDataModule(LightningDataModule):
         self.split = split
         self.fractions = (val_fraction, test_fraction)
         self.resize = resize
+        self.fit, self.white = fit, white
         self.decoded = decoded
         self.skip_unreadable = skip_unreadable
         self.datasets: dict[str, PhotoDataset] = {}
@@ -225,6 +236,10 @@ class ImageDataModule(LightningDataModule):
             )
         if self.resize not in FILTERS:
             raise UserError(f"data.resize={self.resize!r}: choose one of {', '.join(FILTERS)}")
+        if self.fit not in FITS:
+            raise UserError(f"data.fit={self.fit!r}: choose one of {', '.join(FITS)}")
+        if self.white is not None and not 1 <= self.white <= 65535:
+            raise UserError(f"data.white={self.white}: choose a value from 1 to 65535, such as 255 or 4095")
         if self.decoded not in (True, False, "auto"):
             raise UserError(f"data.decoded={self.decoded!r}: choose true, false or auto")
 
@@ -250,6 +265,8 @@ class ImageDataModule(LightningDataModule):
     def _read_photos(self, *, first: bool) -> None:
         """Check and decode (``first``), or open what was checked and decoded."""
         root, names = self._photos(report=first)
+        if first and self.root != BUILT_IN:
+            report_shapes(root, [name for split in SPLITS for name in names[split]], self.fit)
         decoded = self._keeps_decoded(names)
         datasets = {}
         for split in SPLITS:
@@ -257,7 +274,10 @@ class ImageDataModule(LightningDataModule):
             if decoded:
                 where = self._decoded_dir()
                 found = decode_photos(
-                    root, names[split], where, split, self.resolution, self.resize, thorough=first
+                    *(root, names[split], where, split, self.resolution, self.resize),
+                    fit=self.fit,
+                    white=self.white,
+                    thorough=first,
                 )
                 kept, pixels, unreadable = found.names, found.pixels, found.unreadable
             else:
@@ -266,7 +286,9 @@ class ImageDataModule(LightningDataModule):
                 kept = [name for name in names[split] if name not in unreadable]
             if unreadable:
                 self._handle_unreadable(unreadable, split, len(names[split]), report=first)
-            datasets[split] = PhotoDataset(root, kept, self.resolution, self.resize, pixels)
+            datasets[split] = PhotoDataset(
+                root, kept, self.resolution, self.resize, pixels, self.fit, self.white
+            )
         # The process that checked them keeps them, too: checking 100,000 files again takes seconds.
         self.datasets = datasets
 

@@ -2,14 +2,16 @@
 
 Every photo takes the same steps, in training and for a single file: first frame, upright by its EXIF
 tag, colours in sRGB by its ICC profile, transparency over white, 8 bits per channel, the largest centred
-square, resized with PIL's bilinear filter, which averages over all source pixels when it shrinks.
+square (or what ``fit`` says), resized with PIL's bilinear filter, which averages over all source pixels when
+it shrinks.
 """
 
+import contextlib
 import functools
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,19 +37,33 @@ FILTERS = {
     "box": Image.Resampling.BOX,
 }
 
+# How a photo that is not square becomes one -> what the report says.
+FITS = {
+    "crop": "lose what lies outside of their middle square",
+    "pad": "get white stripes",
+    "squeeze": "are squeezed into a square",
+}
+
 log = logging.getLogger(__name__)
 
+_LOOKED_AT = 200  # photos whose shape is looked at when a run begins
 _PROFILE_SPACES = {"RGB": "RGB", "CMYK": "CMYK", "L": "GRAY"}  # PIL mode -> ICC colour space
 _reported_enlarging = False
+_reported_shapes = False
+_reported_dark = False
 
 
-def read_photo(path: str | Path, resolution: int, resize: str = "bilinear") -> Tensor:
+def read_photo(
+    path: str | Path, resolution: int, resize: str = "bilinear", fit: str = "crop", white: int | None = None
+) -> Tensor:
     """Read one photo as the networks see it.
 
     Args:
         path: An image file.
         resolution: Side ``R`` of the result in pixels.
         resize: Filter, a key of :data:`FILTERS`.
+        fit: What happens to a photo that is not square, a key of :data:`FITS`.
+        white: The value of white in photos of more than 8 bits; None: 65535.
 
     Returns:
         RGB in [-1, 1], ``(1, 3, R, R)``.
@@ -55,21 +71,24 @@ def read_photo(path: str | Path, resolution: int, resize: str = "bilinear") -> T
     Raises:
         UserError: If the file is missing, cannot be read as an image, or is smaller than 16 pixels.
     """
-    return to_tensor(read_pixels(path, resolution, resize))[None]
+    return to_tensor(read_pixels(path, resolution, resize, fit, white))[None]
 
 
-def read_pixels(path: str | Path, resolution: int, resize: str = "bilinear") -> np.ndarray:
+def read_pixels(
+    path: str | Path, resolution: int, resize: str = "bilinear", fit: str = "crop", white: int | None = None
+) -> np.ndarray:
     """:func:`read_photo` before it becomes a tensor: RGB, ``uint8 (R, R, 3)``."""
-    return np.array(fit_square(load_rgb(path), resolution, resize))  # a copy: PIL's own array is read-only
+    square = fit_square(load_rgb(path, white), resolution, resize, fit)
+    return np.array(square)  # a copy: PIL's own array is read-only
 
 
-def load_rgb(path: str | Path) -> Image.Image:
+def load_rgb(path: str | Path, white: int | None = None) -> Image.Image:
     """Decode a photo at its full size: upright, sRGB, 8 bits, without transparency.
 
     Raises:
         UserError: See :func:`read_photo`.
     """
-    return to_rgb(load_upright(path), path)
+    return to_rgb(load_upright(path), path, white)
 
 
 def load_upright(path: str | Path) -> Image.Image:
@@ -85,18 +104,19 @@ def load_upright(path: str | Path) -> Image.Image:
         return ImageOps.exif_transpose(image)
 
 
-def to_rgb(image: Image.Image, path: str | Path) -> Image.Image:
+def to_rgb(image: Image.Image, path: str | Path, white: int | None = None) -> Image.Image:
     """Bring any PIL mode to 8-bit sRGB, transparency over white.
 
     Args:
         image: An upright photo.
         path: Its file, for messages.
+        white: See :func:`read_photo`.
 
     Raises:
         UserError: If its pixels cannot be brought to 8 bits.
     """
     with _explaining(Path(path), on_disk=False):
-        return _to_rgb(image, Path(path))
+        return _to_rgb(image, Path(path), white)
 
 
 def unreadable_header(path: Path) -> str:
@@ -168,22 +188,63 @@ def _check_size(image: Image.Image, path: Path) -> None:
         )
 
 
-def fit_square(image: Image.Image, resolution: int, resize: str = "bilinear") -> Image.Image:
-    """Cut the largest centred square and bring it to ``resolution`` pixels a side.
+def fit_square(
+    image: Image.Image, resolution: int, resize: str = "bilinear", fit: str = "crop"
+) -> Image.Image:
+    """Make an image square and bring it to ``resolution`` pixels a side.
 
-    An image that already has that size comes back unchanged.
+    ``crop`` cuts the largest centred square, ``pad`` adds white stripes on both sides, ``squeeze`` changes its
+    proportions. An image that already has that size comes back unchanged.
 
     Raises:
-        UserError: If ``resize`` is not a key of :data:`FILTERS`.
+        UserError: If ``resize`` is not a key of :data:`FILTERS`, or ``fit`` not one of :data:`FITS`.
     """
     if resize not in FILTERS:
         raise UserError(f"unknown resize filter {resize!r}; choose one of {', '.join(FILTERS)}")
+    if fit not in FITS:
+        raise UserError(f"unknown way to make a photo square {fit!r}; choose one of {', '.join(FITS)}")
+    if image.width != image.height:
+        _report_shape(image.size, fit)
+    if fit == "squeeze":
+        if min(image.size) < resolution:
+            _report_enlarging(min(image.size), resolution)
+        return image.resize((resolution, resolution), FILTERS[resize])
+    if fit == "pad" and image.width != image.height:
+        image = ImageOps.pad(image, (max(image.size), max(image.size)), color="white")
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     if side < resolution:
         _report_enlarging(side, resolution)
     square = image.crop((left, top, left + side, top + side))  # resize(box=) would mix in pixels from outside
     return square.resize((resolution, resolution), FILTERS[resize])
+
+
+def _report_shape(size: tuple[int, int], fit: str) -> None:
+    """Log it once, as for photos that are enlarged."""
+    global _reported_shapes
+    if not _reported_shapes:
+        _reported_shapes = True
+        log.warning(
+            "photos that are not square %s (the first is %dx%d): %s", FITS[fit], *size, _other_fits(fit)
+        )
+
+
+def _other_fits(fit: str) -> str:
+    return f"data.fit={fit}; there are also {' and '.join(name for name in FITS if name != fit)}"
+
+
+def report_shapes(root: Path, names: Sequence[str], fit: str) -> None:
+    """Say once at the start how many photos are not square and what becomes of them; only headers are read."""
+    global _reported_shapes
+    looked, odd = list(names)[:_LOOKED_AT], []
+    for name in looked:
+        with contextlib.suppress(Exception), Image.open(root / name, formats=_formats()) as image:
+            if image.width != image.height:  # what cannot be read is reported where it is read
+                odd.append(f"{name}, {image.width}x{image.height}")
+    if odd and not _reported_shapes:
+        _reported_shapes = True
+        many = f"{len(odd)} of {len(looked)} photos" + (" looked at" if len(names) > len(looked) else "")
+        log.warning("%s are not square and %s (%s): %s", many, FITS[fit], odd[0], _other_fits(fit))
 
 
 def _report_enlarging(side: int, resolution: int) -> None:
@@ -194,9 +255,9 @@ def _report_enlarging(side: int, resolution: int) -> None:
         log.warning("photos smaller than %d px are enlarged (the first has %d px)", resolution, side)
 
 
-def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+def _to_rgb(image: Image.Image, path: Path, white: int | None) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        return _from_wide(image, path).convert("RGB")
+        return _from_wide(image, path, white).convert("RGB")
     alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
     profile = image.info.get("icc_profile")
     if image.mode not in _PROFILE_SPACES:
@@ -207,15 +268,26 @@ def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
     return Image.composite(rgb, Image.new("RGB", rgb.size, "white"), alpha)
 
 
-def _from_wide(image: Image.Image, path: Path) -> Image.Image:
+def _from_wide(image: Image.Image, path: Path, white: int | None) -> Image.Image:
     """Greys of more than 8 bits -> 8 bits; Pillow's own ``convert`` would clip them at 255."""
+    global _reported_dark
     values = np.asarray(image)
     # A 16-bit file opens as "I;16" or, with older Pillow, as 32-bit "I".
     if image.mode == "F" or values.min() < 0 or values.max() > 65535:
         raise UserError(
             f"{path} has 32-bit pixels ({image.mode!r}) without a known white level; save it with 8 or 16 bits"
         )
-    return Image.fromarray(np.round(values / 257).astype(np.uint8))  # 65535 / 257 = 255
+    largest = int(values.max())
+    if white is None and largest <= 4095 and not _reported_dark:
+        _reported_dark = True
+        log.warning(
+            "%s has 16 bits and no value above %d, so it comes out nearly black; data.white=%d says what white is",
+            path,
+            largest,
+            255 if largest <= 255 else 4095,
+        )
+    brightest = white or 65535
+    return Image.fromarray(np.round(values.clip(0, brightest) / (brightest / 255)).astype(np.uint8))
 
 
 def _to_srgb(image: Image.Image, profile: bytes, path: Path) -> Image.Image:
