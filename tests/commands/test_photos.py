@@ -146,6 +146,19 @@ def test_a_photo_without_a_face_can_be_cut_at_its_centre(tmp_path: Path) -> None
     assert np.allclose(crop, [[0.8, 0, -16], [0, 0.8, 0], [0, 0, 1]])
 
 
+def test_an_inversion_of_another_generator_says_which_model_to_give(
+    inverted: Path, v0_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the model is a search: the file knows what it was made with."""
+    named = f"w_opt:steps=1,samples=50,distance=st_lpips_alex@{v0_file}"
+    assert main(["invert", str(inverted / "b.photo.png"), "--model", named, "--out", str(tmp_path)]) == 0
+    file = str(tmp_path / "b.photo.inversion.safetensors")
+    typed = ["edit", file, "-d", "pc0=1", "--directions", "pca", "--out", str(tmp_path)]
+    assert main(typed) == 1
+    assert f"add --model {named}" in capsys.readouterr().err.replace("\n", "")
+    assert main([*typed, "--model", named]) == 0
+
+
 def test_edit_with_power_zero_is_the_inversion(inverted: Path, tmp_path: Path) -> None:
     file = inverted / "a.inversion.safetensors"
     assert main(["edit", str(file), "-d", "smile=0", "--out", str(tmp_path)]) == 0

@@ -46,6 +46,14 @@ def test_w_plus_is_kept(tmp_path: Path) -> None:
     assert load_inversion(tmp_path / "x.safetensors")[0].w.shape == (1, 6, 4)
 
 
+def test_without_residuals_both_images_are_one_tensor_and_are_saved(tmp_path: Path) -> None:
+    image = torch.rand(1, 3, 8, 8)
+    save_inversion(Inversion(torch.randn(1, 4), {}, image, image), tmp_path / "x.safetensors")
+    found, _ = load_inversion(tmp_path / "x.safetensors")
+    assert torch.equal(found.image, image)
+    assert torch.equal(found.w_image, image)
+
+
 def test_several_photos_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="one photo's inversion, got 2"):
         save_inversion(make_inversion(2), tmp_path / "x.safetensors")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hyperinverter import pictures
 from hyperinverter.commands.inputs import INVERSION, Matrix, Source, framing_for, read
-from hyperinverter.contracts import Inversion, UserError
+from hyperinverter.contracts import Inversion, UserError, shown
 from hyperinverter.editing import catalogue
 from hyperinverter.editing.animation import save_animation as save_animation
 from hyperinverter.editing.directions import Direction
@@ -130,9 +130,8 @@ class Editor:
         if source.path.name.endswith(INVERSION):
             inversion, origin = load_inversion(source.path)
             if origin.generator_sha256 and origin.generator_sha256 != self.model.generator.sha256:
-                raise UserError(
-                    f"{source.path.name} was made with another generator: give its model with --model"
-                )
+                way_out = f"add --model {shown(origin.model, 1000) or 'MODEL'}"
+                raise UserError(f"{source.path.name} was made with another generator: {way_out}")
             return inversion, origin.crop
         image, crop = read(source.path, self.model.resolution, self.framing)
         return self.model.invert(image), crop

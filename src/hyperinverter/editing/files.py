@@ -54,7 +54,10 @@ def save_inversion(inversion: Inversion, path: str | Path, origin: Origin | None
     """
     if len(inversion.w) != 1:
         raise ValueError(f"a file holds one photo's inversion, got {len(inversion.w)}")
-    tensors = {"w": inversion.w, "w_image": inversion.w_image, "image": inversion.image}
+    image = (
+        inversion.image.clone()
+    )  # without residuals it is the same tensor as w_image, which a file cannot hold twice
+    tensors = {"w": inversion.w, "w_image": inversion.w_image, "image": image}
     tensors |= {f"residuals.{name}": materialised(residual) for name, residual in inversion.residuals.items()}
     metadata = {
         "kind": KIND,
