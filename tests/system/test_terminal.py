@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,3 +56,32 @@ def test_a_path_is_short_below_the_working_folder(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     assert short(tmp_path / "a" / "b") == "a/b"
     assert short(tmp_path.parent / "c") == str(tmp_path.parent / "c")
+
+
+class Broken(io.StringIO):
+    """A stream that nothing can be written to."""
+
+    def write(self, text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+
+def closed() -> io.StringIO:
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+@pytest.mark.parametrize("stream", [Broken(), closed(), None], ids=["full", "closed", "none"])
+def test_what_cannot_be_printed_ends_nothing(stream: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", stream)
+    say("a line")
+    with pytest.raises(SystemExit) as ended:
+        fail("why", debug=True)
+    assert ended.value.code == 1
+
+
+def test_letters_that_a_terminal_does_not_have_become_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(raw, encoding="ascii"))
+    say("caf\u00e9 \u5199\u771f")
+    assert raw.getvalue() == b"caf\\xe9 \\u5199\\u771f\n"

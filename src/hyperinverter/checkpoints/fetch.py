@@ -14,6 +14,7 @@ from tqdm import tqdm
 from hyperinverter.checkpoints.registry import Fetched, state_of
 from hyperinverter.contracts import UserError
 from hyperinverter.system.files import locked, replacing, sha256_of, writing_to
+from hyperinverter.system.terminal import write
 
 ATTEMPTS = 3  # for connections that break; each begins at the first byte, since not every server can go on
 _CHUNK_BYTES = 1 << 16
@@ -71,7 +72,7 @@ def _download(source: Fetched, path: Path, part: Path, timeout_seconds: float) -
                     raise UserError(
                         f"cannot fetch {source.file} ({_reason(error, source, broke)}); {_by_hand(source, path)}"
                     ) from error
-        sys.stderr.write(f"the connection broke; from the start again, attempt {attempt + 1} of {ATTEMPTS}\n")
+        write(f"the connection broke; from the start again, attempt {attempt + 1} of {ATTEMPTS}\n")
 
 
 def _check(source: Fetched, path: Path, part: Path) -> None:

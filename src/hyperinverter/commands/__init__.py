@@ -24,6 +24,7 @@ import typer
 from typer.main import get_command
 
 from hyperinverter.contracts import UserError
+from hyperinverter.system.terminal import write
 
 # Name of the command, of its module and of the function in it -> what `hyperinverter --help` says of it.
 COMMANDS = {
@@ -57,16 +58,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, where a reader that has gone is expected
         return status
     except typer.TyperException as error:  # of the parser: an option that does not exist, a missing argument
-        sys.stderr.write(f"error: {_sentence(error, typed[0])}\n")
+        write(f"error: {_sentence(error, typed[0])}\n")
         return 2
     except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
+        write(f"error: {error}\n")
         return 1
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left has nowhere to go
         return 141  # as of a process that the signal for it ended
     except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted\n")
+        write("\ninterrupted\n")
         return 130
 
 

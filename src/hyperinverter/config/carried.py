@@ -6,7 +6,6 @@ numbers, switches or words.
 """
 
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from hydra.errors import HydraException
 from hyperinverter.config.groups import conf_dir, options_of
 from hyperinverter.config.targets import check_targets
 from hyperinverter.contracts import UserError, shown
+from hyperinverter.system.terminal import write
 
 _MOST, _LETTERS = 500, 50_000  # overrides of a command, letters of all of them
 _KEY = re.compile(r"[\w./]+", re.ASCII)
@@ -87,7 +87,7 @@ def carried(written: Any, source: Path, again: Sequence[str], sweep: bool = Fals
         listed = ", ".join(shown(item) for item in left[:5]) + (
             f" and {len(left) - 5} more" if len(left) > 5 else ""
         )
-        sys.stderr.write(f"not taken over from {source}: {listed}; type it again where it is meant\n")
+        write(f"not taken over from {source}: {listed}; type it again where it is meant\n")
     return taken
 
 

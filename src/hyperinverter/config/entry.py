@@ -15,8 +15,10 @@ from hyperinverter.config.explain import diagnose
 from hyperinverter.config.groups import Config, compose_choices, conf_dir
 from hyperinverter.config.overrides import normalise_overrides, typed_value
 from hyperinverter.contracts import UserError
-from hyperinverter.system.processes import is_first
-from hyperinverter.system.terminal import fail, write_line
+from hyperinverter.system.errors import cause
+from hyperinverter.system.files import OTHER_OUTPUTS
+from hyperinverter.system.processes import is_first, refuse_stray_ranks
+from hyperinverter.system.terminal import fail, leave, write_line
 
 
 def compose(overrides: Sequence[str] = (), conf: Path | None = None) -> Config:
@@ -48,6 +50,7 @@ def front_door(job: Callable[[Config], Any]) -> NoReturn:
     debug = os.environ.get("HYPERINVERTER_DEBUG") == "1"
     debug = debug or typed_value(sys.argv[1:], "debug") in ("true", "True", "1")
     try:
+        refuse_stray_ranks()
         sys.argv[1:] = normalise_overrides(sys.argv[1:])
         check_choices(sys.argv[1:], conf_dir())
         if not is_first():
@@ -59,5 +62,18 @@ def front_door(job: Callable[[Config], Any]) -> NoReturn:
         fail(diagnose(error, sys.argv[1:], conf_dir()), debug=debug, everywhere=True)
     except KeyboardInterrupt:
         write_line("\ninterrupted")
-        sys.exit(130)
-    sys.exit(0)
+        leave(130)
+    except SystemExit as ended:
+        leave(ended.code if isinstance(ended.code, int) else int(ended.code is not None))
+    except BrokenPipeError:  # nobody reads on, as behind `| head`
+        leave(1)
+    except Exception as error:  # Hydra's own work: composing, folders, globs, its help
+        fail(_unforeseen(error), debug=debug, everywhere=True)
+    leave(0)
+
+
+def _unforeseen(error: Exception) -> str:
+    """The sentence for what Hydra, OmegaConf or the system raise before and after our own code."""
+    if isinstance(error, OSError) and error.filename:
+        return f"cannot write {error.filename}: {error.strerror}: {OTHER_OUTPUTS}, or hydra.run.dir=PATH"
+    return f"{cause(error)}: check what was typed (debug=true shows where it happened)"

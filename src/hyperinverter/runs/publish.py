@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hyperinverter.contracts import UserError
 from hyperinverter.runs.card import CARD, read_card
@@ -14,6 +15,9 @@ from hyperinverter.runs.panel import panel
 from hyperinverter.runs.tables import markdown
 from hyperinverter.system.files import write_json
 
+if TYPE_CHECKING:
+    import pandas as pd  # takes most of a second to import
+
 
 def write_comparison(sweep: Path | str) -> list[Path]:
     """Write the files that compare the jobs: ``table.csv`` (per job), ``summary.csv``, ``table.md``, ``panel.png``.
@@ -22,14 +26,21 @@ def write_comparison(sweep: Path | str) -> list[Path]:
         The files written; no picture if no job finished.
     """
     folder = Path(sweep)
-    table(folder).to_csv(folder / "table.csv", index=False)
     ranked = summary(folder)
-    ranked.to_csv(folder / "summary.csv", index=False)
+    _plain_text(table(folder)).to_csv(folder / "table.csv", index=False)
+    _plain_text(ranked).to_csv(folder / "summary.csv", index=False)
     (folder / "table.md").write_text(markdown(ranked), encoding="utf-8")
     written = [folder / "table.csv", folder / "summary.csv", folder / "table.md"]
     if any((job / "test_photos").is_dir() for job in jobs(folder)):
         written.append(panel(folder))
     return written
+
+
+def _plain_text(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table whose texts no spreadsheet takes for formulas."""
+    return frame.map(
+        lambda cell: f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@") else cell
+    )
 
 
 def publish(source: Path | str, name: str, outputs: Path | str = "outputs") -> Path:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperinverter import measures
+from hyperinverter.contracts import printable
 from hyperinverter.runs.compare import summary
 
 if TYPE_CHECKING:
@@ -16,15 +18,21 @@ if TYPE_CHECKING:
 def markdown(frame: pd.DataFrame) -> str:
     """A summary as a Markdown table; mean ± spread in one cell."""
     shown = _readable(frame)
-    lines = ["| " + " | ".join(shown[0]) + " |", "|" + " --- |" * len(shown[0])]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in shown[1:]]
+    lines = ["| " + " | ".join(map(_escaped, shown[0])) + " |", "|" + " --- |" * len(shown[0])]
+    lines += ["| " + " | ".join(map(_escaped, row)) + " |" for row in shown[1:]]
     return "\n".join(lines) + "\n"
+
+
+def _escaped(cell: str) -> str:
+    """A cell that no reader of Markdown takes for a bar, HTML or a line break."""
+    return html.escape(printable(cell), quote=False).replace("|", "\\|")
 
 
 def show(sweep: Path | str) -> None:
     """Print a sweep's ranking to the terminal."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     frame = summary(sweep)
     console = Console()
@@ -32,11 +40,11 @@ def show(sweep: Path | str) -> None:
         console = Console(width=190)  # a log file has no edge to wrap at
     # A narrow terminal shows the ranking and the first numbers; table.md has all.
     header, *rows = [line if console.width >= 150 else line[:6] for line in _readable(frame)]
-    printed = Table(title=Path(sweep).name, title_justify="left")
+    printed = Table(title=Text(Path(sweep).name), title_justify="left")
     for index, name in enumerate(header):
-        printed.add_column(name, justify="left" if index == 1 else "right", overflow="fold")
+        printed.add_column(Text(name), justify="left" if index == 1 else "right", overflow="fold")
     for row in rows:
-        printed.add_row(*row)
+        printed.add_row(*(Text(printable(cell)) for cell in row))  # fusion=[a] is not markup
     console.print(printed)
 
 

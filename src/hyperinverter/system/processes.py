@@ -56,6 +56,22 @@ def is_first() -> bool:
     return not any(map(_number, ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")))
 
 
+def refuse_stray_ranks(environment: Mapping[str, str] | None = None) -> None:
+    """Refuse a rank that is left over in the environment: the run would train without keeping anything.
+
+    Raises:
+        UserError: If a variable says that this is not the first process, and none that there are several.
+    """
+    found = os.environ if environment is None else environment
+    several = ("WORLD_SIZE", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "SLURM_STEP_ID")
+    for name in ("LOCAL_RANK", "RANK", "NODE_RANK"):
+        if found.get(name) not in (None, "", "0") and not any(found.get(other) for other in several):
+            raise UserError(
+                f"{name}={found[name]} is set in this shell, but nothing started several processes: unset {name}, or "
+                "start them with torchrun or srun"
+            )
+
+
 def rank() -> int:
     """Number of this process in its run, over all machines as far as the environment says."""
     names = ("RANK", "SLURM_PROCID") if starter().processes > 1 else ("LOCAL_RANK",)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -18,8 +20,27 @@ def say(line: str) -> None:
 
 def write_line(line: str) -> None:
     """Print a line from this process."""
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
+    write(f"{line}\n")
+
+
+def write(text: str) -> None:
+    """Print text from this process, as far as it can be printed: no run ends because nobody can read what it says.
+
+    The stream may be closed or on a full disk, and its encoding may not have every letter.
+    """
+    stream = sys.stderr
+    if stream is None:
+        return
+    try:
+        stream.write(text)
+        stream.flush()
+    except UnicodeEncodeError:
+        encoding = stream.encoding or "ascii"
+        with contextlib.suppress(OSError, ValueError):
+            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            stream.flush()
+    except (OSError, ValueError):
+        return
 
 
 def fail(sentence: str, *, debug: bool = False, everywhere: bool = False) -> NoReturn:
@@ -31,9 +52,21 @@ def fail(sentence: str, *, debug: bool = False, everywhere: bool = False) -> NoR
         everywhere: Whether every process speaks: what is wrong in one of several may not show in the first.
     """
     if debug:
-        traceback.print_exc()
+        write(traceback.format_exc())
     (write_line if everywhere else say)(f"error: {sentence}")
-    sys.exit(1)
+    leave(1)
+
+
+def leave(status: int) -> NoReturn:
+    """End this process with a status, whatever is left in its streams: a closed one would turn 0 into 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):  # closed, as behind `| head`, or on a full disk
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(status)
 
 
 def duration(seconds: float) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from hyperinverter.system.files import is_full, write_json
-from hyperinverter.system.terminal import duration
+from hyperinverter.system.terminal import duration, write
 from hyperinverter.tasks.common import images_seen
 
 
@@ -62,7 +62,7 @@ class Progress(Callback):
 
     def _end_line(self) -> None:
         if self._live:
-            sys.stderr.write("\n")
+            write("\n")
 
     def _report(self, trainer: Trainer, task: LightningModule, stage: str, now: float) -> None:
         seen = images_seen(task)
@@ -87,7 +87,7 @@ class Progress(Callback):
             return
         self._shown = now
         line = progress_line(state)
-        sys.stderr.write(f"\r{line:<78}" if self._live else f"{line}\n")
+        write(f"\r{line:<78}" if self._live else f"{line}\n")
         sys.stderr.flush()
 
 
