@@ -28,3 +28,15 @@ def test_latest_finished_is_the_newest_complete_run_of_domain_and_phase(tmp_path
     by_cats = runs.latest_finished(tmp_path, domain="digiface", phase=1, generator="cats.pkl")
     assert by_cats == tmp_path / "runs" / "b"  # a card that names no generator may be any one's
     assert runs.latest_finished(tmp_path, domain="digiface", phase=1) == tmp_path / "runs" / "i"
+
+
+def test_times_of_two_zones_are_compared_as_instants(tmp_path: Path) -> None:
+    for name, finished in (
+        ("early", "2026-01-01T12:00:00+02:00"),
+        ("late", "2026-01-01T11:00:00Z"),
+        ("no time", "yesterday"),
+    ):
+        card = {"status": "finished", "complete": True, "domain": "x", "phase": 1, "finished": finished}
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "run.json").write_text(json.dumps(card))
+    assert runs.latest_finished(tmp_path, domain="x", phase=1) == tmp_path / "runs" / "late"

@@ -4,7 +4,7 @@ import pytest
 
 from hyperinverter.contracts import UserError
 from hyperinverter.sweeps.launcher import FreshLauncher
-from hyperinverter.sweeps.study import design_points
+from hyperinverter.sweeps.study import design_points, whole
 
 
 def test_one_at_a_time_has_the_baseline_first_and_every_other_value_once() -> None:
@@ -34,3 +34,15 @@ def test_a_design_that_cannot_be() -> None:
         design_points("grid", {"fusion": []})
     with pytest.raises(UserError, match="jobs must be at least 1"):
         FreshLauncher(jobs=0)
+
+
+def test_a_value_or_a_seed_given_twice_is_one_job() -> None:
+    points = design_points("grid", {"loss.id": [0.1, 0.10, 0.2], "fusion": ["add", "add"]})
+    assert [point.settings["loss.id"] for point in points] == [0.1, 0.2]
+    assert whole(["1", 2, 1, 2.0]) == [1, 2]
+
+
+@pytest.mark.parametrize("seed", ["1.5", 1.5, "x", True, -1, 1 << 32])
+def test_seeds_are_whole_numbers(seed: object) -> None:
+    with pytest.raises(UserError, match="is no whole number from 0 to 4294967295"):
+        whole([0, seed])

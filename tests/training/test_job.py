@@ -306,3 +306,24 @@ def test_numbers_of_a_run_that_died_before_its_first_save_do_not_stay(
     whole, again = rows(tmp_path / "whole"), rows(tmp_path / "again")
     assert [row["images"] for row in again] == [row["images"] for row in whole]
     assert "train/old" not in again[0]
+
+
+def test_a_finished_run_is_not_replaced_unasked(tmp_path: Path, short: list[str]) -> None:
+    score = job(tmp_path, *short)
+    before = (tmp_path / "run.json").read_bytes()
+    with pytest.raises(UserError, match=r"holds a finished run, .* with resume="):
+        job(tmp_path, *short, "seed=3")
+    assert (tmp_path / "run.json").read_bytes() == before
+    assert job(tmp_path, *short, "resume=auto") == score
+
+
+@pytest.mark.parametrize("value", [1e11, float("nan"), float("inf")])
+def test_results_that_cannot_be_right_are_a_run_that_failed(
+    value: float, tmp_path: Path, short: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = jobs.check_learned
+    monkeypatch.setattr(jobs, "check_learned", lambda numbers, by: real({**numbers, "test/l2": value}, by))
+    with pytest.raises(UserError, match=r"the run failed to learn: test/l2 is .* lower phase.optimizer.lr"):
+        job(tmp_path, *short)
+    assert card(tmp_path)["status"] == "failed"
+    assert "failed to learn" in card(tmp_path)["error"]

@@ -140,6 +140,8 @@ def _check_references(cfg: Config) -> None:
 
 def _validate_together(cfg: Config) -> None:
     """Values that must fit each other."""
+    if cfg.seed >= 1 << 32:
+        raise UserError(f"seed must be a whole number from 0 to 4294967295, got {cfg.seed}")
     resolution = cfg.domain.resolution
     if resolution is not None and resolution & (resolution - 1):
         raise UserError(f"domain.resolution must be a power of two, as in StyleGAN2, got {resolution}")

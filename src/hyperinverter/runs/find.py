@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +36,16 @@ def latest_unfinished(outputs: Path, overrides: Sequence[str]) -> Path | None:
     for run, card in cards(outputs):
         same = settings(card.get("overrides") or []) == command
         if same and card.get("status") != "finished" and not held(run):
-            found.append((str(card.get("started")), run))
+            found.append((instant(card.get("started")), run))
     return max(found)[1] if found else None
+
+
+def instant(text: Any) -> float:
+    """A time of a card in seconds, so that times of two zones compare as they should; the earliest if it is none."""
+    try:
+        return datetime.fromisoformat(str(text).replace("Z", "+00:00")).astimezone().timestamp()
+    except (ValueError, OverflowError, OSError):
+        return -math.inf
 
 
 def settings(overrides: Sequence[Any]) -> list[str]:
@@ -61,7 +71,7 @@ def latest_finished(outputs: Path, *, domain: str, phase: int, generator: str | 
         if generator is not None and drawn_by is not None:
             same = same and Path(drawn_by).expanduser() == Path(generator).expanduser()
         if same and card.get("status") == "finished" and card.get("complete"):
-            found.append((str(card.get("finished")), run))
+            found.append((instant(card.get("finished")), run))
     return max(found)[1] if found else None
 
 

@@ -45,6 +45,7 @@ def design_points(design: str, factors: Mapping[str, Sequence[Any]]) -> list[Poi
     empty = [name for name, values in factors.items() if not values]
     if empty:
         raise UserError(f"the factor {empty[0]} of this sweep has no values")
+    factors = {name: _once(values) for name, values in factors.items()}  # a value typed twice is one job
     baseline = {name: values[0] for name, values in factors.items()}
     if design == "grid":
         combinations = itertools.product(*factors.values())
@@ -56,6 +57,36 @@ def design_points(design: str, factors: Mapping[str, Sequence[Any]]) -> list[Poi
         raise UserError(f"hydra.sweeper.design must be one_at_a_time or grid, got {design!r}")
     varying = [name for name, values in factors.items() if len(values) > 1]
     return [Point(setting, _name(setting, baseline, varying, design)) for setting in settings]
+
+
+def _once(values: Sequence[Any]) -> list[Any]:
+    found: list[Any] = []
+    for value in values:
+        if not any(type(value) is type(other) and value == other for other in found):
+            found.append(value)
+    return found
+
+
+def whole(seeds: Sequence[Any]) -> list[int]:
+    """Seeds as whole numbers, each once.
+
+    Raises:
+        UserError: For one that is none.
+    """
+    found: dict[int, None] = {}
+    for seed in seeds:
+        try:
+            if isinstance(seed, bool) or (isinstance(seed, float) and seed != int(seed)):
+                raise ValueError
+            number = int(seed)
+            if not 0 <= number < 1 << 32:
+                raise ValueError
+        except (ValueError, TypeError, OverflowError) as error:
+            raise UserError(
+                f"seed={seed} is no whole number from 0 to 4294967295; write seed=0,1,2"
+            ) from error
+        found[number] = None
+    return list(found)
 
 
 def _name(
@@ -94,8 +125,8 @@ class StudySweeper(RecordedSweeper):
     ) -> None:
         super().__init__()
         self.design, self.factors = design, flat_factors(factors or {})
-        self.seeds = None if seeds is None else [int(seed) for seed in seeds]
-        self.top, self.top_seeds = top, [int(seed) for seed in top_seeds]
+        self.seeds = None if seeds is None else whole(seeds)
+        self.top, self.top_seeds = top, whole(top_seeds)
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the study and write its comparison.
@@ -154,7 +185,7 @@ class StudySweeper(RecordedSweeper):
             key = override.key_or_group
             if key == "seed":
                 values = sweep_values(override) if override.is_sweep_override() else [str(override.value())]
-                self.seeds = [int(value) for value in values]
+                self.seeds = whole(values)
             elif override.is_sweep_override():
                 self.factors[key] = sweep_values(override)
             elif key in self.factors:
