@@ -23,7 +23,7 @@ from hyperinverter.system.machine import GB, available_bytes, keep_freed_memory
 from hyperinverter.system.processes import is_first
 from hyperinverter.system.terminal import duration, fail, say, short
 from hyperinverter.tasks.common import PhaseTask, images_seen
-from hyperinverter.training import devices, failures, memory, resume, tracking
+from hyperinverter.training import devices, failures, memory, rehearsal, resume, tracking
 from hyperinverter.training.average import Average
 from hyperinverter.training.checkpointing import LAST, Checkpoints
 from hyperinverter.training.metrics_file import MetricsFile
@@ -177,6 +177,15 @@ class Job:
             path = assembled.loaded["phase1"]["path"]
             say(f"phase I: {short(Path(path)) if Path(path).exists() else f'packaged with {path}'}")
         self._say_need(assembled.task)
+        if isinstance(assembled.task, PhaseTask) and is_first():
+            phase = self.cfg.phase
+            rehearsal.rehearse(
+                assembled.task,
+                self.folder,
+                rank_by=str(phase.rank_by),
+                monitor=str(phase.monitor),
+                average=phase.get("ema_kimg") is not None,
+            )
         return assembled
 
     def fit_and_test(self, assembled: Assembled) -> float:

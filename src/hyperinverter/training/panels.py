@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import io
 import re
 from pathlib import Path
 from typing import Any
@@ -14,16 +17,19 @@ from torch import Tensor
 
 from hyperinverter.contracts import Batch, Inversion
 from hyperinverter.pictures import save_picture, sheet, to_picture
-from hyperinverter.system.files import writing
+from hyperinverter.system.files import write_text, writing
 from hyperinverter.tasks.common import images_seen
 from hyperinverter.training.tracking import WandbTracker
+
+_LONGEST = 100  # bytes of a folder's name; file systems end at 255
 
 
 class ImagePanels(Callback):
     """Pictures of the same few photos over training, and single files of test photos to compare runs with.
 
     Args:
-        folder: The run folder: ``panels/IMAGES.png`` after every validation, ``test_photos/NAME/`` after the test.
+        folder: The run folder: ``panels/IMAGES.png`` after every validation, ``test_photos/NAME/`` after the test,
+            and which photo has which name in ``names.csv``.
         num_photos: Rows of a panel.
         num_saved: Test photos kept as files.
     """
@@ -33,6 +39,7 @@ class ImagePanels(Callback):
         self._num_photos, self._num_saved = num_photos, num_saved
         self._held: list[Tensor] = []
         self._saved = 0
+        self._names: dict[str, str] = {}  # folder -> photo
 
     def on_validation_start(self, trainer: Trainer, task: LightningModule) -> None:
         self._held = []
@@ -61,6 +68,7 @@ class ImagePanels(Callback):
 
     def on_test_start(self, trainer: Trainer, task: LightningModule) -> None:
         self._saved = 0
+        self._names = {}
 
     def on_test_batch_end(
         self, trainer: Trainer, task: LightningModule, outputs: Any, batch: Batch, *_: Any
@@ -71,7 +79,7 @@ class ImagePanels(Callback):
         photo = batch["image"][:missing]
         inversion = _invert(task, photo)
         for index, name in enumerate(batch["name"][:missing]):
-            place = self._photos / safe_name(name)
+            place = self._photos / self._short_name(name)
             place.mkdir(parents=True, exist_ok=True)
             for kind, images in (
                 ("photo", photo),
@@ -82,6 +90,19 @@ class ImagePanels(Callback):
                 with writing(path):
                     to_picture(images[index]).save(path)
         self._saved += len(photo)
+        with writing(self._photos):
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerows([("folder", "photo"), *self._names.items()])
+            write_text(self._photos / "names.csv", text.getvalue())
+
+    def _short_name(self, name: str) -> str:
+        """A folder's name for a photo: short enough for every disk, and no other photo's."""
+        short = safe_name(name)
+        if len(short.encode()) > _LONGEST or self._names.get(short, name) != name:
+            digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+            short = f"{short.encode()[:_LONGEST].decode(errors='ignore')}-{digest}"
+        self._names[short] = name
+        return short
 
 
 def _invert(task: LightningModule, photo: Tensor) -> Inversion:
