@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -68,10 +69,22 @@ def mean_intervals(values: np.ndarray, *, resamples: int = RESAMPLES, seed: int 
 
 def _resamples(count: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """How often each of ``count`` photos is in a resample, ``(block, count)`` by block."""
-    draw = np.random.default_rng(seed)
-    even = np.full(count, 1 / count)
+    drawn = _drawn(count, resamples, seed)
     for start in range(0, resamples, _BLOCK):
-        yield draw.multinomial(count, even, size=min(_BLOCK, resamples - start)).astype(np.float64)
+        yield drawn[start : start + _BLOCK].astype(np.float64)
+
+
+@lru_cache(maxsize=2)  # all numbers and pairs of an evaluation have the same photos
+def _drawn(count: int, resamples: int, seed: int) -> np.ndarray:
+    draw, even = np.random.default_rng(seed), np.full(count, 1 / count)
+    return draw.multinomial(count, even, size=resamples).astype(np.uint16)
+
+
+@lru_cache(maxsize=2)
+def _flips(count: int, flips: int, seed: int) -> np.ndarray:
+    """Random signs, ``(flips, count)``."""
+    signs = np.random.default_rng(seed).integers(0, 2, size=(flips, count), dtype=np.int8)
+    return 2 * signs - 1
 
 
 def compare(
@@ -116,12 +129,12 @@ def sign_flip(differences: np.ndarray, flips: int = RESAMPLES, seed: int = 0) ->
     """Two-sided p of the mean of paired differences under random signs, never below ``1 / (flips + 1)``."""
     if not differences.any():
         return 1.0
-    draw = np.random.default_rng(seed)
+    signs = _flips(len(differences), flips, seed)
     observed = abs(differences.sum()) * (1 - 1e-12)  # a sum in another order must count as equal
     as_large = 0
     for start in range(0, flips, _BLOCK):
-        signs = draw.integers(0, 2, size=(min(_BLOCK, flips - start), len(differences)), dtype=np.int8)
-        as_large += int((np.abs((2.0 * signs - 1) @ differences) >= observed).sum())
+        sums = signs[start : start + _BLOCK].astype(np.float64) @ differences
+        as_large += int((np.abs(sums) >= observed).sum())
     return (as_large + 1) / (flips + 1)
 
 
