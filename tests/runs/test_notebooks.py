@@ -49,3 +49,18 @@ def test_notebooks_are_committed_executed_and_small() -> None:
         code = [cell for cell in notebook.cells if cell.cell_type == "code"]
         assert all(cell.execution_count for cell in code), f"{path.name} was not executed"
         assert path.stat().st_size < 1e6
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_method_study_runs_on_the_recorded_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EVALUATED", raising=False)
+    notebook = nbformat.read(ROOT / "notebooks" / "method_study.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(ROOT / "notebooks")}}).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    pictures = [output for output in outputs if {"image/png", "image/jpeg"} & output.get("data", {}).keys()]
+    texts = [
+        output["data"]["text/markdown"] for output in outputs if "text/markdown" in output.get("data", {})
+    ]
+    assert len(pictures) == 4  # worst and best, quality against time, photo by photo, plane
+    assert "| model | n | l2 |" in texts[0]
+    assert "is better than" in texts[1] or "is worse than" in texts[1]
