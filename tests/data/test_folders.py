@@ -41,9 +41,12 @@ def test_photos_are_known_by_content_where_the_ending_says_nothing(photos: Path)
     Image.new("RGB", (20, 20)).save(photos / "x.ppm")
     Image.new("RGB", (20, 20)).save(photos / "x.tga")
     Image.new("RGB", (20, 20)).save(photos / "x.jpe", format="JPEG")
+    (photos / "avif").write_bytes(b"\0\0\0\x20ftypavif" + bytes(40))
+    (photos / "heic").write_bytes(b"\0\0\0\x20ftypheic" + bytes(40))
     (photos / "page.html").write_text("<html>")
     listing = list_photos(photos)
-    assert {"photo", "photo.bak", "photo.data", "x.ppm", "x.tga", "x.jpe"} <= set(listing.names)
+    assert {"photo", "photo.bak", "photo.data", "x.ppm", "x.tga", "x.jpe", "avif"} <= set(listing.names)
+    assert "heic" in listing.skipped["not photos"]
     assert "page.html" in listing.skipped["not photos"]
 
 

@@ -339,3 +339,12 @@ def test_bits_that_hold_less_than_they_could_are_reported_and_white_can_be_given
     pixels = read_pixels(tmp_path / "x.tif", 16, white=white)
     assert pixels.max() == round(largest / white * 255)
     assert not caplog.records
+
+
+def test_only_a_file_called_tga_is_read_as_one(tmp_path: Path) -> None:
+    """The format has no beginning of its own: nearly any bytes could be one."""
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "x.tga")
+    assert read_pixels(tmp_path / "x.tga", 20)[0, 0].tolist() == [255, 0, 0]
+    (tmp_path / "x.tga").rename(tmp_path / "x.png")
+    with pytest.raises(UserError, match="cannot be read as an image"):
+        read_pixels(tmp_path / "x.png", 20)

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from hyperinverter.system.files import hold
+
 FAKE = Path(__file__).with_name("fake_job.py")
 STUB = Path(__file__).parents[1] / "stub_train.py"
 
@@ -259,3 +261,31 @@ def test_under_torchrun_the_processes_are_one_run_in_one_folder(tmp_path: Path, 
     assert (card["status"], card["world_size"], card["images_seen"]) == ("finished", 2, 64)
     assert (folder / ".hydra" / "overrides.yaml").is_file()
     assert together.stderr.count("finished in") == 1
+
+
+def test_a_job_that_is_still_running_elsewhere_is_waited_for_and_left_alone(tmp_path: Path) -> None:
+    """The launcher was killed and its job was not: the resumed sweep must not start it a second time."""
+    command = [sys.executable, str(FAKE), "phase=2", "+sweep=fusion", "fusion=concat,add"]
+    sweep(tmp_path, *command[2:])
+    folder = folder_of(tmp_path)
+    finished = json.loads((folder / "0" / "run.json").read_text())
+    running = {**finished, "status": "running", "metrics": {}, "pid": 1}
+    (folder / "0" / "run.json").write_text(json.dumps(running))
+    with subprocess.Popen(
+        [sys.executable, str(FAKE), f"resume={folder.relative_to(tmp_path)}"],
+        cwd=tmp_path,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as again:
+        claim = hold(folder / "0")
+        assert claim is not None
+        assert again.stderr is not None
+        lines = iter(again.stderr.readline, "")
+        assert any("job 0 " in line and "still running elsewhere (process" in line for line in lines)
+        assert json.loads((folder / "0" / "run.json").read_text()) == running, "its card is its own"
+        (folder / "0" / "run.json").write_text(json.dumps(finished))
+        claim.close()
+        rest = again.stderr.read()
+    assert again.returncode == 0, rest
+    assert json.loads((folder / "0" / "run.json").read_text()) == finished

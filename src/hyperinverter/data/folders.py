@@ -117,6 +117,8 @@ def _begins_like_a_photo(path: str) -> bool:
             beginning = file.read(12)
     except OSError:
         return False
+    if beginning[4:8] == b"ftyp":  # a container of several formats: HEIC is one that is not read
+        return beginning[8:12] in (b"avif", b"avis")
     return beginning.startswith(_BEGINNINGS) and (beginning[:4] != b"RIFF" or beginning[8:] == b"WEBP")
 
 

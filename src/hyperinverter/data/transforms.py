@@ -98,7 +98,7 @@ def load_upright(path: str | Path) -> Image.Image:
         UserError: See :func:`read_photo`.
     """
     path = Path(path)
-    with _explaining(path), Image.open(path, formats=_formats()) as image:
+    with _explaining(path), Image.open(path, formats=_formats(path)) as image:
         _check_size(image, path)
         image.load()
         return ImageOps.exif_transpose(image)
@@ -122,7 +122,7 @@ def to_rgb(image: Image.Image, path: str | Path, white: int | None = None) -> Im
 def unreadable_header(path: Path) -> str:
     """Why a photo cannot be read, as far as its header shows; empty if it looks readable."""
     try:
-        with _explaining(path), Image.open(path, formats=_formats()) as image:
+        with _explaining(path), Image.open(path, formats=_formats(path)) as image:
             _check_size(image, path)
     except UserError as error:
         return str(error)
@@ -135,13 +135,18 @@ def photo_size(path: Path) -> tuple[int, int]:
     Raises:
         UserError: If it is no photo, or larger or smaller than any that is read.
     """
-    with _explaining(path), Image.open(path, formats=_formats()) as image:
+    with _explaining(path), Image.open(path, formats=_formats(path)) as image:
         _check_size(image, path)
         return image.size
 
 
+def _formats(path: Path) -> list[str]:
+    """The formats that a file may be of; TGA has no beginning of its own, so it goes by the ending."""
+    return [name for name in _known() if name != "TGA" or path.suffix.lower() == ".tga"]
+
+
 @functools.cache
-def _formats() -> list[str]:
+def _known() -> list[str]:
     """Those of ``FORMATS`` that this Pillow can read; AVIF came with 11.3."""
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
@@ -167,7 +172,7 @@ def _explaining(path: Path, *, on_disk: bool = True) -> Iterator[None]:
         raise UserError(f"{path} may not be read; change its permissions or remove it") from error
     except Exception as error:  # decoders raise every kind of exception for broken files
         unknown = isinstance(error, Image.UnidentifiedImageError)
-        reason = f"none of {', '.join(_formats())}" if unknown else shown(str(error), 200)
+        reason = f"none of {', '.join(_known())}" if unknown else shown(str(error), 200)
         raise UserError(
             f"{path} cannot be read as an image ({reason}); it may be damaged: copy it again, save it as "
             f"PNG, or remove it"
@@ -238,7 +243,7 @@ def report_shapes(root: Path, names: Sequence[str], fit: str) -> None:
     global _reported_shapes
     looked, odd = list(names)[:_LOOKED_AT], []
     for name in looked:
-        with contextlib.suppress(Exception), Image.open(root / name, formats=_formats()) as image:
+        with contextlib.suppress(Exception), Image.open(root / name, formats=_formats(root / name)) as image:
             if image.width != image.height:  # what cannot be read is reported where it is read
                 odd.append(f"{name}, {image.width}x{image.height}")
     if odd and not _reported_shapes:

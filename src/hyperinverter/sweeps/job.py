@@ -15,7 +15,7 @@ from hyperinverter.config import quote
 from hyperinverter.contracts import UserError
 from hyperinverter.runs import CARD, read_card, settings
 from hyperinverter.system.command import again
-from hyperinverter.system.files import write_json
+from hyperinverter.system.files import held, write_json
 from hyperinverter.system.processes import fresh_environment
 
 
@@ -51,6 +51,13 @@ class Job:
             )
         self._skipped = card.get("status") == "finished"
         return self._skipped
+
+    def elsewhere(self) -> str | None:
+        """Which process works on this job although this sweep has not started it; None if there is none.
+
+        It was started by a session of the sweep that was killed, and goes on without it.
+        """
+        return held(self.folder) if self._process is None else None
 
     def command(self) -> list[str]:
         """What runs this job; it continues from its last checkpoint if it has begun before."""
@@ -119,7 +126,8 @@ class Job:
             cause += " (most often: out of memory)" if -code == signal.SIGKILL else ""
         else:
             cause = lines[-1] if lines else f"exit status {code}, without a message"
-        write_failure(self.folder, self.name, cause)
+        if held(self.folder) is None:  # else the card is another process's
+            write_failure(self.folder, self.name, cause)
         return cause
 
     def result(self) -> JobReturn:

@@ -45,6 +45,7 @@ class FreshLauncher(Launcher):
         self.jobs, self.fail_fast, self.grace = jobs, fail_fast, grace
         self.watch: Callable[[int, Path], bool] | None = None  # number and folder of a running job: stop it?
         self._looked = 0.0
+        self._elsewhere: set[int] = set()  # jobs that were running when this sweep began
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self._config, self._context = config, hydra_context
@@ -65,12 +66,14 @@ class FreshLauncher(Launcher):
             if len(waiting) < len(every):
                 board.skipped(len(every) - len(waiting))
             while (waiting or running) and not signals.received:
-                while waiting and len(running) < self.jobs:
-                    needs = processes_of(self._trainer(waiting[0].overrides), len(gpus.every), self.jobs)
+                free = self._free(waiting, board)
+                while free and len(running) < self.jobs:
+                    needs = processes_of(self._trainer(free[0].overrides), len(gpus.every), self.jobs)
                     given = gpus.take(needs.gpus)
                     if given is None:  # the next job waits for GPUs and keeps its turn
                         break
-                    job = waiting.pop(0)
+                    job = free.pop(0)
+                    waiting.remove(job)
                     job.start(self._threads(needs.processes), given)
                     running.append(job)
                 for job in [job for job in running if job.ended()]:
@@ -89,6 +92,27 @@ class FreshLauncher(Launcher):
                 board.say(f"go on with: {train_command()} resume={folder}")
                 raise KeyboardInterrupt
         return [job.result() for job in every]
+
+    def _free(self, waiting: list[Job], board: Board) -> list[Job]:
+        """The jobs that may start: not those another process works on, which are waited for.
+
+        What such a process has finished leaves ``waiting``; what it left unfinished is a job like any other.
+        """
+        free = []
+        for job in list(waiting):
+            if (who := job.elsewhere()) is not None:
+                if job.num not in self._elsewhere:
+                    self._elsewhere.add(job.num)
+                    board.say(
+                        f"job {job.num} {job.name} is still running elsewhere ({who}): it is waited for"
+                    )
+            elif job.num in self._elsewhere and job.finished_before():
+                self._elsewhere.discard(job.num)
+                waiting.remove(job)
+                board.skipped(1)
+            else:
+                free.append(job)
+        return free
 
     def _look(self, running: Sequence[Job], board: Board) -> None:
         """Stop the jobs that ``watch`` gives up."""

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import logging
 import math
 import os
+import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from hyperinverter.contracts import UserError
+from hyperinverter.contracts import UserError, shown
 
 try:
     import fcntl
@@ -225,17 +227,23 @@ def hold(folder: Path) -> IO[str] | None:
     if not _lock(file):
         file.close()
         return None
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {platform.node()}")
+    file.flush()
     return file
 
 
-def held(folder: Path) -> bool:
-    """Whether a process that is alive works in this run folder."""
-    if not (folder / _LOCK).is_file():
-        return False
-    file = hold(folder)
-    if file is not None:
-        file.close()
-    return file is None
+def held(folder: Path) -> str | None:
+    """Which living process works in this run folder, such as ``process 71 on box``; None if there is none."""
+    path = folder / _LOCK
+    if not path.is_file():
+        return None
+    with path.open("a", encoding="utf-8") as file:
+        if _lock(file):
+            return None
+    with contextlib.suppress(OSError, ValueError):
+        return shown(path.read_text(encoding="utf-8")) or "another process"
+    return "another process"
 
 
 @contextmanager

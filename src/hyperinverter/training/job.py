@@ -18,7 +18,7 @@ from hyperinverter.config import Config
 from hyperinverter.contracts import UserError
 from hyperinverter.runs import RunCard, read_card
 from hyperinverter.system.command import train_command
-from hyperinverter.system.files import hold, writing
+from hyperinverter.system.files import held, hold, writing
 from hyperinverter.system.machine import GB, available_bytes, keep_freed_memory
 from hyperinverter.system.processes import is_first
 from hyperinverter.system.terminal import duration, fail, say, short
@@ -90,7 +90,10 @@ def train(cfg: Config, folder: Path) -> float:
         folder.mkdir(parents=True, exist_ok=True)
         claim = hold(folder) if is_first() else None
     if is_first() and claim is None:
-        raise UserError(f"another process is working in {folder}: wait for it, or stop it first")
+        raise UserError(
+            f"another process is working in {folder} ({held(folder) or 'it has just ended'}): wait for it, or stop it "
+            "first"
+        )
     try:
         return Job(cfg, folder).run()
     finally:

@@ -66,7 +66,7 @@ def load(files: Sequence[Path]) -> Tensor:
     """Read photos of one size into ``(B, 3, R, R)``, RGB in [-1, 1]."""
     photos = []
     for file in files:
-        with Image.open(file) as image:
+        with Image.open(file, formats=["PNG", "JPEG"]) as image:
             pixels = np.array(image.convert("RGB"))
         photos.append(torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1)
     return torch.stack(photos)
