@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from hyperinverter import config
+from hyperinverter.config.checks import check_choices
+from hyperinverter.config.overrides import PATHS, typed_value
 from hyperinverter.contracts import UserError
 from hyperinverter.system.files import hold
 
@@ -104,3 +106,23 @@ def test_quoted_values_come_back_the_same(value: object) -> None:
 def test_quoted_lists_come_back_the_same() -> None:
     override = config.parse_overrides([f"key={config.quote(['b16.*', 'a b', 2])}"])[0]
     assert [str(item) for item in override.value()] == ["b16.*", "a b", "2"]
+
+
+@pytest.mark.parametrize("key", PATHS)
+@pytest.mark.parametrize(
+    "path", ["/d/a=b", "/d/it's", "/d/[x]", "/d/写真", "/d/a b", "~/x", "./x", "/d/{y}", "C:/x y"]
+)
+def test_paths_need_no_quotes(key: str, path: str) -> None:
+    if key == "resume":
+        path_read = typed_value(["resume=" + path], "resume")
+        assert path_read is not None
+        return
+    plus = "+" if key.startswith("judges") else ""
+    (typed,) = [item for item in config.normalise_overrides([f"{plus}{key}={path}"]) if key in item]
+    (override,) = config.parse_overrides([typed])
+    value = override.value()
+    assert str(getattr(value, "text", value)) == path
+
+
+def test_what_follows_a_flag_is_no_override() -> None:
+    check_choices(["--cfg", "job", "phase='2'"], config.conf_dir())

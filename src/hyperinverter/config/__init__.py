@@ -4,7 +4,7 @@ With ``sweeps`` and train.py the only part of the project that knows Hydra and O
 that a typo is answered at once.
 """
 
-from hyperinverter.config.checks import FACE_JUDGES, cautions, check_additions, validate
+from hyperinverter.config.checks import FACE_JUDGES, cautions, check_additions, check_references, validate
 from hyperinverter.config.entry import compose, front_door
 from hyperinverter.config.explain import diagnose
 from hyperinverter.config.groups import Config, conf_dir, groups_of, options_of
@@ -22,6 +22,7 @@ __all__ = [
     "cautions",
     "changes",
     "check_additions",
+    "check_references",
     "compose",
     "conf_dir",
     "diagnose",

@@ -80,6 +80,7 @@ _NEEDED = (  # numbers that have no meaning when they are null
     *("phase.kimg", "phase.epoch_kimg", "phase.batch_size", "phase.optimizer.lr", "phase.warmup_kimg"),
     *("loss.l2", "loss.lpips", "loss.id", "loss.adv", "loss.adv_from_kimg", "seed"),
 )
+_OF_FLAGS = ("job", "hydra", "all")  # what follows --cfg and --info
 FACE_JUDGES = ("id_descriptor", "id_facenet", "id_arcface")
 
 
@@ -89,7 +90,7 @@ def validate(cfg: Config) -> None:
     Raises:
         UserError: For the first value that cannot work, with its key, the value and what was expected.
     """
-    _check_references(cfg)
+    check_references(cfg)
     own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     missing = sorted(OmegaConf.missing_keys(own))
     if missing:
@@ -123,7 +124,7 @@ def validate(cfg: Config) -> None:
     _validate_together(cfg)
 
 
-def _check_references(cfg: Config) -> None:
+def check_references(cfg: Config) -> None:
     """Refuse a reference to another key, such as ``${phase.kimg}``, that leads nowhere."""
     for name in [str(key) for key in cfg if key != "hydra"]:  # Hydra's own are known while it runs
         try:
@@ -213,7 +214,8 @@ def check_choices(overrides: Sequence[str], conf: Path) -> None:
     Raises:
         UserError: With the names there are.
     """
-    for override in parse_overrides([item for item in overrides if not item.startswith("-")]):
+    typed = [item for item in overrides if not item.startswith("-") and item not in _OF_FLAGS]
+    for override in parse_overrides(typed):
         key = override.key_or_group
         options = [] if key.startswith("hydra") else options_of(conf, key)
         names = list(single_values(override.value())) if options else []

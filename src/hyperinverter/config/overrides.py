@@ -8,7 +8,7 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
-from hydra.errors import OverrideParseException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 
 from hyperinverter.config.carried import carried
@@ -52,9 +52,30 @@ def normalise_overrides(arguments: Sequence[str]) -> list[str]:
     return _resumed(typed, str(resume))
 
 
+# Keys that name a file or a folder: a path needs no quotes for Hydra's grammar, unless it reads as a sweep (``a,b``).
+PATHS = (
+    *("data.root", "data.split", "generator.path", "phase.from_run", "encoder.start_path", "resume"),
+    *("judges.lpips_path", "judges.identity_path", "paths.outputs", "paths.cache"),
+    *("hydra.run.dir", "hydra.sweep.dir"),
+)
+
+
+def _quoted_path(argument: str) -> str:
+    """``data.root=/a=b`` as Hydra's grammar reads it, if it cannot read it as it is."""
+    key, equals, value = argument.partition("=")
+    if not equals or key.lstrip("+") not in PATHS:
+        return argument
+    try:
+        OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return f"{key}={quote(value)}"
+    return argument
+
+
 def _normalise(argument: str) -> str:
     if argument == "+sweep":
         return "+sweep=default"
+    argument = _quoted_path(argument)
     match = re.fullmatch(r"(phase|features)=([\w,]+)", argument)
     if match:  # Hydra takes names, not numbers
         names = [f"'{name}'" if re.fullmatch("[0-9_]+", name) else name for name in match[2].split(",")]
@@ -121,7 +142,7 @@ def quote(value: Any) -> str:
     if isinstance(value, dict) or OmegaConf.is_dict(value):
         return "{" + ",".join(f"{key}:{quote(item)}" for key, item in value.items()) + "}"
     text = str(value)
-    word = re.fullmatch(r"[A-Za-z_/~][\w./~@-]*", text)
+    word = re.fullmatch(r"[A-Za-z_/][\w./@-]*", text, re.ASCII)
     if word and text.lower() not in ("null", "true", "false", "nan", "inf"):
         return text
     escaped = re.sub(r"(\\+)(?='|$)", r"\1\1", text).replace("'", r"\'")

@@ -78,6 +78,7 @@ def train(cfg: Config, folder: Path) -> float:
         UserError: For anything the person can fix.
         Interrupted: After Ctrl-C, with everything saved.
     """
+    config.check_references(cfg)  # before a value is read
     if cfg.resume is None and (read_card(folder) or {}).get("status") == "finished":
         raise UserError(
             f"{short(folder)} holds a finished run, which a new one would replace: choose another folder with "
