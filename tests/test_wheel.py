@@ -91,9 +91,11 @@ def test_the_wheel_is_small_and_holds_what_it_needs(wheel: Path) -> None:
     assert "hyperinverter/conf/config.yaml" in names
     assert "hyperinverter/conf/hydra/launcher/fresh.yaml" in names
     assert "hyperinverter/assets/NOTICE.md" in names
-    assert not [
-        name for name in names if "recipes" in name or "conf/local" in name or name.startswith("tests")
-    ]
+    assert "hyperinverter/conf/protocol/digiface.yaml" in names
+    page = "hyperinverter/commands/serve/page"
+    assert {f"{page}/index.html", f"{page}/editor.js", f"{page}/editor.css"} <= set(names)
+    others = ("hyperinverter_recipes", "tests", "hyperinverter/conf/local")
+    assert not [name for name in names if name.startswith(others)]
 
 
 def test_commands_that_look(run) -> None:
