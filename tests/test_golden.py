@@ -55,6 +55,8 @@ def test_the_first_losses_are_those_recorded(case: str, place: Path) -> None:
     if not path.is_file():
         pytest.skip(f"no {path.name}: record one with `python tests/golden/losses.py record`")
     recorded = json.loads(path.read_text(encoding="utf-8"))
+    if case != "phase1" and not (place / "phase1").is_dir():  # another process has the first case
+        losses.losses("phase1", place)
     largest, missing = losses.differences(recorded, {case: losses.losses(case, place)})
     assert not missing
     assert largest <= losses.TOLERANCE

@@ -19,6 +19,10 @@ from hyperinverter.contracts import UserError
             r"phase.schedule must be one of cosine, constant, got 'cosin', did you mean 'cosine'\?",
         ),
         ("loss.l2=-1", "loss.l2 must be at least 0"),
+        ("loss.edit_share=[[[1]]]", "loss.edit_share must be a part of the batch"),
+        ("loss.edit_share=0", "loss.edit_share must be a part of the batch"),
+        ("features.places=3", "features.places must be a list of layers"),
+        ("features.places=[[1]]", "features.places must be a list of layers"),
         ("loss.adv_batch_size=0", "loss.adv_batch_size must be a whole number of at least 1"),
         (
             "encoder.start=publishd",

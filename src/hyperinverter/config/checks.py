@@ -155,8 +155,12 @@ def _validate_together(cfg: Config) -> None:
             f"loss.id={cfg.loss.id} needs a network that compares: use judges.identity=id_moco (anything), id_arcface "
             "or id_facenet (faces), or set loss.id=0"
         )
+    places = given(cfg, "features.places")
+    if places is not None and not (OmegaConf.is_list(places) and all(isinstance(p, str) for p in places)):
+        raise UserError(f"features.places must be a list of layers such as [b8.conv1], got {places!r}")
     share = given(cfg, "loss.edit_share")
-    if share is not None and (isinstance(share, (bool, str)) or not 0 < share <= 1):
+    number = isinstance(share, (int, float)) and not isinstance(share, bool)
+    if share is not None and not (number and 0 < share <= 1):
         raise UserError(f"loss.edit_share must be a part of the batch, above 0 and at most 1, got {share!r}")
     if cfg.loss.adv > 0 and cfg.loss.adv_from_kimg >= cfg.phase.kimg:
         raise UserError(
