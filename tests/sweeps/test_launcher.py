@@ -13,8 +13,9 @@ import pytest
 
 from hyperinverter.system.files import hold
 
-FAKE = Path(__file__).with_name("fake_job.py")
-STUB = Path(__file__).parents[1] / "stub_train.py"
+HELPERS = Path(__file__).parents[1] / "helpers"
+FAKE = HELPERS / "fake_job.py"
+STUB = HELPERS / "stub_train.py"
 
 
 def environment(**extra: str) -> dict[str, str]:

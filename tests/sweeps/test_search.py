@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-FAKE = Path(__file__).with_name("fake_job.py")
+FAKE = Path(__file__).parents[1] / "helpers" / "fake_job.py"
 
 
 def search(cwd: Path, *typed: str) -> subprocess.CompletedProcess[str]:

@@ -2,7 +2,7 @@
 
 Everything is imported once; every session is a fork of this process, so that dozens of kills take a minute.
 
-    python tests/killing.py FOLDER KILLS SEED OVERRIDE...
+    python tests/helpers/killing.py FOLDER KILLS SEED OVERRIDE...
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from hyperinverter.checkpoints import load_hyperinverter
 from hyperinverter.data.transforms import read_photo
 from hyperinverter.runs import read_metrics
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
 LEGACY = GOLDEN / "legacy"
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 MEMORY = 2 << 30  # bytes a reader may have, the libraries' own included
-LEGACY = Path(__file__).parent / "golden" / "legacy"
+LEGACY = Path(__file__).parents[1] / "golden" / "legacy"
 PHOTOS = ("png", "jpg", "tif", "webp", "bmp", "gif", "ppm", "tga")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SHORT = ("phase.epoch_kimg=0.05", "data.num_train=64", "data.num_val=8", "data.num_test=8", "logger=csv")
 LIMIT_MB = 45
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SHORT = [
     *("phase.kimg=0.008", "phase.epoch_kimg=0.008", "phase.batch_size=2", "phase.warmup_kimg=0"),
     *("data.num_workers=0", "logger=csv", "loss.lpips=0", "loss.id=0"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # Batches that do not divide an epoch: a run of such a length counts as complete all the same.
 SHORT = [
     *("phase.kimg=0.032", "phase.epoch_kimg=0.016", "phase.batch_size=6", "phase.warmup_kimg=0.01"),

@@ -20,6 +20,7 @@ from hyperinverter.tasks.common import PhaseTask
 from hyperinverter.training import job
 from hyperinverter.training.stopping import Interrupted
 
+KILLING = Path(__file__).parents[1] / "helpers" / "killing.py"
 # Twelve photos in six steps and two epochs, on networks as narrow as the options allow.
 SHORT = [
     *("phase.kimg=0.012", "phase.epoch_kimg=0.006", "phase.batch_size=2", "phase.warmup_kimg=0.004"),
@@ -178,7 +179,7 @@ def test_stop_in_a_validation_and_resume_equals_never_stopped(
 def killed_at_random(
     overrides: list[str], place: Path, what: list[str], kills: int, seed: int
 ) -> dict[str, Any]:
-    command = [sys.executable, str(Path(__file__).with_name("killing.py")), str(place), str(kills), str(seed)]
+    command = [sys.executable, str(KILLING), str(place), str(kills), str(seed)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, *what, *overrides], env=environment, capture_output=True, text=True, timeout=3000

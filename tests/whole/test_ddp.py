@@ -13,7 +13,7 @@ import pytest
 
 from hyperinverter.runs import read_metrics
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHORT = [
     *("phase.batch_size=8", "phase.warmup_kimg=0.02", "logger=csv"),
     *(
@@ -40,7 +40,7 @@ def overrides(photo_folder: Path, phase1_file: Path, v0_file: Path, tmp_path: Pa
 def train(place: Path, *typed: str) -> subprocess.CompletedProcess[str]:
     """``place/one`` and ``place/two``: the same run in one process and in two."""
     return subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("together.py")), str(place), *typed],
+        [sys.executable, str(ROOT / "tests" / "helpers" / "together.py"), str(place), *typed],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,

@@ -1,7 +1,7 @@
 """A Slurm cluster of one machine for tests: munged, slurmctld and slurmd of Debian's packages, in a folder of its own.
 
 apt-get install slurm-wlm munge
-python tests/slurm_cluster.py FOLDER     # prints what to export, and ends with Ctrl-C
+python tests/helpers/slurm_cluster.py FOLDER     # prints what to export, and ends with Ctrl-C
 """
 
 from __future__ import annotations

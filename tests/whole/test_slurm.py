@@ -17,8 +17,8 @@ import slurm_cluster
 from hyperinverter.runs import read_metrics
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[1]
-FAKE = ROOT / "tests" / "sweeps" / "fake_job.py"
+ROOT = Path(__file__).parents[2]
+FAKE = ROOT / "tests" / "helpers" / "fake_job.py"
 # long enough to be interrupted in the middle, on networks as narrow as the options allow
 SHORT = [
     *(

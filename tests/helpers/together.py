@@ -1,6 +1,6 @@
 """The same run in one process and in two that share its batches; everything is imported once.
 
-python tests/together.py FOLDER OVERRIDE...     # leaves FOLDER/one and FOLDER/two
+python tests/helpers/together.py FOLDER OVERRIDE...     # leaves FOLDER/one and FOLDER/two
 """
 
 from __future__ import annotations
