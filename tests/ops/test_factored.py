@@ -226,6 +226,21 @@ def test_a_layout_that_cannot_be_mixed_is_refused() -> None:
         ours(inputs, shape, False, "mixing")
 
 
+@pytest.mark.usefixtures("_both_devices")
+def test_a_backward_pass_outside_of_autocast_makes_the_same_kernels() -> None:
+    """Trainers call backward() after the autocast of the forward pass has ended."""
+    inputs, shape = draw((6, 6, 3, 3))
+    x, theta, style, h, w2, b2 = (t.requires_grad_() for t in inputs)
+    gradients = []
+    for enabled in (True, False):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            u = torch.matmul(h, torch.eye(4))  # in bfloat16, as a regressor gives it
+            total = ours([x, theta, style, u, w2, b2], shape, False, "kernels").float().square().sum()
+        gradients.append(torch.autograd.grad(total, [x, theta, style, h, w2, b2]))
+    for half, single in zip(*gradients, strict=True):
+        assert (half - single).norm() < 3e-2 * single.norm()
+
+
 def test_half_precision_is_close() -> None:
     inputs, shape = draw((6, 6, 3, 3))
     exact = reference(inputs, shape, False)

@@ -109,3 +109,16 @@ def test_impossible_settings_are_refused() -> None:
     for settings in ({"lr": -1.0}, {"momentum": 1.0}, {"momentum": math.nan}):
         with pytest.raises(ValueError, match="lr must be 0 or more"):
             Muon([weight], **settings)
+
+
+def test_a_step_inside_of_autocast_is_the_same() -> None:
+    """Training by hand makes its steps inside of the trainer's autocast; in bfloat16 the iteration would diverge."""
+    moved = []
+    for half in (False, True):
+        torch.manual_seed(0)
+        parameter = torch.nn.Parameter(torch.zeros(64, 256))
+        parameter.grad = torch.randn(64, 1) @ torch.randn(1, 256) + 1e-3 * torch.randn(64, 256)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            Muon([parameter], lr=0.1).step()
+        moved.append(parameter.detach())
+    assert torch.equal(*moved)

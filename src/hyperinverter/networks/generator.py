@@ -328,9 +328,10 @@ class Synthesis(nn.Module):
         return x
 
     def _colours(self, name: str, x: Tensor, w: Tensor, residuals: Residuals) -> Tensor:
-        """What the torgb layer of this name adds to the image, ``(B, 3, H, W)`` in float32."""
+        """What the torgb layer of this name adds to the image, ``(B, 3, H, W)`` in float32 (or float64 as given)."""
         deltas = _made(residuals, f"{name}.weight"), _made(residuals, f"{name}.affine.weight")
-        return self.get_submodule(name)(x, w, *deltas).float()
+        colours = self.get_submodule(name)(x, w, *deltas)
+        return colours if colours.dtype == torch.float64 else colours.float()
 
     def with_residuals(self, residuals: Residuals) -> Synthesis:
         """Return a synthesis network whose weights are theta + delta; what has no residual is shared, not copied.

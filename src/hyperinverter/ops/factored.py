@@ -22,8 +22,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -252,6 +253,7 @@ def _made_again(tensor: Tensor, make: Callable[[], Tensor]) -> Iterator[None]:
         return
     storage = tensor.untyped_storage()._cdata
     layout = tensor.dtype
+    as_now = _autocast_of(tensor)  # the backward pass runs outside of it
 
     def pack(kept: Tensor) -> Any:
         if kept.untyped_storage()._cdata != storage or kept.dtype != layout:
@@ -261,8 +263,17 @@ def _made_again(tensor: Tensor, make: Callable[[], Tensor]) -> Iterator[None]:
     def unpack(kept: Any) -> Tensor:
         if isinstance(kept, Tensor):
             return kept
-        with torch.no_grad():
+        with torch.no_grad(), as_now():
             return make().as_strided(*kept)
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         yield
+
+
+def _autocast_of(tensor: Tensor) -> Callable[[], AbstractContextManager[Any]]:
+    """Makes a context with the autocast that is on, or off, for this tensor's device now."""
+    kind = tensor.device.type
+    if kind == "meta":  # has none
+        return nullcontext
+    enabled = torch.is_autocast_enabled(kind)
+    return partial(torch.autocast, kind, torch.get_autocast_dtype(kind), enabled=enabled)

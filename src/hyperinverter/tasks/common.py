@@ -189,7 +189,8 @@ class PhaseTask(LightningModule, ABC):
         for last, share, (part,) in in_parts(self.accumulate, photo):
             with nullcontext() if last else self._without_exchange():
                 done = forward(part)
-                self.manual_backward(done.total * share)
+                with in_full(part):  # Lightning's autocast is for the forward pass
+                    self.manual_backward(done.total * share)
             passes.append(done.detached(share))
         optimizer.step()
         return Pass(
@@ -303,6 +304,11 @@ def in_parts(count: int, *images: Tensor) -> Iterator[tuple[bool, float, tuple[T
     parts = list(zip(*(image.tensor_split(min(count, batch)) for image in images), strict=True))
     for index, part in enumerate(parts):
         yield index == len(parts) - 1, len(part[0]) / batch, part
+
+
+def in_full(like: Tensor) -> AbstractContextManager[None]:
+    """Within, compute in the precision of the inputs, whatever autocast the caller is in."""
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def sum_of(values: Iterable[Tensor]) -> Tensor:

@@ -102,7 +102,10 @@ class Muon(Optimizer):
                     state["momentum"] = torch.zeros_like(parameter)
                 mean = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
                 updates.append(parameter.grad.lerp(mean, group["momentum"]).flatten(1))
-            steps = orthogonalise(torch.stack(updates).float())
+            with torch.autocast(
+                same[0].device.type, enabled=False
+            ):  # in bfloat16 the iteration on squares diverges
+                steps = orthogonalise(torch.stack(updates).float())
             size = 0.2 * math.sqrt(max(steps.shape[1:]))  # 0.2: root mean square of Adam's steps
             for parameter, step in zip(same, steps, strict=True):
                 parameter.add_(step.view(parameter.shape).to(parameter.dtype), alpha=-group["lr"] * size)

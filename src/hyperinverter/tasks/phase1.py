@@ -16,7 +16,7 @@ from hyperinverter.inversion.phase1 import WInverter
 from hyperinverter.inversion.restyle import ReStyle
 from hyperinverter.losses.adversarial import discriminator_loss, r1_penalty
 from hyperinverter.networks.wplus import LatentDiscriminator, WPlusEncoder
-from hyperinverter.tasks.common import Pass, PhaseTask, average_gradients
+from hyperinverter.tasks.common import Pass, PhaseTask, average_gradients, in_full
 
 
 @dataclass(frozen=True)
@@ -139,14 +139,16 @@ class PhaseIEncoder(PhaseTask):
         total, every = loss, self.near_w.r1_every
         if seen // max(len(photo) * self.trainer.world_size, 1) % every == 0:
             real = real.detach().requires_grad_(True)
-            penalty = r1_penalty(self.latent_discriminator(real), real)
+            with in_full(real):
+                penalty = r1_penalty(self.latent_discriminator(real), real)
             total = total + self.near_w.r1 / 2 * every * penalty
         optimizer.zero_grad()
-        if self.trainer.world_size > 1:  # not through DDP, as in phase II
-            total.backward()
-            average_gradients(self.latent_discriminator.parameters())
-        else:
-            self.manual_backward(total)
+        with in_full(total):
+            if self.trainer.world_size > 1:  # not through DDP, as in phase II
+                total.backward()
+                average_gradients(self.latent_discriminator.parameters())
+            else:
+                self.manual_backward(total)
         optimizer.step()
         return {"latent_discriminator": loss.detach()}
 
