@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 FLOORS := .venv-floors
 
-.PHONY: demo test test-all test-browser test-floors check notebooks env clean
+.PHONY: demo test test-all test-browser test-gpu gpu-wheels test-gpu-bare test-floors check notebooks env clean
 
 env: $(VENV)/.installed
 
@@ -31,6 +31,21 @@ test-all: env
 # The editor in headless Chromium (Debian: apt-get install chromium).
 test-browser: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser
+
+# On a GPU. HYPERINVERTER_TEST_DEVICE=cpu make test-gpu rehearses the same tests on a processor.
+TEST_GPU := -m pytest -m gpu -W default -rs tests/gpu
+
+test-gpu: env
+	$(BIN)/python $(TEST_GPU)
+
+# For a machine with PyTorch and Lightning that reaches no package index: carry this checkout and .gpu-wheels there.
+GPU_WHEELS := antlr4-python3-runtime==4.9.* facenet-pytorch hydra-core lpips omegaconf platformdirs pooch
+gpu-wheels: env
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir .gpu-wheels -c .ci/constraints.txt $(GPU_WHEELS)
+
+test-gpu-bare:
+	$(PYTHON) -m pip install --quiet --no-index --no-deps --upgrade --target .gpu-wheels/site .gpu-wheels/*.whl
+	PYTHONPATH=.gpu-wheels/site:src $(PYTHON) $(TEST_GPU)
 
 # Exactly the lowest versions that pyproject.toml declares: make test-floors PYTHON=python3.10
 # Old releases warn about newer neighbours; that is not a failure.

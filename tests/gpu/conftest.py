@@ -1,0 +1,31 @@
+"""All tests of this folder need a GPU, or ask for a rehearsal: see ``place``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault(
+    "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+)  # exact repeats; read before the first matrix product
+
+import place
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    reason = place.missing()
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.gpu)
+            if reason:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(params=place.TOLERANCE)
+def precision(request: pytest.FixtureRequest) -> str:
+    """Each of ``place.TOLERANCE`` that this card has."""
+    wanted: str = request.param
+    if place.missing() is None and (reason := place.unfit(wanted)):
+        pytest.skip(reason)
+    return wanted

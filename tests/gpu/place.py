@@ -1,0 +1,128 @@
+"""Where the GPU tests run, and how near their results have to be to those in float64 on the processor.
+
+``HYPERINVERTER_TEST_DEVICE=cpu`` rehearses the same tests on a processor, with the choices that a GPU gets.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from hyperinverter.ops.policy import GPU, policy
+
+DEVICE = torch.device(os.environ.get("HYPERINVERTER_TEST_DEVICE") or "cuda")
+REHEARSAL = DEVICE.type == "cpu"
+TRAINER = "cpu" if REHEARSAL else "gpu"  # Lightning's name, and that of conf/trainer
+# Largest distance to float64, as a share of its norm. float32 sums over some thousand products keep 1e-5 or better;
+# tf32 has 10 bits behind the point, bfloat16 7.
+TOLERANCE = {"fp32": 1e-4, "tf32": 3e-3, "bf16": 3e-2, "fp16": 3e-2}
+_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def missing() -> str | None:
+    """Why nothing can be tested here; None if it can."""
+    if DEVICE.type == "cuda" and not torch.cuda.is_available():
+        return "PyTorch sees no CUDA GPU (HYPERINVERTER_TEST_DEVICE=cpu rehearses on the processor)"
+    return None
+
+
+def unfit(precision: str) -> str | None:
+    """Why this card has no such precision; None if it has."""
+    if REHEARSAL or precision in ("fp32", "fp16") or torch.cuda.get_device_capability(DEVICE) >= (8, 0):
+        return None
+    return f"{torch.cuda.get_device_name(DEVICE)} has no {precision}"
+
+
+@contextmanager
+def arithmetic(precision: str, autocast: bool = True) -> Iterator[None]:
+    """Within, compute in this precision and with a GPU's choices of ``ops.policy``."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    with ExitStack() as stack:
+        if REHEARSAL:
+            stack.enter_context(policy(GPU))
+        if autocast and precision in _HALF:
+            stack.enter_context(torch.autocast(DEVICE.type, _HALF[precision]))
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before[0])
+            torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def exact(module: M) -> M:
+    """A copy of a module in float64 on the processor, networks that it holds included."""
+    return copy.deepcopy(module).to("cpu").double()
+
+
+def there(module: M) -> M:
+    """A copy of a module on the device, in float32."""
+    return copy.deepcopy(module).to(DEVICE)
+
+
+def distance(found: Iterable[Tensor], wanted: Iterable[Tensor]) -> float:
+    """Norm of the difference of all numbers together, as a share of the norm of ``wanted``."""
+    pairs = [
+        (a.detach().cpu().double().flatten(), b.detach().cpu().double().flatten())
+        for a, b in zip(found, wanted, strict=True)
+    ]
+    for a, b in pairs:
+        assert a.shape == b.shape
+    one, other = (torch.cat(side) for side in zip(*pairs, strict=True))
+    assert one.isfinite().all()
+    assert other.norm() > 0, "nothing to compare with"
+    return float((one - other).norm() / other.norm())
+
+
+def near(found: Iterable[Tensor], wanted: Iterable[Tensor], precision: str = "fp32") -> None:
+    """Fail unless both are as near as this precision allows."""
+    apart = distance(found, wanted)
+    assert apart <= TOLERANCE[precision], f"{apart:.2e} apart in {precision}"
+
+
+def compared(
+    function: Callable[..., Any], inputs: dict[str, Tensor], precision: str, options: dict[str, Any]
+) -> None:
+    """Compare values and all gradients of a function on the device with those in float64 on the processor.
+
+    Args:
+        function: Takes ``inputs`` and ``options`` by keyword; returns a tensor, or one and its factor, which may be None.
+        inputs: float32, on the processor; every one is differentiated.
+        precision: See ``arithmetic``.
+        options: Further arguments.
+    """
+    torch.manual_seed(1)
+    ours = _values_and_gradients(function, inputs, DEVICE, torch.float32, precision, options)
+    torch.manual_seed(1)
+    wanted = _values_and_gradients(function, inputs, torch.device("cpu"), torch.float64, None, options)
+    near([ours[0]], [wanted[0]], precision)
+    near(ours[1], wanted[1], precision)
+
+
+def _values_and_gradients(
+    function: Callable[..., Any],
+    inputs: dict[str, Tensor],
+    device: torch.device,
+    dtype: torch.dtype,
+    precision: str | None,
+    options: dict[str, Any],
+) -> tuple[Tensor, list[Tensor]]:
+    given = {name: x.to(device, dtype).requires_grad_() for name, x in inputs.items()}
+    # a copy: some functions write over what they are given
+    passed = {name: x.clone() for name, x in given.items()}
+    with arithmetic(precision) if precision else policy():
+        result = function(**passed, **options)
+    value, factor = result if isinstance(result, tuple) else (result, None)
+    value = value if factor is None else value * factor
+    draw = torch.Generator().manual_seed(2)  # weights that say which number is which
+    weights = torch.randn(value.shape, generator=draw, dtype=torch.double).to(device)
+    return value, list(torch.autograd.grad((value.double() * weights).sum(), list(given.values())))

@@ -1,0 +1,140 @@
+"""A training step of each phase on the device, through Lightning, against the same in float64 on the processor."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from gpu_models import PLACES, Noting, make_discriminator, make_model, phase1_task, phase2_task, photos
+from place import REHEARSAL, TOLERANCE, TRAINER, arithmetic, distance, near
+from pytorch_lightning import Callback, Trainer
+from torch import Tensor
+
+from hyperinverter.contracts import Batch
+from hyperinverter.networks.coverage import SETS
+from hyperinverter.networks.fusion import FUSIONS
+from hyperinverter.tasks.common import PhaseTask
+
+LIGHTNING = {"fp32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+ADVERSARIAL = {"adv": 0.1, "r1_every": 1}
+
+
+class Batches:
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> Batch:
+        if index:
+            raise IndexError
+        return {"image": photos(), "name": [str(i) for i in range(4)]}
+
+
+class InFloat64(Batches):
+    def __getitem__(self, index: int) -> Batch:
+        batch = super().__getitem__(index)
+        return {"image": batch["image"].double(), "name": batch["name"]}
+
+
+def train(task: PhaseTask, where: str, precision: str, batches: Batches, *callbacks: Callback) -> Trainer:
+    for message in (
+        ".*LeafSpec.*",
+        ".*in eval mode at the start of training.*",
+        ".*have no `val_dataloader`.*",
+        ".*many workers.*",
+        ".*precision.*",
+        ".*lr_scheduler.*",
+        ".*GPU available but not used.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    trainer = Trainer(
+        accelerator=where,
+        devices=1,
+        max_epochs=1,
+        precision=precision,  # type: ignore[arg-type]
+        callbacks=[*callbacks],
+        logger=False,
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(task, batches)  # type: ignore[arg-type]
+    return trainer
+
+
+def stepped(
+    task: PhaseTask, where: str, precision: str, batches: Batches
+) -> tuple[list[Tensor], list[Tensor]]:
+    """What a step logs, and the gradients it makes a step of."""
+    logged: list[Tensor] = []
+    task.log_training = lambda total, parts, batch: logged.extend([total, *parts.values()])  # type: ignore[method-assign]
+    torch.manual_seed(3)
+    trainer = train(task, where, precision, batches)
+    gradients = [
+        gradient
+        for optimizer in trainer.optimizers
+        if isinstance(optimizer, Noting)
+        for gradient in optimizer.noted
+    ]
+    return logged, gradients
+
+
+def compare(make: Callable[[], PhaseTask], precision: str = "fp32") -> None:
+    """Losses as near to float64 as ``place.TOLERANCE`` says, and gradients as near as rounding lets them be.
+
+    Rounding moves some features across zero, where leaky ReLU has another slope: a share of the gradient like the
+    rounding error is then wrong, and its distance is the square root of that, at every layer. Without activations the
+    gradients are as near as the losses. So tf32 is allowed the square root of its tolerance, and half precision twice
+    what bfloat16 on a processor is apart.
+    """
+    if REHEARSAL and precision == "fp16":
+        pytest.skip("Lightning trains in fp16 on a GPU only")
+    torch.manual_seed(0)
+    task, other, third = (copy.deepcopy(each) for each in [make()] * 3)
+    with arithmetic(precision, autocast=False):
+        losses, gradients = stepped(task, TRAINER, LIGHTNING[precision], Batches())
+    wanted, exact = stepped(other, "cpu", "64-true", InFloat64())
+    near(losses, wanted, precision)
+    allowed = TOLERANCE[precision] ** (0.5 if precision == "tf32" else 1)
+    if precision in ("bf16", "fp16"):
+        allowed = max(allowed, 2 * distance(stepped(third, "cpu", "bf16-mixed", Batches())[1], exact))
+    apart = distance(gradients, exact)
+    assert apart <= allowed, f"gradients are {apart:.2e} apart in {precision}, more than {allowed:.2e}"
+
+
+@pytest.mark.parametrize("method", ["w", "psp"])
+def test_phase_one(method: str, precision: str) -> None:
+    compare(lambda: phase1_task(method), precision)
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate": 2}], ids=["plain", "accumulated"])
+def test_phase_two(options: dict[str, Any], precision: str) -> None:
+    compare(lambda: phase2_task(**options), precision)
+
+
+def test_phase_two_with_checkpointing() -> None:
+    compare(lambda: phase2_task(make_model().use_checkpointing()))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_phase_two_with_discriminator_and_r1(accumulate: int) -> None:
+    compare(lambda: phase2_task(discriminator=make_discriminator(), accumulate=accumulate, **ADVERSARIAL))
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_every_fusion(fusion: str) -> None:
+    compare(lambda: phase2_task(make_model(FUSIONS[fusion])))
+
+
+@pytest.mark.parametrize("coverage", [name for name in SETS if name != "fine"])  # 64 px and up
+def test_every_coverage(coverage: str) -> None:
+    compare(lambda: phase2_task(make_model(coverage=coverage)))
+
+
+def test_feature_residuals() -> None:
+    compare(lambda: phase2_task(make_model(places=PLACES)))
