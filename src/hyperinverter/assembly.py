@@ -29,11 +29,12 @@ from hyperinverter.contracts import UserError
 from hyperinverter.data.digiface import RESOLUTION as BUILT_IN_RESOLUTION
 from hyperinverter.data.module import ImageDataModule
 from hyperinverter.inversion.phase1 import WInverter
-from hyperinverter.inversion.phase2 import HyperInverter
+from hyperinverter.inversion.phase2 import PhaseII
 from hyperinverter.inversion.specification import (
     FeatureResidualsSpec,
     FeaturesSpec,
     HypernetSpec,
+    HyperStyleSpec,
     ModelSpec,
     Part,
     WEncoderSpec,
@@ -182,17 +183,17 @@ def w_inverter(cfg: Config, generator: Generator) -> WInverter:
     return first
 
 
-def hyper_inverter(cfg: Config, generator: Generator) -> tuple[HyperInverter, dict[str, str]]:
+def hyper_inverter(cfg: Config, generator: Generator) -> tuple[PhaseII, dict[str, str]]:
     """Phase II with a new feature encoder and hypernetwork on a finished phase I; and where that came from."""
     first, source = finished_phase1(cfg, generator)
     return on_phase1(cfg, first), source
 
 
-def on_phase1(cfg: Config, first: WInverter) -> HyperInverter:
+def on_phase1(cfg: Config, first: WInverter) -> PhaseII:
     """Phase II with a new feature encoder and hypernetwork on a phase I at hand."""
     with _from_configuration():
         model = build_on(first, model_spec(cfg, first.generator), cfg.hypernet.init)
-    backbone = model.feature_encoder.backbone
+    backbone = model.backbone
     if cfg.encoder.start == "phase1":
         start_from_phase1(backbone, first)
     elif cfg.encoder.start == "published":
@@ -238,6 +239,8 @@ def model_spec(cfg: Config, generator: Generator) -> ModelSpec:
     Raises:
         UserError: If ``coverage`` selects nothing of this generator, or nothing would receive a residual.
     """
+    if method_of(cfg) == "hyperstyle":
+        return _hyperstyle_spec(cfg, generator)
     options, added = config.to_dict(cfg.hypernet), _feature_residuals(cfg)
     channels = options.pop("channels")
     covered = list(cfg.coverage.include)
@@ -262,6 +265,19 @@ def model_spec(cfg: Config, generator: Generator) -> ModelSpec:
         ),
         added,
     )
+
+
+def _hyperstyle_spec(cfg: Config, generator: Generator) -> ModelSpec:
+    if not cfg.coverage.include:
+        raise UserError("method=hyperstyle changes kernels: choose a coverage, such as coverage=convs")
+    rival = HyperStyleSpec(
+        tuple(kernel.name for kernel in select(generator.kernels(), cfg.coverage.include)),
+        _part(cfg.encoder.features_backbone or cfg.encoder.backbone, BACKBONES),
+        hidden_dim=cfg.method.hidden_dim,
+        scale=cfg.method.scale,
+        iterations=cfg.method.iterations,
+    )
+    return ModelSpec("hyperinverter", generator.config, w_encoder_spec(cfg), hyperstyle=rival)
 
 
 def _feature_residuals(cfg: Config) -> FeatureResidualsSpec | None:

@@ -26,7 +26,7 @@ from hyperinverter.contracts import UserError
 from hyperinverter.inversion.drawing import Drawing
 from hyperinverter.inversion.optimise import Optimiser, Projection
 from hyperinverter.inversion.phase1 import WInverter
-from hyperinverter.inversion.phase2 import HyperInverter
+from hyperinverter.inversion.phase2 import PhaseII
 from hyperinverter.inversion.tuning import PivotalTuning, Tuning
 from hyperinverter.judges.base import Judge
 from hyperinverter.judges.catalogue import build_judge
@@ -78,7 +78,7 @@ def load_inverter(name: str | Path, cache: str | Path = "~/.cache/hyperinverter"
 
 
 def _phase1(model: Drawing, name: str) -> Drawing:
-    if isinstance(model, HyperInverter):
+    if isinstance(model, PhaseII):
         first = model.w_inverter
         first.sha256 = _digest("phase I", {}, None, model.sha256)
         return first

@@ -112,7 +112,10 @@ def composed(overrides: Sequence[str]) -> Config:
 def untrained(cfg: Config, shape: GeneratorConfig) -> HyperInverter:
     """Build what a configuration would train, phase I included, with random weights around a random generator."""
     cfg.encoder.start = "random"
-    return assembly.on_phase1(cfg, assembly.w_inverter(cfg, Generator(shape))).eval()
+    model = assembly.on_phase1(cfg, assembly.w_inverter(cfg, Generator(shape))).eval()
+    if not isinstance(model, HyperInverter):
+        raise UserError("costs are those of method=hyperinverter: leave method= out")
+    return model
 
 
 def count_parts(model: HyperInverter, photo: Tensor) -> dict[str, int]:

@@ -21,7 +21,7 @@ from hyperinverter.checkpoints.shapes import under
 from hyperinverter.checkpoints.unwrapping import Unwrapped
 from hyperinverter.contracts import UserError
 from hyperinverter.inversion.phase1 import WInverter
-from hyperinverter.inversion.phase2 import HyperInverter
+from hyperinverter.inversion.phase2 import HyperInverter, PhaseII
 from hyperinverter.inversion.specification import (
     ModelSpec,
     WEncoderSpec,
@@ -89,7 +89,7 @@ def load_w_inverter(path: str | Path, generator: Generator) -> WInverter:
         return _joined(generator, _their_w_encoder(found, found.theirs), path).eval()
     assert found.spec is not None
     model = _own_model(found, found.spec, generator)
-    return model.w_inverter if isinstance(model, HyperInverter) else model
+    return model.w_inverter if isinstance(model, PhaseII) else model
 
 
 def _their_w_encoder(found: Opened, theirs: Unwrapped) -> WEncoder:
@@ -164,6 +164,10 @@ def load_hyperinverter(
         return _their_model(found, found.theirs, _generator_object(generator), w_encoder).eval()
     assert found.spec is not None
     loaded = _own_around(found, found.spec, source, generator)
+    if isinstance(loaded, PhaseII) and not isinstance(loaded, HyperInverter):
+        raise UserError(
+            f"{source} holds a {type(loaded).__name__}, not a HyperInverter; load_inverter({str(source)!r}) reads it"
+        )
     if not isinstance(loaded, HyperInverter):
         raise UserError(
             f"{source} holds phase I only; train phase II on it: {train_command()} phase=2 phase.from_run={source}"
@@ -178,9 +182,7 @@ def load_hyperinverter(
     return loaded.eval()
 
 
-def load_inverter(
-    path: str | Path, generator: Generator | str | Path | None = None
-) -> WInverter | HyperInverter:
+def load_inverter(path: str | Path, generator: Generator | str | Path | None = None) -> WInverter | PhaseII:
     """Load whatever way to invert a model holds, phase I or both phases, in eval mode.
 
     Args:
@@ -194,7 +196,7 @@ def load_inverter(
         UserError: If the file is missing, damaged, of another kind, or for another generator.
     """
     found = open_model(path, "phase2", _MODELS)
-    model: WInverter | HyperInverter
+    model: WInverter | PhaseII
     if found.spec is None:
         model = load_hyperinverter(path, generator)
     else:
@@ -205,7 +207,7 @@ def load_inverter(
 
 def _own_around(
     found: Opened, spec: ModelSpec, source: str | Path, generator: Generator | str | Path | None
-) -> WInverter | HyperInverter:
+) -> WInverter | PhaseII:
     """A model of this project around the given generator, else the one inside its file, else the one it names."""
     if generator is None and found.has_generator:
         generator = generator_inside(found.file, found.tensors, found.header)
@@ -238,9 +240,7 @@ def save_hyperinverter(model: HyperInverter, path: str | Path) -> None:
         raise UserError(f"{path} cannot be written ({error}); choose another place for it") from error
 
 
-def save_model(
-    model: WInverter | HyperInverter, path: Path, recipe: Mapping[str, Any], half: bool = False
-) -> None:
+def save_model(model: WInverter | PhaseII, path: Path, recipe: Mapping[str, Any], half: bool = False) -> None:
     """Write what was trained (in phase II phase I's encoder too) with the model's description in the header.
 
     Args:
@@ -256,7 +256,7 @@ def save_model(
     save_file(tensors, path, _model_header(model, recipe))
 
 
-def _model_header(model: WInverter | HyperInverter, recipe: Mapping[str, Any]) -> dict[str, str]:
+def _model_header(model: WInverter | PhaseII, recipe: Mapping[str, Any]) -> dict[str, str]:
     return {
         "format": _FORMAT,
         "model": json.dumps(describe(model).plain()),
@@ -278,6 +278,7 @@ def _their_model(
         )
         with torch.device("meta"):
             model = build_on(w_inverter, spec)
+    assert isinstance(model, HyperInverter)
     assert model.hypernet is not None  # read_hyper gives its specification
     load_strictly(model.hypernet, under(tensors, "hypernet"), found.file)
     encoder = with_counters(model.feature_encoder, under(tensors, "feature_encoder"))
@@ -294,7 +295,7 @@ def _their_model(
     return model
 
 
-def _own_model(found: Opened, spec: ModelSpec, generator: Generator) -> WInverter | HyperInverter:
+def _own_model(found: Opened, spec: ModelSpec, generator: Generator) -> WInverter | PhaseII:
     file, ours = found.file, generator.sha256
     if found.made_for and ours and found.made_for != ours and not found.has_generator:
         raise UserError(

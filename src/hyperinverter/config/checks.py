@@ -18,7 +18,7 @@ from hyperinverter.system.errors import first_line
 
 _ABOVE_ZERO = (
     *("phase.kimg", "phase.epoch_kimg", "phase.ema_kimg", "phase.optimizer.lr", "loss.r1_gamma"),
-    *("features.scale", "method.latent_lr"),
+    *("features.scale", "method.latent_lr", "method.scale"),
 )
 _NOT_NEGATIVE = (
     *("phase.warmup_kimg", "loss.l2", "loss.lpips", "loss.id", "loss.adv", "loss.adv_from_kimg", "loss.edit"),
@@ -36,6 +36,7 @@ _WHOLE = {  # key -> least value
     "method.channels": 1,
     "method.pool": 1,
     "method.iterations": 1,
+    "method.hidden_dim": 1,
     "method.latent_r1_every": 1,
     "loss.r1_every": 1,
     "loss.adv_batch_size": 1,
@@ -62,7 +63,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "encoder.heads": ("layer", "resolution", "level"),
     "encoder.initial": ("full", "half", "quarter"),
     "features.rule": ("add", "fade", "warp"),
-    "method.name": ("hyperinverter", "psp", "e4e", "restyle"),
+    "method.name": ("hyperinverter", "psp", "e4e", "restyle", "hyperstyle"),
 }
 _GROUPS = (
     "phase",
@@ -175,17 +176,31 @@ def _validate_together(cfg: Config) -> None:
         raise UserError(
             f"phase.monitor must be a validation number such as val/l2, got {cfg.phase.monitor!r}"
         )
-    method = given(cfg, "method.name")
-    if method in ("psp", "e4e", "restyle") and cfg.phase.number != 1:
-        raise UserError(f"method={method} is one encoder, which phase 1 trains: leave phase=2 out")
-    if method == "restyle" and given(cfg, "encoder.start") == "published":
-        raise UserError(
-            "method=restyle reads six channels, as no published weights do: use encoder.start=random"
-        )
+    _check_method(cfg)
     num_train = given(cfg, "data.num_train")
     if num_train is not None and num_train < cfg.phase.batch_size:
         raise UserError(
             f"data.num_train={num_train} photos do not fill one batch of phase.batch_size={cfg.phase.batch_size}"
+        )
+
+
+def _check_method(cfg: Config) -> None:
+    method, start = given(cfg, "method.name"), given(cfg, "encoder.start")
+    if method in ("psp", "e4e", "restyle") and cfg.phase.number != 1:
+        raise UserError(f"method={method} is one encoder, which phase 1 trains: leave phase=2 out")
+    if method in ("restyle", "hyperstyle") and start not in (None, "random"):
+        raise UserError(
+            f"method={method} reads six channels, as no weights for encoder.start={start} do: use encoder.start=random"
+        )
+    if method != "hyperstyle":
+        return
+    if cfg.phase.number != 2:
+        raise UserError("method=hyperstyle changes the generator on top of a phase I: add phase=2")
+    if given(cfg, "features.places"):
+        raise UserError("method=hyperstyle has no feature residuals: use features=none")
+    if given(cfg, "loss.edit"):
+        raise UserError(
+            "loss.edit is not part of method=hyperstyle, which is trained step by step: use loss.edit=0"
         )
 
 

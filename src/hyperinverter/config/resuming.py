@@ -66,7 +66,9 @@ RESUMED: Mapping[str, Rule] = {
     **dict.fromkeys(("encoder.head", "encoder.heads", "encoder.initial"), SHAPE),
     **dict.fromkeys(("encoder.start", "encoder.start_path"), BEGUN),
     "method.name": Rule("keeps", "another method is another run"),
-    **dict.fromkeys(("method.channels", "method.pool", "method.iterations"), SHAPE),
+    **dict.fromkeys(
+        ("method.channels", "method.pool", "method.iterations", "method.hidden_dim", "method.scale"), SHAPE
+    ),
     **dict.fromkeys(("method.first_share", "method.deltas_share", "method.delta", "method.latent"), TAKES),
     **dict.fromkeys(("method.latent_lr", "method.latent_r1", "method.latent_r1_every"), TAKES),
     "fusion": SHAPE,

@@ -7,8 +7,8 @@ evaluation, the editor) asks for nothing more than what stands here.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -142,6 +142,20 @@ class Drawing(nn.Module, ABC):
             weights = scale_residuals(inversion.weights, strength)
             residuals |= carried(self.rule, synthesis, inversion.features, inversion.w, w, weights)
         return self.render(w, residuals, strength)
+
+
+class Iterative(ABC):
+    """A way to invert that looks again at what it has drawn.
+
+    Attributes:
+        iterations: Steps.
+    """
+
+    iterations: int
+
+    @abstractmethod
+    def steps(self, photo: Tensor) -> Iterator[tuple[Any, Tensor]]:
+        """What every step finds, and its image ``(B, 3, R, R)``; gradients reach the step that made them alone."""
 
 
 def shifted(w: Tensor, edits: Edits) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +11,7 @@ from hyperinverter.contracts import Inversion
 from hyperinverter.inversion.carrying import RULES, Rule, carried
 from hyperinverter.inversion.drawing import Drawing, Strength
 from hyperinverter.inversion.phase1 import WInverter, as_photos
+from hyperinverter.networks.backbones import Backbone
 from hyperinverter.networks.encoders import FeatureEncoder
 from hyperinverter.networks.features import KIND, FeatureResiduals
 from hyperinverter.networks.frozen import evaluating
@@ -18,12 +21,121 @@ from hyperinverter.ops.factored import Residual
 from hyperinverter.ops.factored import materialised as made
 
 
-class HyperInverter(Drawing):
-    """Photo -> w and residuals -> image (Dinh et al. 2022, Fig. 2).
+class PhaseII(Drawing):
+    """Base of what stands on a frozen phase I and gives residuals to its generator.
 
     The phase-I inverter is frozen: always in eval mode and without gradients. Its encoder is
     part of ``state_dict()`` (``w_inverter.encoder.*``), so that one file holds the complete method; the
     generator is not (see ``WInverter``).
+
+    Args:
+        w_inverter: Frozen in place.
+    """
+
+    def __init__(self, w_inverter: WInverter) -> None:
+        super().__init__()
+        self.w_inverter = w_inverter.requires_grad_(False).eval()
+        self._half = False
+
+    @abstractmethod
+    def predict(self, photo: Tensor, *, factored: bool) -> tuple[Inversion, dict[str, Residual]]:
+        """Phase I's inversion, without gradients, and all residuals; ``factored``: some may stay factors."""
+
+    @property
+    @abstractmethod
+    def backbone(self) -> Backbone:
+        """The network that reads the photo in this phase."""
+
+    def half_precision(self, wanted: bool = True) -> PhaseII:
+        """Trade accuracy for time outside training: ``invert`` and everything drawn is computed in bfloat16.
+
+        Weights and results stay in float32. bfloat16 has float32's range, so nothing overflows on any device.
+        This holds for phase-I images of this generator, too, and for generators that ``prepare`` returns from now on.
+        """
+        self._half = self.generator.synthesis.low_precision = wanted
+        return self
+
+    def use_checkpointing(self, wanted: bool = True) -> PhaseII:
+        """Trade time for memory in training: activations of the synthesis network are computed twice."""
+        self.generator.synthesis.checkpointing = wanted
+        return self
+
+    def train(self, mode: bool = True) -> PhaseII:
+        """Set the mode of the parts that are trained."""
+        super().train(mode)
+        self.w_inverter.eval()  # its BatchNorms keep the statistics phase I ended with
+        return self
+
+    @property
+    def generator(self) -> Generator:
+        """The frozen generator."""
+        return self.w_inverter.generator
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Parameters for the optimizer: those of what predicts residuals."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def forward(self, photo: Tensor, strength: Strength = 1.0) -> Inversion:
+        """Invert photos, RGB ``(B, 3, H, W)`` in [-1, 1].
+
+        Args:
+            photo: Of any size, see ``WInverter.forward``; images are ``(B, 3, R, R)``.
+            strength: Scales the residuals that draw ``image``, as in ``render``; those returned are not scaled.
+
+        Raises:
+            ValueError: If ``photo`` has another shape.
+        """
+        first, residuals = self.predict(photo, factored=False)
+        image = self.render(first.w, residuals, strength)
+        # not factored: all are tensors
+        return Inversion(w=first.w, residuals=residuals, w_image=first.w_image, image=image)  # type: ignore[arg-type]
+
+    def reconstruct(self, photo: Tensor, strength: Strength = 1.0) -> Tensor:
+        """Return ``forward(photo, strength).image`` alone, in less memory: for training.
+
+        Residuals of 3x3 kernels stay factors (``HyperNetwork.factors``) and are not returned.
+        """
+        first, residuals = self.predict(photo, factored=True)
+        return self.render(first.w, residuals, strength)
+
+    def reconstruct_and_edit(self, photo: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``reconstruct``, and what an edit of the first photos changes in both images: for training.
+
+        Args:
+            photo: ``(B, 3, H, W)``.
+            shift: What is added to the codes of the first photos, ``(N, D)`` with N <= B.
+
+        Returns:
+            The images ``(B, 3, R, R)``; the change that the edit makes in the first N, with residuals carried along by
+            ``rule``; and the change it makes in the phase-I images, without gradients, ``(N, 3, R, R)`` each.
+        """
+        first, residuals = self.predict(photo, factored=True)
+        image = self.render(first.w, residuals)
+        few = slice(len(shift))
+        some = {name: residual[few] for name, residual in residuals.items()}
+        before, after = first.w[few], first.w[few] + shift
+        features = {name: made(residual) for name, residual in some.items() if name.endswith(KIND)}
+        weights = {name: residual for name, residual in some.items() if name not in features}
+        with torch.no_grad():
+            wanted = self.render(after) - first.w_image[few]
+        moved = carried(self.rule, self.generator.synthesis, features, before, after, weights)
+        return image, self.render(after, weights | moved) - image[few], wanted
+
+    @torch.no_grad()
+    def invert(self, images: Tensor, strength: Strength = 1.0) -> Inversion:
+        """``forward`` in eval mode and without gradients; the module's own mode is kept."""
+        images = as_photos(images, like=self.generator.w_avg)
+        with evaluating(self):
+            if not self._half:
+                return self(images, strength)
+            with torch.autocast(images.device.type, torch.bfloat16):
+                found = self(images, strength)
+        residuals = {name: residual.float() for name, residual in found.residuals.items()}
+        return Inversion(found.w.float(), residuals, found.w_image.float(), found.image.float())
+
+
+class HyperInverter(PhaseII):
+    """Photo -> w and residuals -> image (Dinh et al. 2022, Fig. 2).
 
     Args:
         w_inverter: Frozen in place.
@@ -44,95 +156,28 @@ class HyperInverter(Drawing):
         feature_residuals: FeatureResiduals | None = None,
         rule: Rule = "add",
     ) -> None:
-        super().__init__()
+        super().__init__(w_inverter)
         if hypernet is None and feature_residuals is None:
             raise ValueError("phase II needs a hypernetwork, feature residuals, or both")
-        self.w_inverter = w_inverter.requires_grad_(False).eval()
         self.feature_encoder = feature_encoder
         self.hypernet = hypernet
         self.feature_residuals = feature_residuals
         if rule not in RULES:
             raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
         self.rule = rule
-        self._half = False
 
-    def half_precision(self, wanted: bool = True) -> HyperInverter:
-        """Trade accuracy for time outside training: ``invert`` and everything drawn is computed in bfloat16.
-
-        Weights and results stay in float32. bfloat16 has float32's range, so nothing overflows on any device.
-        This holds for phase-I images of this generator, too, and for generators that ``prepare`` returns from now on.
-        """
-        self._half = self.generator.synthesis.low_precision = wanted
-        return self
+    @property
+    def backbone(self) -> Backbone:
+        """The feature encoder's."""
+        return self.feature_encoder.backbone
 
     def use_checkpointing(self, wanted: bool = True) -> HyperInverter:
         """Trade time for memory in training: activations of synthesis and style blocks are computed twice."""
         self.generator.synthesis.checkpointing = self.feature_encoder.checkpointing = wanted
         return self
 
-    def train(self, mode: bool = True) -> HyperInverter:
-        """Set the mode of the parts that are trained."""
-        super().train(mode)
-        self.w_inverter.eval()  # its BatchNorms keep the statistics phase I ended with
-        return self
-
-    @property
-    def generator(self) -> Generator:
-        """The frozen generator."""
-        return self.w_inverter.generator
-
-    def trainable_parameters(self) -> list[nn.Parameter]:
-        """Parameters for the optimizer: those of the feature encoder and of what predicts residuals."""
-        return [parameter for parameter in self.parameters() if parameter.requires_grad]
-
-    def forward(self, photo: Tensor, strength: Strength = 1.0) -> Inversion:
-        """Invert photos, RGB ``(B, 3, H, W)`` in [-1, 1].
-
-        Args:
-            photo: Of any size, see ``WInverter.forward``; images are ``(B, 3, R, R)``.
-            strength: Scales the residuals that draw ``image``, as in ``render``; those returned are not scaled.
-
-        Raises:
-            ValueError: If ``photo`` has another shape.
-        """
-        first, residuals = self._predict(photo, factored=False)
-        image = self.render(first.w, residuals, strength)
-        # not factored: all are tensors
-        return Inversion(w=first.w, residuals=residuals, w_image=first.w_image, image=image)  # type: ignore[arg-type]
-
-    def reconstruct(self, photo: Tensor, strength: Strength = 1.0) -> Tensor:
-        """Return ``forward(photo, strength).image`` alone, in less memory: for training.
-
-        Residuals of 3x3 kernels stay factors (``HyperNetwork.factors``) and are not returned.
-        """
-        first, residuals = self._predict(photo, factored=True)
-        return self.render(first.w, residuals, strength)
-
-    def reconstruct_and_edit(self, photo: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``reconstruct``, and what an edit of the first photos changes in both images: for training.
-
-        Args:
-            photo: ``(B, 3, H, W)``.
-            shift: What is added to the codes of the first photos, ``(N, D)`` with N <= B.
-
-        Returns:
-            The images ``(B, 3, R, R)``; the change that the edit makes in the first N, with residuals carried along by
-            ``rule``; and the change it makes in the phase-I images, without gradients, ``(N, 3, R, R)`` each.
-        """
-        first, residuals = self._predict(photo, factored=True)
-        image = self.render(first.w, residuals)
-        few = slice(len(shift))
-        some = {name: residual[few] for name, residual in residuals.items()}
-        before, after = first.w[few], first.w[few] + shift
-        features = {name: made(residual) for name, residual in some.items() if name.endswith(KIND)}
-        weights = {name: residual for name, residual in some.items() if name not in features}
-        with torch.no_grad():
-            wanted = self.render(after) - first.w_image[few]
-        moved = carried(self.rule, self.generator.synthesis, features, before, after, weights)
-        return image, self.render(after, weights | moved) - image[few], wanted
-
-    def _predict(self, photo: Tensor, *, factored: bool) -> tuple[Inversion, dict[str, Residual]]:
-        """Phase I, without gradients, and all residuals."""
+    def predict(self, photo: Tensor, *, factored: bool) -> tuple[Inversion, dict[str, Residual]]:
+        """As ``PhaseII``; residuals of 3x3 kernels are those that stay factors."""
         with torch.no_grad():
             first = self.w_inverter(photo)
         of_photo, of_w_image, differences = self.feature_encoder.read(photo=photo, w_image=first.w_image)
@@ -143,15 +188,3 @@ class HyperInverter(Drawing):
         if self.feature_residuals is not None:
             residuals |= self.feature_residuals(differences)
         return first, residuals
-
-    @torch.no_grad()
-    def invert(self, images: Tensor, strength: Strength = 1.0) -> Inversion:
-        """``forward`` in eval mode and without gradients; the module's own mode is kept."""
-        images = as_photos(images, like=self.generator.w_avg)
-        with evaluating(self):
-            if not self._half:
-                return self(images, strength)
-            with torch.autocast(images.device.type, torch.bfloat16):
-                found = self(images, strength)
-        residuals = {name: residual.float() for name, residual in found.residuals.items()}
-        return Inversion(found.w.float(), residuals, found.w_image.float(), found.image.float())

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from hyperinverter.contracts import Inversion
+from hyperinverter.inversion.drawing import Iterative
 from hyperinverter.inversion.phase1 import WInverter, check_photo
 from hyperinverter.networks.encoders import WEncoder, resize
 from hyperinverter.networks.generator import Generator
 from hyperinverter.networks.wplus import WPlusEncoder
 
 
-class ReStyle(WInverter):
+class ReStyle(WInverter, Iterative):
     """Photo -> W+ in several steps, each from the photo and the image so far; the first image is that of the mean w.
 
     Args:

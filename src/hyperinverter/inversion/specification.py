@@ -17,9 +17,11 @@ from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from torch import nn
 
+from hyperinverter.contracts import KernelSpec
 from hyperinverter.inversion.carrying import Rule
+from hyperinverter.inversion.hyperstyle import HyperStyle
 from hyperinverter.inversion.phase1 import WInverter
-from hyperinverter.inversion.phase2 import HyperInverter
+from hyperinverter.inversion.phase2 import HyperInverter, PhaseII
 from hyperinverter.inversion.restyle import ReStyle
 from hyperinverter.networks.backbones import BACKBONES
 from hyperinverter.networks.encoders import FeatureEncoder, Heads, Initial, WEncoder
@@ -27,6 +29,7 @@ from hyperinverter.networks.features import FeatureResiduals
 from hyperinverter.networks.fusion import FUSIONS
 from hyperinverter.networks.generator import Generator, GeneratorConfig
 from hyperinverter.networks.hypernets import Activation, HyperNetwork, Init
+from hyperinverter.networks.hyperstyle import HyperStyleNetwork
 from hyperinverter.networks.wplus import METHODS, WPlusEncoder
 
 Kind = Literal["w_encoder", "hyperinverter"]  # what kind of model: decides which parts there are
@@ -112,6 +115,17 @@ class FeatureResidualsSpec:
 
 
 @dataclass(frozen=True)
+class HyperStyleSpec:
+    """HyperStyle; fields are arguments of ``HyperStyleNetwork``, ``iterations`` of ``HyperStyle``."""
+
+    kernels: tuple[str, ...]  # names of ``generator.kernels()``
+    backbone: Part
+    hidden_dim: int = 512
+    scale: float = 1.0
+    iterations: int = 5
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """A model without its weights."""
 
@@ -121,6 +135,9 @@ class ModelSpec:
     features: FeaturesSpec | None = None  # of a "hyperinverter"
     hypernet: HypernetSpec | None = None  # of a "hyperinverter" with residuals of weights
     feature_residuals: FeatureResidualsSpec | None = None  # of a "hyperinverter" with feature residuals
+    hyperstyle: HyperStyleSpec | None = (
+        None  # of a "hyperinverter" that is a rival instead; then without the three above
+    )
 
     def plain(self) -> dict[str, Any]:
         """Numbers, strings, lists and dictionaries, for a checkpoint or a header."""
@@ -148,8 +165,12 @@ def describe(model: nn.Module) -> ModelSpec:
     """Return what ``build`` makes such a model from.
 
     Raises:
-        TypeError: If ``model`` is neither a ``WInverter`` nor a ``HyperInverter``.
+        TypeError: If ``model`` is neither a ``WInverter`` nor a ``PhaseII``.
     """
+    if isinstance(model, HyperStyle):
+        names = tuple(spec.name for spec in model.network.kernels)
+        rival = _read_off(HyperStyleSpec, model.network, kernels=names, iterations=model.iterations)
+        return replace(describe(model.w_inverter), kind="hyperinverter", hyperstyle=rival)
     if isinstance(model, HyperInverter):
         return replace(
             describe(model.w_inverter),
@@ -164,7 +185,7 @@ def describe(model: nn.Module) -> ModelSpec:
         iterations = model.iterations if isinstance(model, ReStyle) else None
         encoder = _read_off(WEncoderSpec, model.encoder, iterations=iterations)
         return ModelSpec("w_encoder", model.generator.config, encoder)
-    raise TypeError(f"expected a WInverter or a HyperInverter, got {type(model).__name__}")
+    raise TypeError(f"expected a WInverter, a HyperInverter or a HyperStyle, got {type(model).__name__}")
 
 
 def _hypernet_spec(hypernet: HyperNetwork) -> HypernetSpec:
@@ -172,7 +193,7 @@ def _hypernet_spec(hypernet: HyperNetwork) -> HypernetSpec:
     return _read_off(HypernetSpec, regressor, kernels=tuple(spec.name for spec in hypernet.kernels))
 
 
-def build(spec: ModelSpec, generator: Generator, init: Init = "paper") -> WInverter | HyperInverter:
+def build(spec: ModelSpec, generator: Generator, init: Init = "paper") -> WInverter | PhaseII:
     """Build a model with random weights around a generator.
 
     Args:
@@ -224,7 +245,7 @@ def build_w_encoder(spec: WEncoderSpec, w_dim: int, num_ws: int) -> WEncoder | W
     return WPlusEncoder(backbone, w_dim, num_ws, **_options(spec, "backbone", "iterations"))
 
 
-def build_on(first: WInverter, spec: ModelSpec, init: Init = "paper") -> HyperInverter:
+def build_on(first: WInverter, spec: ModelSpec, init: Init = "paper") -> PhaseII:
     """Build phase II with random weights on a phase I at hand, whatever ``spec.w_encoder`` says.
 
     Raises:
@@ -232,6 +253,8 @@ def build_on(first: WInverter, spec: ModelSpec, init: Init = "paper") -> HyperIn
             have.
     """
     features, generator = spec.features, first.generator
+    if spec.hyperstyle is not None:
+        return _hyperstyle(spec.hyperstyle, first)
     if features is None or (spec.hypernet is None and spec.feature_residuals is None):
         raise ValueError("the description lacks features or hypernet")
     hypernet = None if spec.hypernet is None else _hypernet(spec.hypernet, features.channels, generator, init)
@@ -258,14 +281,27 @@ def _sides(spec: FeatureResidualsSpec | None, generator: Generator) -> list[int]
     return [] if spec is None else sorted({maps[place][1] for place in spec.places if place in maps})
 
 
-def _hypernet(hyper: HypernetSpec, channels: int, generator: Generator, init: Init) -> HyperNetwork:
+def _hyperstyle(rival: HyperStyleSpec, first: WInverter) -> HyperStyle:
+    network = HyperStyleNetwork(
+        _kernels(rival.kernels, first.generator),
+        rival.backbone.build(BACKBONES),
+        **_options(rival, "kernels", "backbone", "iterations"),
+    )
+    return HyperStyle(first, network, rival.iterations)
+
+
+def _kernels(names: tuple[str, ...], generator: Generator) -> list[KernelSpec]:
     by_name = {kernel.name: kernel for kernel in generator.kernels()}
-    if unknown := [name for name in hyper.kernels if name not in by_name]:
+    if unknown := [name for name in names if name not in by_name]:
         raise ValueError(f"this generator does not know {unknown[0]!r}")
-    if len(set(hyper.kernels)) < len(hyper.kernels):
+    if len(set(names)) < len(names):
         raise ValueError("the description names a kernel twice")
+    return [by_name[name] for name in names]
+
+
+def _hypernet(hyper: HypernetSpec, channels: int, generator: Generator, init: Init) -> HyperNetwork:
     return HyperNetwork(
-        [by_name[name] for name in hyper.kernels],
+        _kernels(hyper.kernels, generator),
         channels,
         fusion=functools.partial(hyper.fusion.build, FUSIONS),
         init=init,

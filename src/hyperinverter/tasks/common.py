@@ -17,6 +17,7 @@ from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
 from hyperinverter.contracts import Batch, Inversion
+from hyperinverter.inversion.drawing import Iterative
 from hyperinverter.metrics import MetricSuite
 from hyperinverter.networks.frozen import Held
 from hyperinverter.networks.generator import Generator
@@ -167,10 +168,21 @@ class PhaseTask(LightningModule, ABC):
         return step.total
 
     def forward_pass(self, photo: Tensor) -> Pass:
-        """Draw photos ``(B, 3, R, R)`` and compare: what every training step differentiates."""
-        image = self.draw(photo)
-        total, parts = self.loss(image, photo)
-        return Pass(total, parts, image)
+        """Draw photos ``(B, 3, R, R)`` and compare: what every training step differentiates.
+
+        Of a way to invert in several steps the losses are added: each step has its own gradient, and they meet in the
+        weights.
+        """
+        if not isinstance(self.inverter, Iterative):
+            image = self.draw(photo)
+            total, parts = self.loss(image, photo)
+            return Pass(total, parts, image)
+        target = self.loss.target(photo)  # type: ignore[operator]
+        totals: list[Tensor] = []
+        for _, image in self.inverter.steps(photo):
+            total, parts = self.loss(image, photo, target)
+            totals.append(total)
+        return Pass(torch.stack(totals).sum(), parts, image)
 
     @abstractmethod
     def draw(self, photo: Tensor) -> Tensor:

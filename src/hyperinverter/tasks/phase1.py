@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 
 from hyperinverter.contracts import Batch
 from hyperinverter.inversion.phase1 import WInverter
-from hyperinverter.inversion.restyle import ReStyle
 from hyperinverter.losses.adversarial import discriminator_loss, r1_penalty
 from hyperinverter.networks.wplus import LatentDiscriminator, WPlusEncoder
 from hyperinverter.tasks.common import Pass, PhaseTask, average_gradients, in_full
@@ -77,8 +76,6 @@ class PhaseIEncoder(PhaseTask):
 
     def forward_pass(self, photo: Tensor) -> Pass:
         """As ``PhaseTask``; with ``near_w``, and what keeps the codes near W."""
-        if isinstance(self.inverter, ReStyle):
-            return self._all_steps(photo, self.inverter)
         if self.near_w is None:
             return super().forward_pass(photo)
         assert self.latent_discriminator is not None
@@ -92,15 +89,6 @@ class PhaseIEncoder(PhaseTask):
         parts["latent"] = (opinions * active).sum() / active.sum()
         total = total + self.near_w.delta * parts["delta"] + self.near_w.latent * parts["latent"]
         return Pass(total, parts, inversion.image)
-
-    def _all_steps(self, photo: Tensor, inverter: ReStyle) -> Pass:
-        """The losses of all steps, added: each step has its own gradient, and they meet in the weights."""
-        target = self.loss.target(photo)  # type: ignore[operator]
-        totals: list[Tensor] = []
-        for _, image in inverter.steps(photo):
-            total, parts = self.loss(image, photo, target)
-            totals.append(total)
-        return Pass(torch.stack(totals).sum(), parts, image)
 
     @property
     def _encoder(self) -> WPlusEncoder:

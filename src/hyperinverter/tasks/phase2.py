@@ -11,7 +11,7 @@ from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
 from hyperinverter.contracts import Batch, current_name
-from hyperinverter.inversion.phase2 import HyperInverter
+from hyperinverter.inversion.phase2 import PhaseII
 from hyperinverter.losses.adversarial import discriminator_loss, generator_loss, r1_penalty
 from hyperinverter.metrics import MetricSuite
 from hyperinverter.networks.generator import Generator
@@ -59,7 +59,7 @@ class PhaseIIHyper(PhaseTask):
 
     def __init__(
         self,
-        inverter: HyperInverter,
+        inverter: PhaseII,
         loss: nn.Module,
         metrics: MetricSuite,
         optimizer: MakeOptimizer,
@@ -95,13 +95,13 @@ class PhaseIIHyper(PhaseTask):
 
     def draw(self, photo: Tensor) -> Tensor:
         """The final image, G(w; theta + residuals)."""
-        return cast(HyperInverter, self.inverter).reconstruct(photo)
+        return cast(PhaseII, self.inverter).reconstruct(photo)
 
     def forward_pass(self, photo: Tensor) -> Pass:
         """As for phase I, and with ``edit`` the term that keeps edits alive."""
         if not self.edit:
             return super().forward_pass(photo)
-        inverter = cast(HyperInverter, self.inverter)
+        inverter = cast(PhaseII, self.inverter)
         shift = random_steps(inverter.generator, max(1, round(self.edit_share * len(photo))))
         image, change, wanted = inverter.reconstruct_and_edit(photo, shift)
         total, parts = self.loss(image, photo)
@@ -231,7 +231,7 @@ class PhaseIIHyper(PhaseTask):
         return super().load_state_dict(renamed, strict=strict, assign=assign)
 
     def _time_parts(self, photo: Tensor) -> None:
-        assert isinstance(self.inverter, HyperInverter)
+        assert isinstance(self.inverter, PhaseII)
         _, seconds = self._timed(self.inverter.w_inverter, photo)
         self._seconds.setdefault("phase1/seconds_per_image", []).append(seconds / len(photo))
 
