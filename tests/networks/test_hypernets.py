@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,13 +9,15 @@ import torch.nn.functional as F
 from tiny import make_generator
 from torch import nn
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hyperinverter.contracts import KernelSpec
 from hyperinverter.networks.coverage import select
-from hyperinverter.networks.fusion import ConcatFusion
+from hyperinverter.networks.fusion import FUSIONS, ConcatFusion, Fusion
 from hyperinverter.networks.generator import Generator
 from hyperinverter.networks.hypernets import HyperNetwork, KernelRegressor
 from hyperinverter.ops.factored import FactoredResidual
+from hyperinverter.ops.policy import policy
 
 SHAPES = [(6, 6, 3, 3), (4, 8, 3, 3), (3, 10, 1, 1), (10, 7)]
 
@@ -242,3 +245,46 @@ def test_factors_multiply_to_the_residuals() -> None:
         is_factored = isinstance(residual, FactoredResidual)
         assert is_factored is (spec.shape[2:] == (3, 3))
         assert_close(residual.materialise() if is_factored else residual, whole[spec.name])
+
+
+@pytest.mark.parametrize("fusion", FUSIONS.values(), ids=FUSIONS)
+def test_all_at_once_gives_the_same_residuals_and_gradients(fusion: type[Fusion]) -> None:
+    kernels = make_generator().kernels()
+    hypernet = HyperNetwork(kernels, 8, 4, fusion, extractor_channels=8, init="fan_in").double()
+    maps = {name: x.double().requires_grad_() for name, x in both(2, 6, 8, 8, 8).items()}
+    inputs = [maps["photo"], *hypernet.parameters()]
+    results = []
+    for way in ("loop", "together"):
+        with policy(regressors=way):
+            residuals = hypernet(**maps)
+        total = torch.stack([delta.square().sum() for delta in residuals.values()]).sum()
+        results.append([*residuals.values(), *torch.autograd.grad(total, inputs)])
+    for one, other in zip(*results, strict=True):
+        assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_all_at_once_is_computed_in_half_precision_and_in_fewer_operations() -> None:
+    hypernet = HyperNetwork(make_generator().kernels(), 8, 4, extractor_channels=8, init="fan_in")
+    maps, counts = both(2, 6, 8, 8, 8), {}
+    exact = hypernet(**maps)
+    for way in ("loop", "together"):
+        with policy(regressors=way), torch.autocast("cpu", torch.bfloat16), Convolutions() as seen:
+            residuals = hypernet(**maps)
+        counts[way] = seen.types
+        apart = torch.cat([(residuals[name] - delta).flatten() for name, delta in exact.items()]).norm()
+        assert 1e-4 < apart / torch.cat([delta.flatten() for delta in exact.values()]).norm() < 5e-2
+    assert counts["loop"] == [torch.bfloat16] * 5 * len(hypernet.kernels)
+    assert counts["together"] == [torch.bfloat16] * 5
+
+
+class Convolutions(TorchDispatchMode):
+    """Types of what is convolved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.types: list[torch.dtype] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, given: Any = (), named: Any = None) -> Any:
+        if function is torch.ops.aten.convolution.default:
+            self.types.append(given[0].dtype)
+        return function(*given, **(named or {}))

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from hyperinverter.contracts import KernelSpec
 from hyperinverter.networks.fusion import ConcatFusion
 from hyperinverter.ops.factored import FactoredResidual, Residual
+from hyperinverter.ops.policy import policy_of
 
 Init = Literal["paper", "fan_in"]
 Activation = Literal["relu", "leaky_relu"]
+Weights = dict[str, Tensor]
 _SLOPE = 0.2  # of the leaky ReLU
 
 
@@ -115,7 +118,10 @@ class KernelRegressor(nn.Module):
         """Return the residual as the factors of its last product, from two maps ``(B, C, 8, 8)``."""
         # h = extractor(fusion(photo, w_image))
         fused = self.fusion(photo=photo, w_image=w_image)  # (B, C, 8, 8)
-        h = self.feature_extractor(fused).flatten(1)  # (B, D, 1, 1) -> (B, D)
+        return self.factors_of(self.feature_extractor(fused).flatten(1))  # (B, D, 1, 1) -> (B, D)
+
+    def factors_of(self, h: Tensor) -> FactoredResidual:
+        """Return the residual from the hidden vector h, ``(B, D)``."""
         # U = h w1 + b1
         u = torch.addmm(self.b1, h, self.w1).view(
             -1, self.in_channels, self.hidden_dim
@@ -174,8 +180,8 @@ class HyperNetwork(nn.Module):
         Those of torgb and of affine layers are small and come as tensors.
         """
         return {
-            spec.name: regressor.factors(**maps) if spec.shape[2:] == (3, 3) else regressor(**maps)
-            for spec, regressor, maps in self._each(photo, w_image)
+            spec.name: factors if spec.shape[2:] == (3, 3) else factors.materialise()
+            for spec, factors in self._each(photo, w_image)
         }
 
     def forward(self, *, photo: Tensor, w_image: Tensor) -> dict[str, Tensor]:
@@ -188,15 +194,51 @@ class HyperNetwork(nn.Module):
         Returns:
             ``KernelSpec.name`` -> ``(B, *KernelSpec.shape)``, to be added to the generator's stored weights.
         """
-        return {spec.name: regressor(**maps) for spec, regressor, maps in self._each(photo, w_image)}
+        return {spec.name: factors.materialise() for spec, factors in self._each(photo, w_image)}
 
-    def _each(
-        self, photo: Tensor, w_image: Tensor
-    ) -> Iterator[tuple[KernelSpec, KernelRegressor, dict[str, Tensor]]]:
-        """Every kernel with its regressor and its own two feature maps ``(B, C, 8, 8)``."""
+    def _each(self, photo: Tensor, w_image: Tensor) -> Iterator[tuple[KernelSpec, FactoredResidual]]:
+        """Every kernel with its residual, one after the other or, up to the hidden vector, all at once."""
+        regressors = cast(list[KernelRegressor], [*self.weight_regressors.values()])
         # Taken apart once: the gradient is then put together once, not summed up from one tensor per kernel.
         photo_maps, w_image_maps = photo.unbind(1), w_image.unbind(1)
-        for spec, regressor in zip(self.kernels, self.weight_regressors.values(), strict=True):
-            assert isinstance(regressor, KernelRegressor)
-            index = spec.style_index
-            yield spec, regressor, {"photo": photo_maps[index], "w_image": w_image_maps[index]}
+        pairs = [(photo_maps[spec.style_index], w_image_maps[spec.style_index]) for spec in self.kernels]
+        if policy_of(photo).regressors == "together":
+            hidden = _hidden_of_all(regressors, pairs)
+            yield from (
+                (spec, one.factors_of(h))
+                for spec, one, h in zip(self.kernels, regressors, hidden, strict=True)
+            )
+            return
+        for spec, one, (ours, theirs) in zip(self.kernels, regressors, pairs, strict=True):
+            yield spec, one.factors(photo=ours, w_image=theirs)
+
+
+def _hidden_of_all(
+    regressors: Sequence[KernelRegressor], pairs: Sequence[tuple[Tensor, Tensor]]
+) -> tuple[Tensor, ...]:
+    """The hidden vectors ``(B, D)`` of regressors, each from its own two maps ``(B, C, 8, 8)``.
+
+    Up to there all regressors are networks of one shape, so each of their operations runs once for all N of them, on
+    weights put together: a convolution in N groups. w1 differs in shape and is large: it is not put together.
+    """
+    fusion, extractor = regressors[0].fusion, regressors[0].feature_extractor
+
+    def hidden(merging: Weights, extracting: Weights, photo: Tensor, w_image: Tensor) -> Tensor:
+        fused = functional_call(fusion, merging, kwargs={"photo": photo, "w_image": w_image})
+        return functional_call(extractor, extracting, (fused,)).flatten(1)
+
+    parts = [one.fusion for one in regressors], [one.feature_extractor for one in regressors]
+    photo, w_image = (torch.stack(maps) for maps in zip(*pairs, strict=True))  # (N, B, C, 8, 8)
+    kind, dtype = photo.device.type, photo.dtype
+    if torch.is_autocast_enabled(kind):  # vmap does not pass it on
+        dtype = torch.get_autocast_dtype(kind)
+    merging, extracting = (_together(modules, dtype) for modules in parts)
+    with torch.autocast(kind, enabled=False):
+        every = torch.vmap(hidden)(merging, extracting, photo.to(dtype), w_image.to(dtype))  # (N, B, D)
+    return every.unbind()
+
+
+def _together(modules: Sequence[nn.Module], dtype: torch.dtype) -> Weights:
+    """Parameters of modules of one shape: name -> ``(N, *shape)``, with gradients to each."""
+    own = [dict(module.named_parameters()) for module in modules]
+    return {name: torch.stack([weights[name] for weights in own]).to(dtype) for name in own[0]}

@@ -35,12 +35,19 @@ class Policy:
     # Numbers in a feature map from which a batch is drawn in parts, None for no limit. On a CPU the batch is then no
     # faster than its parts and takes more memory.
     largest_map: int | None
+    # The hypernetwork's regressors one after the other, or each operation once for all of them. A GPU waits for many
+    # small launches; a CPU loses with groups.
+    regressors: Literal["loop", "together"]
     # Factored residuals: mix maps, make kernels, or what needs fewer multiplications.
     factored: Literal["cheapest", "mixing", "kernels"] = "cheapest"
 
 
-GPU = Policy(per_sample="grouped", winograd="never", channels_last=False, largest_map=None)  # and all others
-CPU = Policy(per_sample="loop", winograd="where_it_pays", channels_last=True, largest_map=2**24)
+GPU = Policy(  # and all other devices
+    per_sample="grouped", winograd="never", channels_last=False, largest_map=None, regressors="together"
+)
+CPU = Policy(
+    per_sample="loop", winograd="where_it_pays", channels_last=True, largest_map=2**24, regressors="loop"
+)
 TABLE: dict[str, Policy] = {"cpu": CPU}
 
 # Plain globals, not context variables: the backward pass may run in autograd's own threads.
