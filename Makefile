@@ -20,7 +20,8 @@ demo: env
 	$(BIN)/python -m hyperinverter_recipes.demo
 
 # Two processes of one thread each: small networks gain little from a second thread, and each test is alone in its own.
-TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+PROCESSES := -n 2 --dist worksteal
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PROCESSES)
 
 test: env
 	$(TEST)
@@ -54,7 +55,7 @@ test-floors:
 	$(FLOORS)/bin/pip install --quiet --upgrade pip
 	$(FLOORS)/bin/python .ci/floors.py > $(FLOORS)/floors.txt
 	$(FLOORS)/bin/pip install --progress-bar off -c $(FLOORS)/floors.txt -e ".[dev]"
-	$(FLOORS)/bin/python -m pytest -W ignore::DeprecationWarning -W ignore::FutureWarning
+	OMP_NUM_THREADS=1 $(FLOORS)/bin/python -m pytest $(PROCESSES) -W ignore::DeprecationWarning -W ignore::FutureWarning
 
 check: env
 	$(BIN)/ruff check .

@@ -283,7 +283,7 @@ class Synthesis(nn.Module):
     def _draw(self, ws: Tensor, residuals: Residuals, noise_mode: str) -> Tensor:
         """``(B, L, D)`` -> ``(B, 3, R, R)``: every block doubles the features' side and adds its colours."""
         codes = ws.unbind(dim=1)  # L times (B, D)
-        x = self.get_parameter("b4.const").expand(len(ws), -1, -1, -1)  # (B, C, 4, 4)
+        x = self._const(len(ws))  # (B, C, 4, 4)
         image: Tensor | None = None
         for k, side in enumerate(self.resolutions):
             code = 2 * k  # of conv1; a block's torgb shares its code with the next block's conv0
@@ -305,7 +305,7 @@ class Synthesis(nn.Module):
         """
         residuals = residuals or {}
         codes = self._checked(ws, residuals, "const").unbind(dim=1)
-        x = self.get_parameter("b4.const").expand(len(ws), -1, -1, -1)
+        x = self._const(len(ws))
         for code in range(0, 2 * len(self.resolutions) - 1):  # b4.conv1, b8.conv0, b8.conv1, ...
             layer = f"b{self.resolutions[(code + 1) // 2]}.conv{(code + 1) % 2}"
             x = self._convolve(layer, x, codes[code], residuals, "const")
@@ -315,7 +315,7 @@ class Synthesis(nn.Module):
 
     def _convolve(self, name: str, x: Tensor, w: Tensor, residuals: Residuals, noise_mode: str) -> Tensor:
         """Run the convolution of this name on ``(B, I, H, W)``, with ``w`` ``(B, D)`` and its residuals."""
-        layer = self.get_submodule(name)
+        layer = self._layer(name)
         given = (x, w, residuals.get(f"{name}.weight"), _made(residuals, f"{name}.affine.weight"), noise_mode)
         if self.checkpointing and torch.is_grad_enabled():
             x = checkpoint(layer, *given, use_reentrant=False)
@@ -330,8 +330,20 @@ class Synthesis(nn.Module):
     def _colours(self, name: str, x: Tensor, w: Tensor, residuals: Residuals) -> Tensor:
         """What the torgb layer of this name adds to the image, ``(B, 3, H, W)`` in float32 (or float64 as given)."""
         deltas = _made(residuals, f"{name}.weight"), _made(residuals, f"{name}.affine.weight")
-        colours = self.get_submodule(name)(x, w, *deltas)
+        colours = self._layer(name)(x, w, *deltas)
         return colours if colours.dtype == torch.float64 else colours.float()
+
+    def _layer(self, name: str) -> nn.Module:
+        """``b8.conv1`` -> that layer; plain attributes, because export of torch 2.6 follows no ``get_submodule``."""
+        block, _, kind = name.partition(".")
+        layer: nn.Module = getattr(getattr(self, block), kind)
+        return layer
+
+    def _const(self, count: int) -> Tensor:
+        """The learned map that every image starts from, ``(B, C, 4, 4)``."""
+        first = self.b4
+        assert isinstance(first, Block)
+        return first.const.expand(count, -1, -1, -1)
 
     def with_residuals(self, residuals: Residuals) -> Synthesis:
         """Return a synthesis network whose weights are theta + delta; what has no residual is shared, not copied.

@@ -78,11 +78,11 @@ SWEEP: Mapping[str, Check] = {
     "factors": lambda value: isinstance(value, dict),
 }
 
-_reported: set[Path] = set()
+_reported: set[tuple[Path, int, int]] = set()  # file, time and size
 
 
 def read_record(path: Path, schema: Mapping[str, Check]) -> dict[str, Any] | None:
-    """The content of a record, None if there is none or it is not one; the latter is reported, once per file.
+    """The content of a record; None if there is none or it is not one. The latter is reported once, until it changes.
 
     Args:
         path: The file.
@@ -90,9 +90,11 @@ def read_record(path: Path, schema: Mapping[str, Check]) -> dict[str, Any] | Non
     """
     if not path.is_file():
         return None
-    why = ""
+    why, state = "", (path, 0, 0)
     try:
-        if path.stat().st_size > LARGEST:
+        found = path.stat()
+        state = (path, found.st_mtime_ns, found.st_size)
+        if found.st_size > LARGEST:
             why = f"it is larger than {LARGEST >> 20} MB"
         else:
             content = parse_json(path.read_text(encoding="utf-8"))
@@ -104,7 +106,7 @@ def read_record(path: Path, schema: Mapping[str, Check]) -> dict[str, Any] | Non
                 return content
     except (OSError, ValueError):
         why = "it cannot be read"
-    if path not in _reported:
-        _reported.add(path)
+    if state not in _reported:
+        _reported.add(state)
         say(f"passed over {path}: {why}")
     return None
