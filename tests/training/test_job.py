@@ -14,6 +14,7 @@ import torch
 from hyperinverter import config
 from hyperinverter.contracts import UserError
 from hyperinverter.system.files import hold
+from hyperinverter.training import failures
 from hyperinverter.training import job as jobs
 from hyperinverter.training.panels import ImagePanels
 from hyperinverter.training.stopping import Interrupted, StopAfter
@@ -321,8 +322,10 @@ def test_a_finished_run_is_not_replaced_unasked(tmp_path: Path, short: list[str]
 def test_results_that_cannot_be_right_are_a_run_that_failed(
     value: float, tmp_path: Path, short: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = jobs.check_learned
-    monkeypatch.setattr(jobs, "check_learned", lambda numbers, by: real({**numbers, "test/l2": value}, by))
+    real = failures.check_learned
+    monkeypatch.setattr(
+        failures, "check_learned", lambda numbers, by: real({**numbers, "test/l2": value}, by)
+    )
     with pytest.raises(UserError, match=r"the run failed to learn: test/l2 is .* lower phase.optimizer.lr"):
         job(tmp_path, *short)
     assert card(tmp_path)["status"] == "failed"

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 
+from hyperinverter.contracts import UserError
 from hyperinverter.system.errors import cause
 from hyperinverter.system.processes import is_first, rank
 from hyperinverter.system.terminal import short
+
+_LARGEST_L2 = 100.0  # mean squared difference of images in [-1, 1]: 4 is the most that two pictures can have
 
 
 def forget(folder: Path) -> None:
@@ -52,3 +57,22 @@ def _lost_the_others(error: BaseException) -> bool:
     """Whether this is how the end of another process shows in this one (torch has no class of its own for it)."""
     words = ("connection", "peer", "gloo", "nccl", "socket", "timed out", "store", "process group")
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+
+
+def check_learned(numbers: Mapping[str, float], rank_by: str) -> None:
+    """Refuse results that cannot be right: the run has measured them, but it has not learned.
+
+    Args:
+        numbers: Of the test.
+        rank_by: The number that a sweep orders runs by.
+
+    Raises:
+        UserError: For a number that is not finite, or images that are far outside of [-1, 1].
+    """
+    for name in dict.fromkeys((rank_by, "test/l2")):
+        value = numbers.get(name, 0.0)
+        if not math.isfinite(value) or (name == "test/l2" and value > _LARGEST_L2):
+            raise UserError(
+                f"the run failed to learn: {name} is {value:.3g} after the test; try a lower phase.optimizer.lr, or "
+                "trainer.precision=32-true"
+            )

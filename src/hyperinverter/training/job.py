@@ -41,8 +41,6 @@ from hyperinverter.training.trainer import end_helpers, guarded, make_trainer, q
 if TYPE_CHECKING:
     from hyperinverter.assembly import Assembled
 
-_LARGEST_L2 = 100.0  # mean squared difference of images in [-1, 1]: 4 is the most that two pictures can have
-
 
 def run(cfg: Config, folder: Path | None = None) -> float:
     """Do one job and return the number a sweep ranks by.
@@ -295,7 +293,7 @@ class Job:
             evaluate_run(cfg, task.inverter, assembled.data, self.folder, best)
         if rank_by not in numbers:
             raise UserError(f"phase.rank_by={rank_by} is not measured; there are: {', '.join(numbers)}")
-        check_learned(numbers, rank_by)
+        failures.check_learned(numbers, rank_by)
         return numbers[rank_by]
 
     def _say_need(self, task: PhaseTask) -> None:
@@ -357,25 +355,6 @@ class Job:
                 self.card.put_back()
                 return
             self.card.close("interrupted" if interrupted else "failed", why)
-
-
-def check_learned(numbers: Mapping[str, float], rank_by: str) -> None:
-    """Refuse results that cannot be right: the run has measured them, but it has not learned.
-
-    Args:
-        numbers: Of the test.
-        rank_by: The number that a sweep orders runs by.
-
-    Raises:
-        UserError: For a number that is not finite, or images that are far outside of [-1, 1].
-    """
-    for name in dict.fromkeys((rank_by, "test/l2")):
-        value = numbers.get(name, 0.0)
-        if not math.isfinite(value) or (name == "test/l2" and value > _LARGEST_L2):
-            raise UserError(
-                f"the run failed to learn: {name} is {value:.3g} after the test; try a lower phase.optimizer.lr, or "
-                "trainer.precision=32-true"
-            )
 
 
 def identity(cfg: Config) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from PIL import Image
 from torch import Tensor
 
 from hyperinverter.inversion.phase2 import HyperInverter
-from hyperinverter.networks.generator import Block, StyledConv, Synthesis, ToRGB
+from hyperinverter.networks.generator import Synthesis
+from hyperinverter.networks.styled import Block, StyledConv, ToRGB
 from hyperinverter.ops.policy import policy
 
 

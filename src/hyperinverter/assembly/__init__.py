@@ -6,52 +6,38 @@ object here and passed in Python, so no shape is ever typed twice.
 
 from __future__ import annotations
 
-import copy
 import functools
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import LightningDataModule
 from torch import nn
 
-from hyperinverter import config, runs
+from hyperinverter import config
+from hyperinverter.assembly.settling import PACKAGED_PHASE1, settle
+from hyperinverter.assembly.specifications import method_of, model_spec, w_encoder_spec
 from hyperinverter.checkpoints import find_discriminator, load_generator, load_w_inverter
 from hyperinverter.checkpoints.opening import checkpoint_of
 from hyperinverter.checkpoints.registry import PACKAGED, fetched_path, packaged
 from hyperinverter.checkpoints.starts import published_start, start_from_published
 from hyperinverter.config import Config
 from hyperinverter.contracts import UserError
-from hyperinverter.data.digiface import RESOLUTION as BUILT_IN_RESOLUTION
 from hyperinverter.data.module import ImageDataModule
 from hyperinverter.inversion.phase1 import WInverter
 from hyperinverter.inversion.phase2 import PhaseII
-from hyperinverter.inversion.specification import (
-    FeatureResidualsSpec,
-    FeaturesSpec,
-    HypernetSpec,
-    HyperStyleSpec,
-    ModelSpec,
-    Part,
-    WEncoderSpec,
-    build_on,
-    build_w_inverter,
-)
+from hyperinverter.inversion.specification import build_on, build_w_inverter
 from hyperinverter.judges.base import Judge
 from hyperinverter.judges.catalogue import build_judge
 from hyperinverter.losses.reconstruction import IdentityLoss, PerceptualLoss, PixelLoss
 from hyperinverter.losses.weighted import WeightedLoss
 from hyperinverter.metrics import MetricSuite
-from hyperinverter.networks.backbones import BACKBONES
-from hyperinverter.networks.coverage import select
 from hyperinverter.networks.discriminator import Discriminator
-from hyperinverter.networks.fusion import FUSIONS
 from hyperinverter.networks.generator import Generator
-from hyperinverter.networks.wplus import METHODS
 from hyperinverter.system.command import train_command
 from hyperinverter.system.errors import first_line
 from hyperinverter.system.files import sha256_of
@@ -61,7 +47,6 @@ from hyperinverter.tasks.phase2 import PhaseIIHyper
 
 _log = logging.getLogger(__name__)
 
-PACKAGED_PHASE1 = "packaged"  # phase.from_run=packaged: not the newest run, the one that ships
 # of data=folder only
 _FOLDER_KEYS = ("val_fraction", "test_fraction", "resize", "fit", "white", "decoded", "skip_unreadable")
 
@@ -129,51 +114,6 @@ def generator(cfg: Config) -> Generator:
     return load_generator(cfg.generator.path)
 
 
-def settle(cfg: Config, generator: Generator, folder: Path | None = None) -> Config:
-    """A copy of a configuration in which nothing is left open: the resolution, and the phase I of a phase II.
-
-    Args:
-        cfg: As composed; left as it is.
-        generator: The one it names.
-        folder: The run folder; a run that is resumed there keeps the phase I it began with.
-
-    Raises:
-        UserError: If the generator draws images of another size than the configuration or the built-in photos have.
-    """
-    settled = copy.deepcopy(cfg)
-    settled.domain.resolution = _resolution(cfg, generator)
-    if cfg.phase.number == 2:
-        settled.phase.from_run = cfg.phase.from_run or _phase1_run(cfg, folder)
-    return settled
-
-
-def _resolution(cfg: Config, generator: Generator) -> int:
-    """The generator's own, which the configuration and the photos must agree to."""
-    drawn, wanted = generator.img_resolution, cfg.domain.resolution
-    if wanted is None and cfg.data.source == "digiface" and drawn != BUILT_IN_RESOLUTION:
-        raise UserError(
-            f"generator.path={cfg.generator.path} draws {drawn} px and the built-in faces have "
-            f"{BUILT_IN_RESOLUTION}: give photos for it with data.root=FOLDER"
-        )
-    if wanted is not None and drawn != wanted:
-        raise UserError(
-            f"generator.path={cfg.generator.path} draws {drawn} px, domain.resolution is "
-            f"{wanted}; set domain.resolution={drawn} or choose another generator"
-        )
-    return drawn
-
-
-def _phase1_run(cfg: Config, folder: Path | None) -> str:
-    """The newest complete phase I run of the domain; ``packaged`` if there is none."""
-    if cfg.resume is not None and folder is not None and (folder / "config.yaml").is_file():
-        before = config.load(folder / "config.yaml")
-        return str(before.phase.from_run or PACKAGED_PHASE1)
-    found = runs.latest_finished(
-        Path(cfg.paths.outputs), domain=cfg.domain.name, phase=1, generator=str(cfg.generator.path)
-    )
-    return PACKAGED_PHASE1 if found is None else str(found)
-
-
 def w_inverter(cfg: Config, generator: Generator) -> WInverter:
     """Phase I with a new encoder."""
     with _from_configuration():
@@ -201,21 +141,6 @@ def on_phase1(cfg: Config, first: WInverter) -> PhaseII:
     return model.use_checkpointing(cfg.phase.checkpointing)
 
 
-def w_encoder_spec(cfg: Config) -> WEncoderSpec:
-    """Phase I's encoder as the configuration describes it."""
-    spec = WEncoderSpec(_part(cfg.encoder.backbone, BACKBONES), cfg.encoder.head)
-    if cfg.phase.number == 1 and method_of(cfg) in METHODS:
-        looks = cfg.method.get("iterations")
-        return replace(spec, method=method_of(cfg), channels=cfg.method.channels, iterations=looks)
-    return spec
-
-
-def method_of(cfg: Config) -> str:
-    """Which method is trained; runs of before have no such choice."""
-    chosen = cfg.get("method")
-    return "hyperinverter" if chosen is None else str(chosen.name)
-
-
 def _near_w(cfg: Config) -> NearW | None:
     """What keeps the codes of e4e near W, its schedule in photos."""
     if method_of(cfg) != "e4e":
@@ -231,72 +156,6 @@ def _near_w(cfg: Config) -> NearW | None:
         r1_every=said.latent_r1_every,
         pool=said.pool,
     )
-
-
-def model_spec(cfg: Config, generator: Generator) -> ModelSpec:
-    """Both phases as the configuration describes them, for a generator.
-
-    Raises:
-        UserError: If ``coverage`` selects nothing of this generator, or nothing would receive a residual.
-    """
-    if method_of(cfg) == "hyperstyle":
-        return _hyperstyle_spec(cfg, generator)
-    options, added = config.to_dict(cfg.hypernet), _feature_residuals(cfg)
-    channels = options.pop("channels")
-    covered = list(cfg.coverage.include)
-    if not covered and added is None:
-        raise UserError("coverage=none leaves nothing to learn: choose a coverage, or features=8")
-    return ModelSpec(
-        "hyperinverter",
-        generator.config,
-        w_encoder_spec(cfg),
-        FeaturesSpec(
-            _part(cfg.encoder.features_backbone or cfg.encoder.backbone, BACKBONES),
-            channels=channels,
-            heads=cfg.encoder.heads,
-            initial=cfg.encoder.initial,
-        ),
-        None
-        if not covered
-        else HypernetSpec(
-            tuple(kernel.name for kernel in select(generator.kernels(), covered)),
-            fusion=_part(cfg.fusion, FUSIONS),
-            **{name: value for name, value in options.items() if name != "init"},
-        ),
-        added,
-    )
-
-
-def _hyperstyle_spec(cfg: Config, generator: Generator) -> ModelSpec:
-    if not cfg.coverage.include:
-        raise UserError("method=hyperstyle changes kernels: choose a coverage, such as coverage=convs")
-    rival = HyperStyleSpec(
-        tuple(kernel.name for kernel in select(generator.kernels(), cfg.coverage.include)),
-        _part(cfg.encoder.features_backbone or cfg.encoder.backbone, BACKBONES),
-        hidden_dim=cfg.method.hidden_dim,
-        scale=cfg.method.scale,
-        iterations=cfg.method.iterations,
-    )
-    return ModelSpec("hyperinverter", generator.config, w_encoder_spec(cfg), hyperstyle=rival)
-
-
-def _feature_residuals(cfg: Config) -> FeatureResidualsSpec | None:
-    chosen = cfg.get("features")  # runs of before have none
-    if not chosen or not chosen.places:
-        return None
-    options = config.to_dict(chosen)
-    return FeatureResidualsSpec(tuple(options.pop("places")), **options)
-
-
-def _part(node: Config, table: Mapping[str, type[nn.Module]]) -> Part:
-    """A leaf of the configuration whose ``_target_`` is one of the classes in ``table``."""
-    arguments = config.to_dict(node)
-    target = str(arguments.pop("_target_"))
-    name = target.rpartition(".")[2]
-    if name not in table or f"{table[name].__module__}.{name}" != target:
-        known = ", ".join(f"{kind.__module__}.{name}" for name, kind in table.items())
-        raise UserError(f"_target_={target} is not a network that models are built from; choose from {known}")
-    return Part(name, arguments)
 
 
 @contextmanager

@@ -1,0 +1,107 @@
+"""Configuration -> specifications: what encoder, fusion, coverage, hypernet and features ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import nn
+
+from hyperinverter import config
+from hyperinverter.config import Config
+from hyperinverter.contracts import UserError
+from hyperinverter.inversion.specification import (
+    FeatureResidualsSpec,
+    FeaturesSpec,
+    HypernetSpec,
+    HyperStyleSpec,
+    ModelSpec,
+    Part,
+    WEncoderSpec,
+)
+from hyperinverter.networks.backbones import BACKBONES
+from hyperinverter.networks.coverage import select
+from hyperinverter.networks.fusion import FUSIONS
+from hyperinverter.networks.generator import Generator
+from hyperinverter.networks.wplus import METHODS
+
+
+def w_encoder_spec(cfg: Config) -> WEncoderSpec:
+    """Phase I's encoder as the configuration describes it."""
+    spec = WEncoderSpec(_part(cfg.encoder.backbone, BACKBONES), cfg.encoder.head)
+    if cfg.phase.number == 1 and method_of(cfg) in METHODS:
+        looks = cfg.method.get("iterations")
+        return replace(spec, method=method_of(cfg), channels=cfg.method.channels, iterations=looks)
+    return spec
+
+
+def method_of(cfg: Config) -> str:
+    """Which method is trained; runs of before have no such choice."""
+    chosen = cfg.get("method")
+    return "hyperinverter" if chosen is None else str(chosen.name)
+
+
+def model_spec(cfg: Config, generator: Generator) -> ModelSpec:
+    """Both phases as the configuration describes them, for a generator.
+
+    Raises:
+        UserError: If ``coverage`` selects nothing of this generator, or nothing would receive a residual.
+    """
+    if method_of(cfg) == "hyperstyle":
+        return _hyperstyle_spec(cfg, generator)
+    options, added = config.to_dict(cfg.hypernet), _feature_residuals(cfg)
+    channels = options.pop("channels")
+    covered = list(cfg.coverage.include)
+    if not covered and added is None:
+        raise UserError("coverage=none leaves nothing to learn: choose a coverage, or features=8")
+    return ModelSpec(
+        "hyperinverter",
+        generator.config,
+        w_encoder_spec(cfg),
+        FeaturesSpec(
+            _part(cfg.encoder.features_backbone or cfg.encoder.backbone, BACKBONES),
+            channels=channels,
+            heads=cfg.encoder.heads,
+            initial=cfg.encoder.initial,
+        ),
+        None
+        if not covered
+        else HypernetSpec(
+            tuple(kernel.name for kernel in select(generator.kernels(), covered)),
+            fusion=_part(cfg.fusion, FUSIONS),
+            **{name: value for name, value in options.items() if name != "init"},
+        ),
+        added,
+    )
+
+
+def _hyperstyle_spec(cfg: Config, generator: Generator) -> ModelSpec:
+    if not cfg.coverage.include:
+        raise UserError("method=hyperstyle changes kernels: choose a coverage, such as coverage=convs")
+    rival = HyperStyleSpec(
+        tuple(kernel.name for kernel in select(generator.kernels(), cfg.coverage.include)),
+        _part(cfg.encoder.features_backbone or cfg.encoder.backbone, BACKBONES),
+        hidden_dim=cfg.method.hidden_dim,
+        scale=cfg.method.scale,
+        iterations=cfg.method.iterations,
+    )
+    return ModelSpec("hyperinverter", generator.config, w_encoder_spec(cfg), hyperstyle=rival)
+
+
+def _feature_residuals(cfg: Config) -> FeatureResidualsSpec | None:
+    chosen = cfg.get("features")  # runs of before have none
+    if not chosen or not chosen.places:
+        return None
+    options = config.to_dict(chosen)
+    return FeatureResidualsSpec(tuple(options.pop("places")), **options)
+
+
+def _part(node: Config, table: Mapping[str, type[nn.Module]]) -> Part:
+    """A leaf of the configuration whose ``_target_`` is one of the classes in ``table``."""
+    arguments = config.to_dict(node)
+    target = str(arguments.pop("_target_"))
+    name = target.rpartition(".")[2]
+    if name not in table or f"{table[name].__module__}.{name}" != target:
+        known = ", ".join(f"{kind.__module__}.{name}" for name, kind in table.items())
+        raise UserError(f"_target_={target} is not a network that models are built from; choose from {known}")
+    return Part(name, arguments)
