@@ -11,6 +11,7 @@ from gpu_models import PLACES, SIDE, make_discriminator, make_model, make_phase1
 from place import DEVICE, REHEARSAL, TOLERANCE, arithmetic, distance, exact, near, there
 from torch import Tensor
 
+from hyperinverter import assembly, config
 from hyperinverter.editing.directions import Direction
 from hyperinverter.inversion.carrying import RULES
 from hyperinverter.inversion.optimise import Optimiser, Projection
@@ -19,6 +20,7 @@ from hyperinverter.judges.catalogue import SHIPPED
 from hyperinverter.losses import adversarial
 from hyperinverter.metrics import MetricSuite
 from hyperinverter.networks.discriminator import Discriminator
+from hyperinverter.ops.graphs import replayed
 from hyperinverter.tasks.common import PhaseTask
 from hyperinverter.tasks.muon import Muon
 
@@ -211,3 +213,28 @@ def test_everything_is_on_the_device() -> None:
     task: PhaseTask = phase2_task(discriminator=make_discriminator(), adv=0.1).to(DEVICE)
     tensors = [*task.parameters(), *task.buffers(), *task.inverter.generator.parameters()]  # type: ignore[union-attr]
     assert {tensor.device.type for tensor in tensors} == {DEVICE.type}
+
+
+def test_replayed_inversions_and_edits(model: HyperInverter) -> None:
+    ours = there(model)
+    invert = replayed(ours.invert)
+    with torch.no_grad(), arithmetic("fp32"):
+        for photo in PHOTOS[:, None].to(DEVICE):
+            found, wanted = invert(photo), ours.invert(photo)
+            near([found.image], [wanted.image])
+            near(found.residuals.values(), wanted.residuals.values())
+        draw = replayed(ours.prepare(found))
+        for step in (0.5, 1.0):
+            near([draw(found.w + step)], [ours.prepare(found)(found.w + step)])
+    if not REHEARSAL:  # a processor says why not
+        assert (invert.reason, draw.reason) == (None, None)
+
+
+def test_adam_in_one_launch() -> None:
+    parameters = [torch.nn.Parameter(torch.zeros(5, device=DEVICE))]
+    with arithmetic("fp32"):
+        optimizer = assembly._optimizer(config.compose(["phase=2", "phase/optimizer=adam"]), parameters)
+    assert optimizer.param_groups[0]["fused"]
+    parameters[0].grad = torch.ones(5, device=DEVICE)
+    optimizer.step()
+    near(parameters, [torch.full((5,), -0.001)])

@@ -122,7 +122,7 @@ CASES = {
     "winograd.gradients": Case(winograd.conv3x3, {"x": X, "weight": SHARED}),
 }
 # What gives no number that is learned from, or is called by what is tested.
-ELSEWHERE = {"fir_kernel", "pays", "on_kernel", "policy", "policy_of", "fast_layout"}
+ELSEWHERE = {"fir_kernel", "pays", "on_kernel", "policy", "policy_of", "fast_layout", "replayed"}
 
 
 @pytest.mark.parametrize("name", CASES)

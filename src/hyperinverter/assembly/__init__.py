@@ -9,14 +9,15 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning import LightningDataModule
-from torch import nn
+from torch import Tensor, nn
 
 from hyperinverter import config
 from hyperinverter.assembly.settling import PACKAGED_PHASE1, settle
@@ -38,6 +39,7 @@ from hyperinverter.losses.weighted import WeightedLoss
 from hyperinverter.metrics import MetricSuite
 from hyperinverter.networks.discriminator import Discriminator
 from hyperinverter.networks.generator import Generator
+from hyperinverter.ops.policy import policy_of
 from hyperinverter.system.command import train_command
 from hyperinverter.system.errors import first_line
 from hyperinverter.system.files import sha256_of
@@ -317,8 +319,16 @@ def _judged(cfg: Config) -> dict[str, Any]:
     }
 
 
-def _optimizer(cfg: Config, parameters: Any) -> Any:
-    optimizer = config.build(cfg.phase.optimizer)(parameters)
+def _optimizer(cfg: Config, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
+    parameters = list(parameters)
+    optimizer: torch.optim.Optimizer = config.build(cfg.phase.optimizer)(parameters)
+    if (
+        isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW))
+        and policy_of(parameters[0]).fused_optimizer
+    ):
+        for group in optimizer.param_groups:
+            if group["fused"] is None and group["foreach"] is None:  # neither was asked for
+                group["fused"] = True
     meant_for = cfg.phase.get("lr_batch")
     for group in optimizer.param_groups if meant_for else ():
         group["lr"] *= cfg.phase.batch_size / meant_for  # Goyal et al. 2017, section 2.1

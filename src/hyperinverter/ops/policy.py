@@ -38,15 +38,33 @@ class Policy:
     # The hypernetwork's regressors one after the other, or each operation once for all of them. A GPU waits for many
     # small launches; a CPU loses with groups.
     regressors: Literal["loop", "together"]
+    # Calls given to ``ops.graphs.replayed`` are recorded once and replayed.
+    graphs: bool
+    # Adam's step in one launch instead of one per operation; in float32 the same numbers up to rounding.
+    fused_optimizer: bool
     # Factored residuals: mix maps, make kernels, or what needs fewer multiplications.
     factored: Literal["cheapest", "mixing", "kernels"] = "cheapest"
+    # The layout that features are filtered in, and keep from there on; the second is not measured on any device.
+    filter_layout: Literal["channels_last", "as_given"] = "channels_last"
 
 
 GPU = Policy(  # and all other devices
-    per_sample="grouped", winograd="never", channels_last=False, largest_map=None, regressors="together"
+    per_sample="grouped",
+    winograd="never",
+    channels_last=False,
+    largest_map=None,
+    regressors="together",
+    graphs=True,
+    fused_optimizer=True,
 )
 CPU = Policy(
-    per_sample="loop", winograd="where_it_pays", channels_last=True, largest_map=2**24, regressors="loop"
+    per_sample="loop",
+    winograd="where_it_pays",
+    channels_last=True,
+    largest_map=2**24,
+    regressors="loop",
+    graphs=False,
+    fused_optimizer=False,
 )
 TABLE: dict[str, Policy] = {"cpu": CPU}
 

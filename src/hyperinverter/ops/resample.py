@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hyperinverter.ops.policy import policy_of
+
 _TAPS = (1.0, 3.0, 3.0, 1.0)
 
 
@@ -32,11 +34,12 @@ def fir_filter(x: Tensor, kernel: Tensor, padding: int, stride: int = 1) -> Tens
         stride: Step between outputs.
 
     Returns:
-        Features, ``(B, C, (H + 2 padding - 4) // stride + 1, ...)``, in channels_last.
+        Features, ``(B, C, (H + 2 padding - 4) // stride + 1, ...)``, in the layout that the policy says.
     """
     channels = x.shape[1]
     weight = kernel.to(x).expand(channels, 1, 4, 4)
-    x = x.contiguous(memory_format=torch.channels_last)
+    if policy_of(x).filter_layout == "channels_last":
+        x = x.contiguous(memory_format=torch.channels_last)
     return F.conv2d(x, weight, padding=padding, stride=stride, groups=channels)
 
 
