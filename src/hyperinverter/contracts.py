@@ -46,6 +46,12 @@ class Inversion:
         """The feature residuals alone: ``b8.conv1.features`` -> ``(B, C, 8, 8)``."""
         return {name: delta for name, delta in self.residuals.items() if name.endswith(".features")}
 
+    def one(self, index: int) -> Inversion:
+        """The inversion of one photo of the batch; the batch axis stays."""
+        only = slice(index, index + 1)
+        residuals = {name: delta[only] for name, delta in self.residuals.items()}
+        return Inversion(self.w[only], residuals, self.w_image[only], self.image[only])
+
 
 # Names that version 0.1 wrote into checkpoints and metrics.csv -> names of today; one that ends in a dot is a prefix.
 _RENAMED = {

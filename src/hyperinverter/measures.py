@@ -8,6 +8,8 @@ psnr                                  peak signal-to-noise ratio, dB            
 ssim, ms_ssim                         structural similarity                               higher
 id_NETWORK                            cosine similarity of two identities                 higher
 lpips_*, st_lpips_*, effnet_*         perceptual distance                                 lower
+effect_*                              how far a reading moves under an edit               higher
+truth_*, flip_*, back_*, inversion_*  the above, of an edit whose result is known         as above
 frechet, kernel, fid, kid             distance of two sets of images                      lower
 loss, error, seconds                  as they say                                         lower
 ====================================  ==================================================  ======
@@ -32,6 +34,9 @@ class Measure:
 
 # The first pattern that fits a name without its prefixes says what it is.
 _MEASURES: tuple[tuple[str, Measure], ...] = (
+    (r"effect_\w+", Measure(higher_is_better=True)),
+    (r"(truth|flip)_id_\w+", Measure(higher_is_better=True)),
+    (r"(truth|flip|back|inversion)_\w+", Measure(higher_is_better=False)),
     (r"l2", Measure(higher_is_better=False)),
     (r"psnr", Measure(higher_is_better=True, unit="dB")),
     (r"(ms_)?ssim", Measure(higher_is_better=True)),

@@ -16,7 +16,8 @@ from hyperinverter.commands import main
 from hyperinverter.contracts import Inversion, UserError
 from hyperinverter.data.digiface import accepted_indices, sample_faces
 from hyperinverter.data.transforms import to_tensor
-from hyperinverter.evaluation.editability import POWER, Editing, Edits, _at_change, relative
+from hyperinverter.editing.directions import Direction
+from hyperinverter.evaluation.editability import PARTS, Editing, Edits, Way, end_of, equal_changes, relative
 from hyperinverter.evaluation.plane import keep_edits, read_edits
 from hyperinverter.inversion.drawing import Drawing, Strength
 from hyperinverter.judges.catalogue import build_judge
@@ -60,7 +61,8 @@ def editing() -> Editing:
 
 
 def test_directions_are_those_of_the_domain(editing: Editing) -> None:
-    assert [d.name for d in editing.directions] == ["yaw", "smile"]
+    assert [d.name for d in editing.ends] == ["yaw", "smile", "pc0"]
+    assert editing.seen == ["yaw", "smile"]
     assert editing.kinds == ("plain", "odd")
 
 
@@ -75,14 +77,13 @@ def test_who_knows_the_code_makes_no_error_where_nothing_is_odd(editing: Editing
 def test_who_does_not_edit_has_no_effect_and_errs_by_the_edit(editing: Editing) -> None:
     found = editing.measure(Stubborn(editing.generator, editing.w))
     assert found.numbers["effect_yaw"] == pytest.approx([0.0] * 4)
-    shift = editing.directions[0].shift
+    shift = editing.ends[0].shift
     with torch.no_grad():
-        before, after = (
-            editing.generator.synthesis(w).clamp(-1, 1) for w in (editing.w, editing.w + POWER * shift)
-        )
+        before, after = (editing.generator.synthesis(w).clamp(-1, 1) for w in (editing.w, editing.w + shift))
     missed = (after - before).square().mean((1, 2, 3))
     assert found.numbers["truth_l2_yaw_plain"] == pytest.approx(missed.tolist(), rel=1e-4)
-    assert math.isnan(found.identity["yaw"])
+    assert found.ways["yaw"].reached() == 0
+    assert not equal_changes({"one": found})
 
 
 def test_strength_zero_of_phase_two_is_phase_one(editing: Editing) -> None:
@@ -95,24 +96,72 @@ def test_strength_zero_of_phase_two_is_phase_one(editing: Editing) -> None:
     assert whole.curve[0][2] == pytest.approx(errors, rel=1e-3)
     assert whole.curve[-1][1] < whole.curve[0][1]
     parts = relative({"one": first, "two": whole}, "one")
+    assert whole.curve[-1][3] == pytest.approx(effect(whole), rel=1e-3)
+    assert whole.curve[0][3] == pytest.approx(effect(first), rel=1e-3)
     assert parts["one"] == pytest.approx({"yaw": 1.0, "smile": 1.0})
     assert 0.3 < parts["two"]["yaw"] < 1.2
 
 
-def test_identity_is_compared_at_the_same_change() -> None:
-    changes = torch.tensor([[-2.0, -1.0, 0.5, 1.5]])  # at the powers -2, -1, 1, 2
-    kept = torch.tensor([[0.2, 0.6, 0.8, 0.4]])
-    assert _at_change(changes, kept) == pytest.approx((0.6 + 0.6) / 2)
-    assert math.isnan(_at_change(changes / 4, kept))
+def effect(edits: Edits) -> float:
+    return sum(sum(edits.numbers[f"effect_{name}"]) / 4 for name in ("yaw", "smile")) / 2
+
+
+def test_a_mirror_image_is_a_known_edit(editing: Editing) -> None:
+    mirrored = torch.cat([editing.photos, editing.photos.flip(-1)])
+
+    class Copying(Knowing):
+        """Draws the photo itself, and after an edit the one of the nearest code: flips are perfect."""
+
+        def __init__(self) -> None:
+            super().__init__(
+                editing.generator, torch.randn(8, 128, generator=torch.Generator().manual_seed(1))
+            )
+            self.drawn = mirrored
+
+        def render(self, w: Tensor, *others: object) -> Tensor:  # type: ignore[override]
+            return mirrored[torch.cdist(w, self.w).argmin(1)]
+
+    rows = editing._flip(model := Copying(), editing.photos, model.invert(editing.photos))
+    assert rows["flip_l2"].tolist() == pytest.approx([0.0] * 4)
+    assert rows["flip_id_descriptor"].tolist() == pytest.approx([1.0] * 4, abs=1e-5)
+    stubborn = Stubborn(editing.generator, editing.w)
+    missed = editing._flip(stubborn, editing.photos, stubborn.invert(editing.photos))
+    image = stubborn.invert(editing.photos).image.clamp(-1, 1)
+    wanted = (image - editing.photos.flip(-1)).square().mean((1, 2, 3))
+    assert missed["flip_l2"].tolist() == pytest.approx(wanted.tolist())
+
+
+def test_an_end_is_two_standard_deviations_or_what_is_safe() -> None:
+    codes = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([3.0, 1.0])
+    free = Direction("a", torch.tensor([0.5, 0.0]), safe=(-99, 99))
+    assert end_of(free, codes).shift.tolist() == pytest.approx([6.0, 0.0], rel=0.05)
+    assert end_of(Direction("b", free.shift, safe=(-4, 99)), codes).shift.tolist() == pytest.approx(
+        [2.0, 0.0]
+    )
+    layers = Direction("c", torch.tensor([[0.0, 0.1], [0.5, 0.0]]), safe=(-99, 99))
+    assert end_of(layers, codes).shift[1].tolist() == pytest.approx([6.0, 0.0], rel=0.05)
+
+
+def test_identity_is_compared_at_a_change_that_all_reach() -> None:
+    far = Way(list(PARTS), [-3.0, -2.0, -1.0, 0.5, 1.5, 2.5], [0.2, 0.4, 0.6, 0.8, 0.4, 0.3])
+    near = Way(list(PARTS), [-0.6, -0.4, -0.2, 0.3, 0.6, 0.9], [0.5, 0.7, 0.9, 0.9, 0.8, 0.6])
+    still = Way(list(PARTS), [0.0] * 6, [1.0] * 6)
+    models = {
+        name: Edits(ways={"yaw": way}) for name, way in (("far", far), ("near", near), ("still", still))
+    }
+    assert equal_changes(models) == {"yaw": pytest.approx(0.6)}
+    assert equal_changes({"far": models["far"]}) == {"yaw": 1.0}
+    assert far.identity_at(1.0) == pytest.approx((0.6 + 0.6) / 2)
+    assert near.identity_at(0.6) == pytest.approx((0.5 + 0.8) / 2)
+    assert math.isnan(near.identity_at(0.8))
+    assert math.isnan(still.identity_at(0.6))
 
 
 def test_what_was_measured_is_read_back(tmp_path: Path) -> None:
-    edits = Edits({"back_l2": [0.1, 0.2]}, {"yaw": 0.5, "smile": math.nan}, [(0.0, 0.2, 0.3)])
+    way = Way(list(PARTS), [-1.0, -0.5, -0.2, 0.2, 0.5, 1.0], [0.5] * 6)
+    edits = Edits({"back_l2": [0.1, 0.2]}, {"yaw": way}, [(0.0, 0.2, 0.3, 0.4)])
     keep_edits(tmp_path / "e.json", edits)
-    again = read_edits(tmp_path / "e.json")
-    assert again is not None
-    assert (again.numbers, again.curve, again.identity["yaw"]) == (edits.numbers, edits.curve, 0.5)
-    assert math.isnan(again.identity["smile"])
+    assert read_edits(tmp_path / "e.json") == edits
     assert read_edits(tmp_path / "other.json") is None
 
 
@@ -134,4 +183,5 @@ def test_the_command_writes_tables_and_the_plane(tmp_path: Path) -> None:
     assert float(table["truth_l2_yaw_odd"]) == pytest.approx(mean, rel=1e-6)
     with Image.open(tmp_path / "e" / "plane.png") as plane:
         assert plane.size[0] > 1000
+    assert not (tmp_path / "e" / "edits_pairs.csv").read_text().count("\n") > 1  # one model: no pairs
     assert "effect_smile" in (tmp_path / "e" / "edits.md").read_text()

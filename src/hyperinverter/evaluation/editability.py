@@ -1,19 +1,23 @@
 """Do edits survive? Edits with known truth, edits of photos, and edits there and back, for any way to invert.
 
-Reconstruction alone rewards an inverter that refuses to edit. Three questions are asked of each direction:
+Reconstruction alone rewards an inverter that refuses to edit. Four questions are asked:
 
 - *Truth*: x = G(w0) and x' = G(w0 + d) are drawn, so the edit is known. x is inverted and edited, and compared with x'
   (StyleFeatureEditor's training pairs, as a measure). Drawn plainly, and with odd details: residuals of another photo.
-- *Effect*: how far a reading of real photos moves between two powers, in its standard deviations over photos. And what
-  identity is left where it has moved by one.
+- *Flip*: a photo and its mirror image are inverted; the first code is moved to the second one, and the result compared
+  with the mirror image. An edit of a real photo, with real details, whose truth is known and belongs to no model.
+- *Effect*: how far a reading of real photos moves between both ends, in its standard deviations over photos; and what
+  identity is left on the way, so that models can be compared where they have changed a face by the same amount.
 - *Back*: an edit and its reverse, each on a picture that is inverted anew, against the error of the inversion itself.
+
+The ends of a direction are two standard deviations of w along it, or less where less is safe.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -21,20 +25,68 @@ from torch import Tensor
 from hyperinverter.contracts import Inversion, UserError
 from hyperinverter.editing import catalogue
 from hyperinverter.editing.directions import Direction
+from hyperinverter.editing.discovery import pca, sample_codes
 from hyperinverter.editing.readings import FaceReadings
 from hyperinverter.inversion.drawing import Drawing
 from hyperinverter.judges.base import Judge
 from hyperinverter.networks.generator import Generator, Residuals
 
 WANTED = {"digiface": ("yaw", "smile")}  # directions of a catalogue whose readings move most
-COMPONENTS = ("pc0", "pc1")  # of generators without one: truth and the way back need no reading
-POWER = 2.0  # both ways; a power is one standard deviation of the reading, or of w along a component
-POWERS = (-2.0, -1.0, 1.0, 2.0)
+COMPONENTS = ("pc0", "pc1")  # of generators without one; pc0 of the others, too: it needs no reading
+REACH = 2.0  # standard deviations of w along a direction, both ways: the ends
+PARTS = (-1.0, -2 / 3, -1 / 3, 1 / 3, 2 / 3, 1.0)  # of the way to an end
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+LEAST_CHANGE = 0.1  # sd of a reading: who changes less does not edit, and is not compared at equal change
 _BATCH = 8
 _SEED = 7
+_CODES = 2000  # whose spread says how far an end is
 
 Advance = Callable[[int], None]
+
+
+@dataclass
+class Way:
+    """What happens to photos on the way along a direction, mean over photos.
+
+    Attributes:
+        parts: Of the way to an end, see ``PARTS``.
+        change: Of the reading, in its standard deviations.
+        identity: Against the photo.
+    """
+
+    parts: list[float]
+    change: list[float]
+    identity: list[float]
+
+    def reached(self) -> float:
+        """The change that is reached on both sides."""
+        low = min(c for p, c in zip(self.parts, self.change, strict=True) if p < 0)
+        high = max(c for p, c in zip(self.parts, self.change, strict=True) if p > 0)
+        return max(0.0, min(-low, high))
+
+    def identity_at(self, change: float) -> float:
+        """Identity where the reading has moved by so much, mean of both sides; NaN if it never does."""
+        found = []
+        for side in (-1, 1):
+            points = [(0.0, None), *self._side(side)]
+            crossed = [(a, b) for a, b in itertools.pairwise(points) if a[0] < change <= b[0]]
+            if not crossed:
+                return float("nan")
+            (low, before), (high, after) = crossed[0]
+            assert after is not None
+            # below the first part nothing was drawn: its identity stands for what is before it
+            found.append(
+                after if before is None else before + (after - before) * (change - low) / (high - low)
+            )
+        return sum(found) / len(found)
+
+    def _side(self, side: int) -> list[tuple[float, float]]:
+        found = [
+            (p * side, c * side, i)
+            for p, c, i in zip(self.parts, self.change, self.identity, strict=True)
+            if p * side > 0
+        ]
+        return [(c, i) for _, c, i in sorted(found)]
 
 
 @dataclass
@@ -42,14 +94,15 @@ class Edits:
     """What was measured of one model.
 
     Attributes:
-        numbers: Name -> one number per photo, ``(N,)``: ``effect_yaw``, ``truth_l2_yaw``, ``back_l2`` and so on.
-        identity: Direction -> identity where its reading has moved by one standard deviation; NaN if it never does.
-        curve: Strength of the residuals -> mean squared errors of the inversion and of the edit with known truth.
+        numbers: Name -> one number per photo, ``(N,)``: ``effect_yaw``, ``truth_l2_yaw_plain``, ``flip_l2`` and so on.
+        ways: Direction -> change and identity on the way to both ends; none without readings or an identity.
+        curve: At every strength of the residuals: the strength, mean squared errors of the inversion and of the edit
+            with known truth, and the effect (0 without readings).
     """
 
     numbers: dict[str, list[float]] = field(default_factory=dict)
-    identity: dict[str, float] = field(default_factory=dict)
-    curve: list[tuple[float, float, float]] = field(default_factory=list)
+    ways: dict[str, Way] = field(default_factory=dict)
+    curve: list[tuple[float, float, float, float]] = field(default_factory=list)
 
 
 class Editing:
@@ -61,6 +114,10 @@ class Editing:
         perceptual: Distance of the true edit.
         identity: Of edited photos; None leaves it out.
         odd: A model whose residuals make the odd details; None: edits with known truth are drawn plainly only.
+
+    Attributes:
+        ends: Directions whose power 1 is the end on the positive side.
+        seen: Names of those that a reading exists for.
 
     Raises:
         UserError: For fewer than two photos.
@@ -78,13 +135,14 @@ class Editing:
             raise UserError("edits are measured on at least 2 photos; give more, or leave --edits out")
         self.photos, self.generator = photos, generator
         self.perceptual, self.identity = perceptual, identity
-        self.read, self.directions = self._directions()
+        codes = sample_codes(generator, _CODES)
+        self.read, known = self._directions(codes)
+        self.ends = [end_of(direction, codes) for direction in known]
+        self.seen = [d.name for d in self.ends if d.name in WANTED.get(generator.source, ())]
         self.spread: dict[str, float] = {}
         if self.read is not None:
             found = [self._readings(part) for part in photos.split(_BATCH)]
-            self.spread = {
-                d.name: float(torch.cat([f[d.name] for f in found]).std()) for d in self.directions
-            }
+            self.spread = {name: float(torch.cat([f[name] for f in found]).std()) for name in self.seen}
         random = torch.Generator().manual_seed(_SEED)
         z = torch.randn(len(photos), generator.z_dim, generator=random).to(generator.w_avg)
         with torch.no_grad():
@@ -92,11 +150,13 @@ class Editing:
         self.odd = odd
         self.kinds = ("plain", "odd") if odd is not None else ("plain",)
 
-    def _directions(self) -> tuple[FaceReadings | None, list[Direction]]:
-        known = catalogue.for_generator(self.generator)
+    def _directions(self, codes: Tensor) -> tuple[FaceReadings | None, list[Direction]]:
+        components = pca(codes)
         if names := WANTED.get(self.generator.source):
-            return FaceReadings().to(self.generator.w_avg.device), [known[name] for name in names]
-        return None, [known[name] for name in COMPONENTS if name in known]
+            known = catalogue.for_generator(self.generator)
+            read = FaceReadings().to(self.generator.w_avg.device)
+            return read, [*(known[name] for name in names), components[COMPONENTS[0]]]
+        return None, [components[name] for name in COMPONENTS if name in components]
 
     def steps(self) -> int:
         """How many parts ``measure`` counts."""
@@ -106,36 +166,30 @@ class Editing:
     def measure(self, model: Drawing, advance: Advance = lambda done: None) -> Edits:
         """Measure one model, in eval mode; ``advance`` is told of photos that are done."""
         found = Edits()
-        changes: dict[str, list[Tensor]] = {d.name: [] for d in self.directions}
-        same: dict[str, list[Tensor]] = {d.name: [] for d in self.directions}
-        curve = torch.zeros(len(STRENGTHS), 2, dtype=torch.float64)
+        changes: dict[str, list[Tensor]] = {name: [] for name in self.seen}
+        same: dict[str, list[Tensor]] = {name: [] for name in self.seen}
+        curve = torch.zeros(len(STRENGTHS), 3, dtype=torch.float64)
         for start in range(0, len(self.photos), _BATCH):
             part = slice(start, min(start + _BATCH, len(self.photos)))
             photo = self.photos[part]
             inversion = model.invert(photo)
             rows = self._on_photos(model, photo, inversion, changes, same)
             rows |= self._truth(model, part, curve)
+            rows |= self._flip(model, photo, inversion)
             rows |= self._back(model, photo, inversion)
             if inversion.residuals:
-                curve[:, 0] += torch.stack(
-                    [_l2(self._at(model, inversion, s), photo).sum().double().cpu() for s in STRENGTHS]
-                )
+                self._at_strengths(model, photo, inversion, curve)
             for name, values in rows.items():
                 found.numbers.setdefault(name, []).extend(values.double().cpu().tolist())
             advance(len(photo))
-        found.identity = {
-            name: _at_change(torch.cat(changes[name]), torch.cat(same[name]))
-            for name in changes
-            if same[name]
-        }
+        for name in self.seen:
+            if same[name]:
+                change, kept = torch.cat(changes[name]).mean(0), torch.cat(same[name]).mean(0)
+                found.ways[name] = Way(list(PARTS), change.tolist(), kept.tolist())
         if curve[:, 0].any():
-            both = (curve / len(self.photos)).tolist()
-            found.curve = [(s, a, b) for s, (a, b) in zip(STRENGTHS, both, strict=True)]
+            means = (curve / len(self.photos)).tolist()
+            found.curve = [(s, *point) for s, point in zip(STRENGTHS, means, strict=True)]
         return found
-
-    @staticmethod
-    def _at(model: Drawing, inversion: Inversion, strength: float) -> Tensor:
-        return model.render(inversion.w, inversion.residuals, strength)
 
     def _readings(self, images: Tensor) -> dict[str, Tensor]:
         assert self.read is not None
@@ -149,52 +203,55 @@ class Editing:
         changes: dict[str, list[Tensor]],
         same: dict[str, list[Tensor]],
     ) -> dict[str, Tensor]:
-        """Effects on real photos; collects the change and the identity at every power for the curve of both."""
+        """Effects on real photos; collects the change and the identity on the way for the curve of both."""
         rows: dict[str, Tensor] = {}
         if self.read is None:
             return rows
         before = self._readings(inversion.image)
         mine = None if self.identity is None else self.identity.embed(photo)
-        for direction in self.directions:
-            name, readings, kept = direction.name, [], []
-            for power in POWERS:
-                edited = model.edit(inversion, direction, power).clamp(-1, 1)
+        for end in self._seen():
+            name, readings, kept = end.name, [], []
+            for part in PARTS:
+                edited = model.edit(inversion, end, part).clamp(-1, 1)
                 readings.append((self._readings(edited)[name] - before[name]) / self.spread[name])
                 if self.identity is not None and mine is not None:
                     kept.append(self.identity.compare(self.identity.embed(edited), mine))
             rows[f"effect_{name}"] = readings[-1] - readings[0]
-            changes[name].append(torch.stack(readings, 1))  # (B, powers)
+            changes[name].append(torch.stack(readings, 1))  # (B, parts)
             if kept:
                 same[name].append(torch.stack(kept, 1))
         return rows
+
+    def _seen(self) -> list[Direction]:
+        return [end for end in self.ends if end.name in self.seen]
 
     def _truth(self, model: Drawing, part: slice, curve: Tensor) -> dict[str, Tensor]:
         """Errors against edits whose result is known; adds those at every strength of the residuals to ``curve``."""
         rows: dict[str, Tensor] = {}
         w = self.w[part]
+        known = [end for end in self.ends if end.shift.ndim == 1]
         for kind in self.kinds:
             details = self._details(part) if kind == "odd" else {}
-            x = self._draw(w, details)
-            inversion = model.invert(x)
-            for direction in self.directions:
-                true = (
-                    self._draw(w + POWER * direction.shift.to(w), details)
-                    if direction.shift.ndim == 1
-                    else None
-                )
-                if true is None:
-                    continue
-                edited = model.edit(inversion, direction, POWER).clamp(-1, 1)
-                rows[f"truth_l2_{direction.name}_{kind}"] = _l2(edited, true)
-                rows[f"truth_{self.perceptual.label}_{direction.name}_{kind}"] = self.perceptual(edited, true)
+            inversion = model.invert(self._draw(w, details))
+            for end in known:
+                true = self._draw(w + end.shift.to(w), details)
+                rows |= self._against(f"truth_{{}}_{end.name}_{kind}", model.edit(inversion, end), true)
                 if kind == self.kinds[-1] and inversion.residuals:
                     errors = [
-                        _l2(model.edit(inversion, direction, POWER, strength=s).clamp(-1, 1), true)
-                        for s in STRENGTHS
+                        _l2(model.edit(inversion, end, strength=s).clamp(-1, 1), true) for s in STRENGTHS
                     ]
-                    curve[:, 1] += torch.stack([e.sum().double().cpu() for e in errors]) / len(
-                        self.directions
-                    )
+                    curve[:, 1] += torch.stack([e.sum().double().cpu() for e in errors]) / len(known)
+        return rows
+
+    def _against(self, name: str, image: Tensor, true: Tensor) -> dict[str, Tensor]:
+        """Error, perceptual distance and identity of images against what they should be."""
+        image = image.clamp(-1, 1)
+        rows = {
+            name.format("l2"): _l2(image, true),
+            name.format(self.perceptual.label): self.perceptual(image, true),
+        }
+        if self.identity is not None:
+            rows[name.format(self.identity.label)] = self.identity(image, true)
         return rows
 
     def _details(self, part: slice) -> Residuals:
@@ -206,43 +263,65 @@ class Editing:
     def _draw(self, w: Tensor, details: Residuals) -> Tensor:
         return self.generator.synthesis(w, details).clamp(-1, 1)
 
+    def _flip(self, model: Drawing, photo: Tensor, inversion: Inversion) -> dict[str, Tensor]:
+        """A photo moved to the code of its mirror image, against that image."""
+        mirrored = photo.flip(-1)
+        steps = model.invert(mirrored).w - inversion.w
+        edited = [
+            model.edit(inversion.one(i), Direction("flip", step))
+            if step.any()
+            else inversion.image[i : i + 1]
+            for i, step in enumerate(steps)
+        ]
+        return self._against("flip_{}", torch.cat(edited), mirrored)
+
     def _back(self, model: Drawing, photo: Tensor, inversion: Inversion) -> dict[str, Tensor]:
         """The photo after an edit and its reverse, the edited picture inverted in between; and without."""
-        direction = self.directions[0]
-        there = model.edit(inversion, direction, POWER).clamp(-1, 1)
-        back = model.edit(model.invert(there), direction, -POWER).clamp(-1, 1)
+        end = self.ends[0]
+        there = model.edit(inversion, end).clamp(-1, 1)
+        back = model.edit(model.invert(there), end, -1.0).clamp(-1, 1)
         return {"back_l2": _l2(back, photo), "inversion_l2": _l2(inversion.image.clamp(-1, 1), photo)}
+
+    def _at_strengths(self, model: Drawing, photo: Tensor, inversion: Inversion, curve: Tensor) -> None:
+        """Add the error of the inversion and the effect at every strength of the residuals to ``curve``."""
+        for row, strength in enumerate(STRENGTHS):
+            image = model.render(inversion.w, inversion.residuals, strength).clamp(-1, 1)
+            curve[row, 0] += _l2(image, photo).sum().double().cpu()
+            for end in self._seen():
+                low, high = (
+                    self._readings(model.edit(inversion, end, side, strength=strength))[end.name]
+                    for side in (-1.0, 1.0)
+                )
+                moved = ((high - low) / self.spread[end.name]).sum() / len(self.seen)
+                curve[row, 2] += moved.double().cpu()
+
+
+def end_of(direction: Direction, codes: Tensor) -> Direction:
+    """The direction whose power 1 is its end: ``REACH`` standard deviations of w, or less where less is safe.
+
+    Args:
+        direction: Its power is anything; ``(D,)``, or ``(L, D)``, of which the layer that moves most counts.
+        codes: Of the generator's own images, ``(N, D)``.
+    """
+    steps = direction.shift.to(codes).reshape(-1, codes.shape[-1])
+    longest = steps[torch.linalg.vector_norm(steps, dim=1).argmax()]
+    deviation = (codes @ longest).std() / longest.square().sum()  # in powers
+    power = min(REACH * float(deviation), -direction.safe[0], direction.safe[1])
+    return replace(direction, shift=direction.shift * power)
 
 
 def _l2(image: Tensor, other: Tensor) -> Tensor:
     return (image - other).square().mean((1, 2, 3))
 
 
-def _at_change(changes: Tensor, same: Tensor) -> float:
-    """Identity where the mean change reaches one standard deviation, on either side; the mean of both sides.
-
-    Args:
-        changes: ``(N, powers)``, in standard deviations.
-        same: Identities of the same images.
-
-    Returns:
-        NaN if the change never reaches one on some side.
-    """
-    change, kept = changes.mean(0).tolist(), same.mean(0).tolist()
-    found = []
-    for side in (-1, 1):
-        points = sorted((side * c, k) for p, c, k in zip(POWERS, change, kept, strict=True) if p * side > 0)
-        crossed = [
-            low[1] + (high[1] - low[1]) * (1 - low[0]) / (high[0] - low[0])
-            for low, high in itertools.pairwise(points)
-            if low[0] < 1 <= high[0]
-        ]
-        if not crossed and points[0][0] >= 1:
-            crossed = [points[0][1]]  # the smallest power does more already
-        if not crossed:
-            return float("nan")
-        found.append(crossed[0])
-    return sum(found) / len(found)
+def equal_changes(models: Mapping[str, Edits]) -> dict[str, float]:
+    """Direction -> the largest change, at most 1 sd, that every model reaches that edits at all."""
+    found = {}
+    for name in dict.fromkeys(name for edits in models.values() for name in edits.ways):
+        reached = [edits.ways[name].reached() for edits in models.values() if name in edits.ways]
+        if able := [change for change in reached if change >= LEAST_CHANGE]:
+            found[name] = min(1.0, *able)
+    return found
 
 
 def relative(models: Mapping[str, Edits], to: str) -> dict[str, dict[str, float]]:

@@ -13,15 +13,14 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from hyperinverter.evaluation import statistics
-from hyperinverter.evaluation.editability import Edits
+from hyperinverter.evaluation import statistics, tables
+from hyperinverter.evaluation.editability import Edits, Way, equal_changes
 from hyperinverter.system.files import parse_json, write_json, write_text
 
 
 def keep_edits(path: Path, edits: Edits) -> None:
     """Write what was measured of one model."""
-    identity = {name: None if math.isnan(value) else value for name, value in edits.identity.items()}
-    write_json(path, {**asdict(edits), "identity": identity})
+    write_json(path, asdict(edits))
 
 
 def read_edits(path: Path) -> Edits | None:
@@ -30,14 +29,14 @@ def read_edits(path: Path) -> Edits | None:
         return None
     said = parse_json(path.read_bytes())
     assert isinstance(said, dict)
-    identity = {name: math.nan if value is None else value for name, value in said["identity"].items()}
-    return Edits(said["numbers"], identity, [tuple(point) for point in said["curve"]])
+    ways = {name: Way(**way) for name, way in said["ways"].items()}
+    return Edits(said["numbers"], ways, [tuple(point) for point in said["curve"]])
 
 
 def write_edits(
     out: Path, models: Mapping[str, Edits], seconds: Mapping[str, float], names: list[str]
 ) -> None:
-    """Write ``edits_per_photo.csv``, ``edits.csv``, ``edits.md`` and ``plane.png``.
+    """Write ``edits_per_photo.csv``, ``edits.csv``, ``edits_pairs.csv``, ``edits.md`` and ``plane.png``.
 
     Args:
         out: Folder of the evaluation.
@@ -52,34 +51,47 @@ def write_edits(
         for i, photo in enumerate(names)
     ]
     write_text(out / "edits_per_photo.csv", _csv([["photo", "model", *columns], *rows]))
+    levels = equal_changes(models)
     table, readable = [], []
     for label, edits in models.items():
         values = np.array([edits.numbers.get(c, [math.nan] * len(names)) for c in columns]).T  # (N, columns)
         intervals = statistics.mean_intervals(values)
-        same = [edits.identity.get(d, math.nan) for d in _directions(models)]
+        same = [
+            edits.ways[d].identity_at(level) if d in edits.ways else math.nan for d, level in levels.items()
+        ]
         table.append(
             [label, str(len(names)), *(f"{x:.9g}" for i in intervals for x in i), *(f"{x:.9g}" for x in same)]
         )
         cells = [f"{i.value:.4g} ± {(i.high - i.low) / 2:.2g}" for i in intervals]
         readable.append([label, *cells, *(f"{x:.3f}" for x in same)])
     ends = [f"{c}{end}" for c in columns for end in ("", "_low", "_high")]
-    identity = [f"identity_at_{d}" for d in _directions(models)]
+    identity = [f"identity_at_{d}_{level:.2f}" for d, level in levels.items()]
     write_text(out / "edits.csv", _csv([["model", "n", *ends, *identity], *table]))
-    write_text(out / "edits.md", _markdown(["model", *columns, *identity], readable, len(names)))
+    measured = {
+        label: tables.Measured(names, {c: np.array(v) for c, v in edits.numbers.items()}, {})
+        for label, edits in models.items()
+    }
+    found = tables.pairs(measured)
+    write_text(out / "edits_pairs.csv", tables.pairs_csv(found))
+    text = _markdown(["model", *columns, *identity], readable, len(names))
+    if found:
+        said = "\n".join(f"- {sentence}" for sentence in tables.sentences(found))
+        text += "\n## What may be concluded\n\nPaired on the same photos; sign-flip test, Holm over all pairs.\n\n"
+        text += said + "\n"
+    write_text(out / "edits.md", text)
     draw_plane(models, seconds, out / "plane.png")
-
-
-def _directions(models: Mapping[str, Edits]) -> list[str]:
-    return list(dict.fromkeys(d for edits in models.values() for d in edits.identity))
 
 
 _ABOUT = """# Edits, on {n} photos
 
-- `effect_NAME`: how far the reading moves on real photos between powers -2 and 2, in its standard deviations.
-- `truth_*`: error of an edit of power 2 whose result is known, drawn plainly and with odd details. Odd details are
-  residuals that the packaged model of the paper's design found on other photos, which favours that model.
+- The ends of a direction are two standard deviations of w along it, or less where less is safe.
+- `effect_NAME`: how far the reading moves on real photos from one end to the other, in its standard deviations.
+- `truth_*`: against an edit to the positive end whose result is known, drawn plainly and with odd details. Odd details
+  are residuals that the packaged model of the paper's design found on other photos, which favours that model.
+- `flip_*`: a photo moved to the code of its mirror image, against that image; favours nobody.
 - `back_l2`: error after an edit and its reverse; `inversion_l2`: before.
-- `identity_at_NAME`: identity of edited photos where the reading has moved by one standard deviation.
+- `identity_at_NAME_CHANGE`: identity of edited photos where the reading has moved by so many standard deviations, which
+  every model reaches that edits at all.
 
 """
 
@@ -132,9 +144,9 @@ def draw_plane(models: Mapping[str, Edits], seconds: Mapping[str, float], path: 
             )
             axis.scatter([across.value], [up.value], s=size, color=colour, label=label, zorder=3, alpha=0.8)
         if edits.curve:
-            axes[0].plot(
-                [c[1] for c in edits.curve], [c[2] for c in edits.curve], color=colour, lw=1, alpha=0.6
-            )
+            errors, truths, moved = zip(*(point[1:] for point in edits.curve), strict=True)
+            for axis, up_curve in zip(axes, (truths, moved), strict=False):
+                axis.plot(errors, up_curve, color=colour, lw=1, alpha=0.6)
     for axis in axes:
         axis.set_xscale("log")
         axis.set_xlabel("error of the inversion (L2), real photos")
@@ -144,6 +156,6 @@ def draw_plane(models: Mapping[str, Edits], seconds: Mapping[str, float], path: 
     axes[0].set_title("lower left is better; lines: strength of the residuals", fontsize=10)
     if effects:
         axes[1].set_ylabel("effect on real photos (sd of the reading)")
-        axes[1].set_title("upper left is better", fontsize=10)
+        axes[1].set_title("upper left is better; lines: strength of the residuals", fontsize=10)
     axes[-1].legend(fontsize=8, framealpha=0.9)
     figure.savefig(path, dpi=130)

@@ -67,7 +67,7 @@ def measure_edits(measuring: Measuring, out: Path, count: int, odd: Drawing | No
             "it, or leave --edits out"
         )
     done: dict[str, Edits] = {}
-    files = {label: work.folder / f"edits-{len(names)}.json" for label, work in measuring.works.items()}
+    files = {label: work.folder / f"editing-{len(names)}.json" for label, work in measuring.works.items()}
     waiting = [label for label in measuring.models if not files[label].is_file()]
     if waiting:
         first = next(iter(measuring.models.values()))
