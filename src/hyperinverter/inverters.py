@@ -22,6 +22,7 @@ from typing import Any
 
 from hyperinverter import checkpoints
 from hyperinverter.checkpoints import load_generator
+from hyperinverter.checkpoints.registry import domain_of
 from hyperinverter.contracts import UserError
 from hyperinverter.inversion.drawing import Drawing
 from hyperinverter.inversion.optimise import Optimiser, Projection
@@ -89,7 +90,7 @@ def _phase1(model: Drawing, name: str) -> Drawing:
 
 def _search(method: str, options: dict[str, str], place: str, cache: Path, text: str) -> Drawing:
     generator = load_generator(place)
-    distance, l2 = _distance(options, place, generator.img_resolution, cache)
+    distance, l2 = _distance(options, generator.sha256, cache)
     given = dict(options)
     found: Drawing
     if method == "pti":
@@ -113,8 +114,7 @@ def _search(method: str, options: dict[str, str], place: str, cache: Path, text:
 
 
 def _refined(start: Drawing, options: dict[str, str], cache: Path, text: str) -> Drawing:
-    place = start.generator.source
-    distance, _ = _distance(options, place, start.resolution, cache)
+    distance, _ = _distance(options, start.generator.sha256, cache)
     # All steps are taken: what is refined may lie below PTI's threshold already.
     found = PivotalTuning(start, distance, _with(Tuning(threshold=0.0), options, text))
     found.sha256 = _digest("refined", asdict(found.tuning), distance, start.sha256)
@@ -140,13 +140,14 @@ def _options(text: str, said: str) -> dict[str, str]:
     return found
 
 
-def _distance(options: dict[str, str], place: str, side: int, cache: Path) -> tuple[Judge, float]:
+def _distance(options: dict[str, str], generator_sha256: str, cache: Path) -> tuple[Judge, float]:
     """The perceptual distance, taken out of the options, and the weight of the squared error next to it.
 
     Real domains use LPIPS-VGG alone, as published. The built-in domain has no LPIPS file and pictures of 64 px, whose
     colours ST-LPIPS leaves free: it is given the squared error as well.
     """
-    label = options.pop("distance", "st_lpips_alex" if place == PACKAGED else "lpips_vgg")
+    built_in = domain_of(generator_sha256) == PACKAGED
+    label = options.pop("distance", "st_lpips_alex" if built_in else "lpips_vgg")
     path = options.pop("weights", None)
     try:
         judge = build_judge(label, path, cache)

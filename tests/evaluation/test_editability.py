@@ -12,14 +12,18 @@ from PIL import Image
 from torch import Tensor
 
 from hyperinverter import load_inverter
+from hyperinverter.checkpoints import save_hyperinverter
 from hyperinverter.commands import main
 from hyperinverter.contracts import Inversion, UserError
 from hyperinverter.data.digiface import accepted_indices, sample_faces
 from hyperinverter.data.transforms import to_tensor
+from hyperinverter.editing import catalogue
 from hyperinverter.editing.directions import Direction
 from hyperinverter.evaluation.editability import PARTS, Editing, Edits, Way, end_of, equal_changes, relative
 from hyperinverter.evaluation.plane import keep_edits, read_edits
 from hyperinverter.inversion.drawing import Drawing, Strength
+from hyperinverter.inversion.phase2 import HyperInverter
+from hyperinverter.inverters import load_inverter as named_inverter
 from hyperinverter.judges.catalogue import build_judge
 from hyperinverter.networks.generator import Generator
 
@@ -185,3 +189,19 @@ def test_the_command_writes_tables_and_the_plane(tmp_path: Path) -> None:
         assert plane.size[0] > 1000
     assert not (tmp_path / "e" / "edits_pairs.csv").read_text().count("\n") > 1  # one model: no pairs
     assert "effect_smile" in (tmp_path / "e" / "edits.md").read_text()
+
+
+def test_a_self_contained_file_of_the_built_in_domain_is_known_for_what_it_is(
+    editing: Editing, tmp_path: Path
+) -> None:
+    model = load_inverter("digiface")
+    assert isinstance(model, HyperInverter)
+    save_hyperinverter(model, tmp_path / "model.safetensors")
+    again = load_inverter(tmp_path / "model.safetensors")
+    own = Editing(editing.photos[:2], again.generator, editing.perceptual, None)
+    assert own.seen == ["yaw", "smile"]
+    assert "smile" in catalogue.for_generator(again.generator)
+    refined = named_inverter(
+        f"{tmp_path / 'model.safetensors'}+pti:2"
+    )  # needs no weights but those that ship
+    assert refined.source.endswith("+pti:2")

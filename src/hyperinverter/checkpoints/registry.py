@@ -147,6 +147,16 @@ def packaged(kind: str, name: str) -> tuple[Path, str]:
     return packaged_path(key), PACKAGED[key].sha256
 
 
+def domain_of(generator_sha256: str) -> str:
+    """The domain whose packaged generator has this hash, whatever file it was read from; empty if there is none."""
+    names = [
+        key
+        for key, file in PACKAGED.items()
+        if key.endswith("_generator") and file.sha256 == generator_sha256
+    ]
+    return names[0].removesuffix("_generator") if names else ""
+
+
 def packaged_path(key: str) -> Path:
     """Return the path of a packaged file, by its name in ``PACKAGED``, verified.
 

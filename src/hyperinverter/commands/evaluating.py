@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from hyperinverter import config, runs
+from hyperinverter.checkpoints.registry import domain_of
 from hyperinverter.commands.inputs import sources
 from hyperinverter.contracts import UserError
 from hyperinverter.data.digiface import face_names, prepare_digiface
@@ -118,7 +119,7 @@ def _run(asked: Request, part: str | None) -> int:
 def _odd_details(models: Mapping[str, Drawing], device: torch.device) -> Drawing | None:
     """Whose residuals make the odd details of edits with known truth: always the same model of a generator."""
     generator = next(iter(models.values())).generator
-    return load_inverter(BUILT_IN).to(device) if generator.source == BUILT_IN else None
+    return load_inverter(BUILT_IN).to(device) if domain_of(generator.sha256) == BUILT_IN else None
 
 
 def _measure_together(measuring: Measuring, asked: Request, total: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hyperinverter.checkpoints.registry import packaged_path
+from hyperinverter.checkpoints.registry import domain_of, packaged_path
 from hyperinverter.contracts import UserError
 from hyperinverter.editing.directions import Direction
 from hyperinverter.editing.discovery import pca, sample_codes, sefa
@@ -54,4 +54,10 @@ def for_generator(generator: Generator, name: str | None = None) -> dict[str, Di
     """
     if name is not None:
         return load(name, generator)
-    return load(generator.source if generator.source in CATALOGUES else "pca", generator)
+    return load(catalogue_of(generator) or "pca", generator)
+
+
+def catalogue_of(generator: Generator) -> str:
+    """The catalogue of a generator's domain, whatever file it was read from; empty if there is none."""
+    domain = domain_of(generator.sha256)
+    return domain if domain in CATALOGUES else ""

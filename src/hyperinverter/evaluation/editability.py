@@ -138,7 +138,9 @@ class Editing:
         codes = sample_codes(generator, _CODES)
         self.read, known = self._directions(codes)
         self.ends = [end_of(direction, codes) for direction in known]
-        self.seen = [d.name for d in self.ends if d.name in WANTED.get(generator.source, ())]
+        self.seen = [
+            end.name for end in self.ends if end.name in WANTED.get(catalogue.catalogue_of(generator), ())
+        ]
         self.spread: dict[str, float] = {}
         if self.read is not None:
             found = [self._readings(part) for part in photos.split(_BATCH)]
@@ -152,7 +154,7 @@ class Editing:
 
     def _directions(self, codes: Tensor) -> tuple[FaceReadings | None, list[Direction]]:
         components = pca(codes)
-        if names := WANTED.get(self.generator.source):
+        if names := WANTED.get(catalogue.catalogue_of(self.generator)):
             known = catalogue.for_generator(self.generator)
             read = FaceReadings().to(self.generator.w_avg.device)
             return read, [*(known[name] for name in names), components[COMPONENTS[0]]]
