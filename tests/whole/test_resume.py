@@ -28,6 +28,15 @@ SHORT = [
     *("hypernet.hidden_dim=4", "hypernet.channels=16", "hypernet.extractor_channels=8"),
 ]
 
+E4E = [
+    "phase=1",
+    "method=e4e",
+    "method.channels=8",
+    "method.pool=4",
+    "method.latent_lr=0.01",
+    "method.latent_r1_every=2",
+]
+HYPERSTYLE = ["phase=2", "method=hyperstyle", "method.hidden_dim=4"]
 AVERAGED = ["phase.ema_kimg=0.002", "phase.accumulate=2"]
 
 
@@ -74,6 +83,8 @@ def assert_same(first: Any, second: Any, where: str = "") -> None:
     [
         (["phase=1"], 4),
         (["phase=2", "loss.adv=0.01", "loss.adv_from_kimg=0.004", "loss.r1_every=3", *AVERAGED], 4),
+        (E4E, 4),  # with the discriminator of codes, its optimizer and its pool
+        pytest.param(HYPERSTYLE, 2, marks=pytest.mark.slow),
         pytest.param(["phase=1"], 1, marks=pytest.mark.slow),
         pytest.param(["phase=1"], 3, marks=pytest.mark.slow),  # at the end of an epoch
         pytest.param(["phase=2", "fusion=gated", "coverage=all"], 2, marks=pytest.mark.slow),
