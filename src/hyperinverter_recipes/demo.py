@@ -1,7 +1,7 @@
 """The whole product in a few minutes, on the built-in faces: `make demo`.
 
 Trains a short phase I, a short phase II and a small sweep with the same commands the README gives, shortened by
-overrides; then shows the comparison and inverts test photos with the packaged, fully trained model.
+overrides; then shows the comparison and inverts and edits test photos with the packaged, fully trained models.
 """
 
 from __future__ import annotations
@@ -45,30 +45,24 @@ def main() -> int:
                 file=sys.stderr,
             )
             return done.returncode
-    picture = invert_test_photos()
+    picture = show_packaged_models()
     sweep = max((OUTPUTS / "sweeps").iterdir(), key=lambda path: path.stat().st_mtime)
     print(f"\n== done in {(time.monotonic() - started) / 60:.1f} minutes; look at")
-    print(f"   {picture}   test photos, phase I, phase II and error of the packaged model")
+    print(f"   {picture}   test photos through the packaged models, inverted and edited")
     print(f"   {sweep / 'panel.png'}   the same photos through every job of the sweep")
     print(f"   {sweep / 'table.md'}   its ranking")
     print("   next: python train.py, python train.py phase=2, python train.py phase=2 +sweep")
     return 0
 
 
-def invert_test_photos(count: int = 8) -> Path:
-    """Draw the packaged model's panel on the first test photos; return the picture's path."""
-    import torch
+def show_packaged_models(count: int = 8) -> Path:
+    """Draw the packaged models' inversions and edits of the first test photos; return the picture's path."""
+    from hyperinverter.pictures import save_picture
+    from hyperinverter_recipes.side_by_side import packaged_models
 
-    from hyperinverter.checkpoints import load_hyperinverter
-    from hyperinverter.data.digiface import accepted_indices, sample_faces
-    from hyperinverter.training.panels import draw_panel
-
-    model = load_hyperinverter("digiface")
-    pixels = torch.from_numpy(sample_faces(accepted_indices()[:count]))
-    photo = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
-    path = OUTPUTS / "packaged_model.png"
+    path = OUTPUTS / "packaged_models.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    draw_panel(photo, model.invert(photo), path)
+    save_picture(packaged_models(count), path)
     return path
 
 
