@@ -130,9 +130,9 @@ def test_interrupted_anywhere_it_ends_with_the_same_table(
     before = {row["photo"]: row for row in rows(evaluated / "per_photo.csv")}
     after = rows(tmp_path / "per_photo.csv")
     assert len(after) == 6
-    for row in after:
+    for row in after:  # batches of another size may round a pixel differently: 4e-6 of SSIM
         assert all(
-            float(row[n]) == pytest.approx(float(before[row["photo"]][n]), abs=1e-6) for n in ("l2", "ssim")
+            float(row[n]) == pytest.approx(float(before[row["photo"]][n]), abs=1e-5) for n in ("l2", "ssim")
         )
 
 

@@ -42,7 +42,18 @@ from hyperinverter.tasks.phase2 import PhaseIIHyper, random_steps
 
 @pytest.fixture
 def mode() -> FakeTensorMode:
-    return FakeTensorMode()
+    mode = FakeTensorMode()
+    if (
+        torch.__version__ < "2.14"
+    ):  # of the releases before, some ask the driver when a fake tensor is indexed
+        with mode:
+            try:
+                torch.empty(1, device=DEVICE)[0]
+            except RuntimeError as error:
+                pytest.skip(
+                    f"fake tensors of torch {torch.__version__} need a driver: {error}".splitlines()[0]
+                )
+    return mode
 
 
 def backbone() -> TinyBackbone:

@@ -184,7 +184,7 @@ class HyperInverter(PhaseII):
         residuals: dict[str, Residual] = {}
         if self.hypernet is not None:
             predict = self.hypernet.factors if factored else self.hypernet
-            residuals |= predict(photo=of_photo, w_image=of_w_image)
+            residuals.update(predict(photo=of_photo, w_image=of_w_image))  # Dynamo of torch 2.6 follows no |=
         if self.feature_residuals is not None:
-            residuals |= self.feature_residuals(differences)
+            residuals.update(self.feature_residuals(differences))
         return first, residuals

@@ -180,6 +180,9 @@ def _one_by_one(
 ) -> tuple[Tensor, Tensor | None]:
     """One sample's kernel after the other; autograd makes them again."""
     rows = weight.reshape(u.shape[1], -1) + b2  # theta, cut like M into I rows
+    if torch.compiler.is_compiling():  # nothing is made again, and Dynamo of torch 2.6 follows no ExitStack
+        made = [torch.addmm(rows, factors, w2).view(weight.shape) for factors in u]
+        return sample_by_sample(x, made, style, up=up, gain=gain)
     with ExitStack() as stack:
         kernels = (_kernel(rows, factors, w2, weight.shape, stack) for factors in u)
         return sample_by_sample(x, kernels, style, up=up, gain=gain)
