@@ -125,3 +125,26 @@ def test_a_table_of_other_columns_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has other columns than this version writes; choose another --out"):
         bench.add({"case": "step", "minutes": 1}, path)
     assert path.read_text(encoding="utf-8") == "case,seconds\nstep,1\nedit,2\n"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    assert commands.main(["bench", "--size", "smoke", "--device", "cuda"]) == 1
+    assert "PyTorch sees no CUDA GPU" in capsys.readouterr().err
+
+
+def test_half_precision_is_for_both_sides(tmp_path: Path) -> None:
+    model = cases.make_model("smoke")
+    for case in ("synthesis", "phase2", "edit"):
+        for side in ("ours", "reference"):
+            drawn = []
+            for half in (False, True):
+                torch.manual_seed(0)
+                result = cases.work(case, 2, side, model, half)()
+                drawn.append(result if isinstance(result, torch.Tensor) else result.image)
+            assert 0 < (drawn[0] - drawn[1]).norm() < 3e-2 * drawn[0].norm()
+
+
+def test_the_papers_faces_are_counted_at_full_size() -> None:
+    counted = measuring.count("full1024", "edit", 1, "ours", "cuda")
+    assert 130 < counted.gflop < 160  # StyleGAN2's config F at 1024 px: 74 G multiplications and additions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -76,6 +77,20 @@ def cpu_name() -> str:
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, platform.processor() or platform.machine())
+
+
+def gpu_facts() -> dict[str, str]:
+    """Card, driver and CUDA of this machine; empty texts where PyTorch sees no GPU."""
+    import torch
+
+    facts = {"gpu": "", "driver": "", "cuda": ""}
+    if torch.cuda.is_available():
+        facts |= {"gpu": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda)}
+        asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        with contextlib.suppress(OSError, subprocess.SubprocessError):  # a machine may have no such program
+            done = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True)
+            facts["driver"] = done.stdout.split()[0]
+    return facts
 
 
 # Memory --------------------------------------------------------------------------------------------------

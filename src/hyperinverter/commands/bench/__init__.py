@@ -30,6 +30,7 @@ SHOWN = {
     "operators": "operators",
     "ref. op.": "reference_operators",
 }
+ON_GPU = {"launches": "launches", "ref. launches": "reference_launches"}
 
 
 def bench(
@@ -38,12 +39,18 @@ def bench(
         typer.Argument(metavar="NAME:BATCH", help="Such as step:8. Default: all of the size."),
     ] = None,
     size: Annotated[
-        str, typer.Option(help="digiface (64 px) or full256 (full width, hidden 128).")
+        str, typer.Option(help="digiface (64 px), full256 or full1024 (full width, hidden 128).")
     ] = "digiface",
     rounds: Annotated[int, typer.Option(help="Show the median of so many counts.")] = 5,
     clock: Annotated[
         Literal["wall", "processor"], typer.Option(help="processor: for a busy machine.")
     ] = "wall",
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="auto: a GPU if there is one.")
+    ] = "auto",
+    precision: Annotated[
+        Literal["fp32", "tf32", "bf16"], typer.Option(help="Of both sides; tf32 is for a GPU.")
+    ] = "fp32",
     out: Annotated[Path, typer.Option(help="Folder of table.csv, to which lines are added.")] = Path(
         "outputs/bench"
     ),
@@ -54,25 +61,46 @@ def bench(
     Each side runs so many rounds after one to warm up; a single round has no warm-up.
     """
     from hyperinverter.commands.bench.cases import SIZES, parse_case  # brings torch
+    from hyperinverter.commands.bench.measuring import Place, row
     from hyperinverter.commands.bench.measuring import profile as profile_of
-    from hyperinverter.commands.bench.measuring import row
 
     if size not in SIZES:
         raise UserError(f"bench knows the sizes {', '.join(SIZES)}; got {size!r}")
     if rounds < 1:
         raise UserError(f"--rounds={rounds}: at least 1 is needed")
     cases = [parse_case(text) for text in asked or SIZES[size].cases]
+    place = Place(_device(device, clock), precision, clock)
     if profile:
         for case, batch in cases:
-            print(f"{size} {case}:{batch}\n{profile_of(size, case, batch)}", flush=True)
+            print(f"{size} {case}:{batch}\n{profile_of(size, case, batch, place)}", flush=True)
         return 0
-    print(_line(f"{size}, {clock} clock", [*SHOWN]), flush=True)
+    shown = SHOWN | (ON_GPU if place.device == "cuda" else {})
+    print(_line(f"{size}, {clock} clock", [*shown]), flush=True)
     for case, batch in cases:
-        measured = row(size, case, batch, rounds, clock)
-        print(_line(f"{case}:{batch}", [str(measured[column]) for column in SHOWN.values()]), flush=True)
+        measured = row(size, case, batch, rounds, place)
+        print(_line(f"{case}:{batch}", [str(measured[column]) for column in shown.values()]), flush=True)
         add(measured, out / "table.csv")
     print(f"all columns: {out / 'table.csv'}")
     return 0
+
+
+def _device(asked: str, clock: str) -> str:
+    """``cpu`` or ``cuda``.
+
+    Raises:
+        UserError: For a GPU that is not there, or a clock that does not see it.
+    """
+    import torch
+
+    there = torch.cuda.is_available()
+    if asked == "cuda" and not there:
+        raise UserError(
+            "--device=cuda: PyTorch sees no CUDA GPU; leave --device out to measure the processor"
+        )
+    device = "cuda" if there and asked != "cpu" else "cpu"
+    if device == "cuda" and clock == "processor":
+        raise UserError("--clock=processor does not see what a GPU does; leave it out, or add --device=cpu")
+    return device
 
 
 def _line(first: str, cells: list[str]) -> str:

@@ -35,7 +35,7 @@ def draw(synthesis: Synthesis, w: Tensor, residuals: Mapping[str, Tensor]) -> Te
     )
 
 
-@policy(winograd="never")
+@policy(winograd="never", regressors="loop")
 def invert(model: HyperInverter, photo: Tensor) -> Tensor:
     """Photos -> phase II images, ``(B, 3, R, R)``."""
     w = model.w_inverter.encode(photo)
@@ -53,12 +53,13 @@ def phase1(model: HyperInverter, photo: Tensor) -> Tensor:
     return draw(model.generator.synthesis, model.w_inverter.encode(photo), {})
 
 
-@policy(winograd="never")
-def step(model: HyperInverter, photo: Tensor) -> Tensor:
+@policy(winograd="never", regressors="loop")
+def step(model: HyperInverter, photo: Tensor, half: bool = False) -> Tensor:
     """Forward and backward pass of a training step with the pixel loss; returns the loss."""
     model.w_inverter.requires_grad_(True)
     model.generator.requires_grad_(True)
-    loss = F.mse_loss(invert(model, photo), photo)
+    with torch.autocast(photo.device.type, torch.bfloat16, enabled=half):
+        loss = F.mse_loss(invert(model, photo), photo)
     loss.backward()
     return loss.detach()
 
@@ -75,7 +76,7 @@ def load(files: Sequence[Path]) -> Tensor:
 
 def _draw_one(synthesis: Synthesis, w: Tensor, residuals: Mapping[str, Tensor]) -> Tensor:
     image: Tensor | None = None
-    x = torch.empty(0)
+    x = w.new_empty(0)
     for resolution in synthesis.resolutions:
         name = f"b{resolution}"
         block = synthesis.get_submodule(name)
