@@ -187,3 +187,27 @@ def test_phase_one_and_searches_stand_in_the_same_table(tmp_path: Path) -> None:
     table = {row["model"]: float(row["l2"]) for row in rows(tmp_path / "table.csv")}
     assert list(table) == ["phase1@digiface", "digiface", "few", "pti_2_pivot_2"]
     assert table["digiface"] < table["phase1@digiface"] < table["few"]  # two steps are none
+
+
+def test_seconds_until_a_search_is_as_close_as_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from functools import partial
+
+    from hyperinverter.evaluation import measure, timing
+    from hyperinverter.evaluation.reach import seconds_until
+
+    monkeypatch.setattr(measure, "time_model", partial(timing.time_model, budget=0.05))
+    typed = ["evaluate", "digiface", "few=w_opt:12", "tuned=digiface+pti:21", "--n", "2", *PLAIN]
+    assert main([*typed, "--time", "--out", str(tmp_path)]) == 0
+    reached = {row["search"]: row for row in rows(tmp_path / "reach.csv")}
+    assert set(reached) == {"few", "tuned"}
+    assert {row["model"] for row in reached.values()} == {"digiface"}
+    first = next(row for row in rows(tmp_path / "per_photo.csv") if row["model"] == "digiface")
+    assert float(reached["few"]["l2"]) == pytest.approx(float(first["l2"]), rel=1e-4)
+    assert reached["few"]["seconds"] == ""  # a few steps are none
+    assert float(reached["tuned"]["seconds"]) > 0  # begins where the model ends
+    assert "| few | never |" in (tmp_path / "table.md").read_text()
+    trace = [(0.1, 0.5), (0.2, 0.3), (0.3, 0.1)]
+    assert seconds_until(trace, 0.3) == 0.2
+    assert np.isnan(seconds_until(trace, 0.05))

@@ -21,6 +21,7 @@ from torch import Tensor
 from hyperinverter import pictures
 from hyperinverter.contracts import UserError
 from hyperinverter.evaluation.protocol import Protocol
+from hyperinverter.evaluation.reach import keep_trace
 from hyperinverter.evaluation.scoring import Scorer, Seen, resized, rounded
 from hyperinverter.evaluation.timing import (
     BATCHES,
@@ -192,7 +193,9 @@ class Measuring:
         if before and before[0].device == device_name(self.device):
             return
         photos = self._photos(self.photos.read(self.photos.names[: max(BATCHES)]))
-        keep_timings(folder, time_model(self.models[label], photos))
+        rows = time_model(self.models[label], photos)
+        keep_trace(folder, self.models[label], photos[:1])
+        keep_timings(folder, rows)
 
     def photos_of(self, names: Sequence[str]) -> Tensor:
         """Photos by their short names, as models take them: ``(B, 3, R, R)`` in [-1, 1]."""

@@ -18,6 +18,7 @@ from hyperinverter.evaluation.frechet import set_distance
 from hyperinverter.evaluation.measure import PHOTO, SECONDS, WORK, Measuring, Photos, identity_of
 from hyperinverter.evaluation.protocol import Protocol
 from hyperinverter.evaluation.published import PUBLISHED, SOURCES, Row
+from hyperinverter.evaluation.reach import Trace, reach_csv, reach_markdown, read_trace
 from hyperinverter.evaluation.recipes import recipes_of, seeds_markdown
 from hyperinverter.evaluation.tables import Measured, Pairs
 from hyperinverter.evaluation.timing import Timing, read_timings, timing_csv, timing_markdown
@@ -124,6 +125,7 @@ class Results:
         pieces: Label -> small images, in the order of its photos.
         photos: The photos themselves.
         timings: Label -> what was timed.
+        traces: Label of a search -> how its error falls on the first photo, where it was timed.
     """
 
     record: Mapping[str, Any]
@@ -133,6 +135,15 @@ class Results:
     pieces: dict[str, Piece]
     photos: Piece
     timings: dict[str, list[Timing]]
+    traces: dict[str, Trace]
+
+    def first_errors(self) -> dict[str, float]:
+        """L2 on the first photo of all that is no search."""
+        return {
+            label: float(model.numbers["l2"][0])
+            for label, model in self.models.items()
+            if label not in self.traces and "l2" in model.numbers
+        }
 
 
 def read_results(out: Path, protocol: Protocol) -> Results:
@@ -145,12 +156,14 @@ def read_results(out: Path, protocol: Protocol) -> Results:
     protocol.refuse_other(record["protocol"], out)
     names = list(stored_photos(out))
     photos = Work.at(out / WORK / record["photo_work"]).read(names)
-    pieces, timings = {}, {}
+    pieces, timings, traces = {}, {}, {}
     for label, about in record["models"].items():
         work, wanted = Work.at(out / WORK / about["work"]), names[: about["n"]]
         if set(wanted) <= work.done():
             pieces[label] = work.read(wanted)
             timings[label] = read_timings(work.folder)
+            if trace := read_trace(work.folder):
+                traces[label] = trace
     if not pieces:
         raise UserError(f"nothing is complete in {out} yet; run the same command again")
     models = {label: _measured(piece, photos, protocol) for label, piece in pieces.items()}
@@ -158,7 +171,7 @@ def read_results(out: Path, protocol: Protocol) -> Results:
     both = tables.common(models)
     if both and any(len(model.names) > len(both) for model in models.values()):
         shared = {label: _measured(piece.chosen(both), photos, protocol) for label, piece in pieces.items()}
-    return Results(record, protocol, models, shared, pieces, photos, timings)
+    return Results(record, protocol, models, shared, pieces, photos, timings, traces)
 
 
 def _measured(piece: Piece, photos: Piece, protocol: Protocol) -> Measured:
@@ -187,6 +200,8 @@ def write_report(out: Path, protocol: Protocol) -> Results:
         write_text(out / "pairs.csv", tables.pairs_csv(found))
         if timed:
             write_text(out / "timing.csv", timing_csv(timed))
+        if results.traces:
+            write_text(out / "reach.csv", reach_csv(results.traces, results.first_errors()))
         write_text(out / "table.md", _markdown(results, found, published, timed))
         figures.worst_and_best(models, results.pieces, results.photos, out / "worst_best.png")
     return results
@@ -232,4 +247,7 @@ def _markdown(
         ]
     if timed:
         parts += ["## Time", "Median of the calls in seconds (5 to 95 %).", timing_markdown(timed)]
+    if results.traces and (errors := results.first_errors()):
+        said = "Seconds until a search is as close (L2) to the first photo as each model, whose L2 is in brackets:"
+        parts += [said, reach_markdown(results.traces, errors)]
     return "\n\n".join(part.strip() for part in parts) + "\n"

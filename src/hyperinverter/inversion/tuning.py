@@ -64,7 +64,8 @@ class PivotalTuning(Drawing):
 
     Attributes:
         on_step: As of ``Optimiser``.
-        trace: As of ``Optimiser``, of the tuning; photos come one after the other.
+        trace: As of ``Optimiser``, of the search for the pivot and then of the tuning, whose photos come one after the
+            other: of one photo it is complete.
         steps_taken: Of each photo of the last call.
     """
 
@@ -76,6 +77,7 @@ class PivotalTuning(Drawing):
         self.on_step: OnStep | None = None
         self.trace: list[tuple[float, Tensor]] = []
         self.steps_taken: list[int] = []
+        self._began = time.perf_counter()
 
     @property
     def generator(self) -> Generator:
@@ -88,10 +90,12 @@ class PivotalTuning(Drawing):
         Returns:
             The pivots, the residuals to every weight, and both images; ``w_image`` is the pivot's, with stored weights.
         """
+        self._began = time.perf_counter()
         with torch.inference_mode(False):
             photo = photos_of(self.generator, images.clone())
         first = self._first(photo)
-        self.trace, self.steps_taken, steps = [], [], self.tuning.steps
+        self.trace = list(self.start.trace) if isinstance(self.start, Optimiser) else []
+        self.steps_taken, steps = [], self.tuning.steps
         each = []
         for i in range(len(photo)):
             one = slice(i, i + 1)
@@ -135,7 +139,7 @@ class PivotalTuning(Drawing):
         Returns:
             All residuals, ``(1, *shape)``.
         """
-        plan, began = self.tuning, time.perf_counter()
+        plan, began = self.tuning, self._began
         own = {
             kernel.name: residuals.get(kernel.name, w.new_zeros(1, *kernel.shape)).requires_grad_(True)
             for kernel in (self.generator.kernels() if plan.steps else [])
