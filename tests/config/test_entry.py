@@ -59,7 +59,9 @@ def test_help_lists_groups_and_keys_without_loading_torch() -> None:
     ("typed", "sentence"),
     [
         (["phase=2", "hydra.run.dir=/proc/x"], "hydra.run.dir=PATH"),
-        (["-m", "phase=2", "fusion=glob(*)", "--cfg", "job"], ""),
+        (["-m", "phase=2", "fusion=glob(*)", "--cfg", "job"], "leave -m out"),
+        (["-m", "phase=2", "fusion=glob(zz*)"], "fusion has no option 'glob(zz*)'"),
+        (["hydra.job.chdir=true"], "leave it out"),
         (["--info", "nothing"], ""),
         (["phase=2", "hydra/launcher=nothing"], ""),
         (["paths.outputs=${x}"], ""),

@@ -135,6 +135,33 @@ def test_without_a_key_it_is_offline_and_one_line_says_how_to_sync(tmp_path: Pat
     assert module.run.ended == 1
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "said", "mode"),
+    [
+        ("WANDB_MODE", "foo", "WANDB_MODE=foo is not used", "offline"),
+        ("WANDB_MODE", "", "", "offline"),
+        ("WANDB_MODE", "OFFLINE", "", "offline"),
+        ("WANDB_DIR", "/proc/x", "WANDB_DIR is not used", "offline"),
+        ("WANDB_RUN_ID", "1", "WANDB_RUN_ID is not used", "offline"),
+        ("WANDB_DISABLED", "true", "", None),
+    ],
+)
+def test_variables_of_wandb_act_or_are_named(
+    variable: str,
+    value: str,
+    said: str,
+    mode: str | None,
+    tmp_path: Path,
+    fake: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(variable, value)
+    lines: list[str] = []
+    WandbTracker(tmp_path, lambda: 0, SETTINGS, RUN, lines.append)
+    assert [options["mode"] for options in fake[1:]] == ([] if mode is None else [mode])
+    assert said in lines[0] if said else not any("warning" in line for line in lines)
+
+
 def test_steps_are_photos_seen_and_never_fall(tmp_path: Path, fake: list[Any]) -> None:
     seen = iter([8, 8, 16, 16, 12, 12])  # the best checkpoint, of 12 photos, is tested last
     tracker = WandbTracker(tmp_path, lambda: next(seen), SETTINGS, RUN, [].append)

@@ -242,6 +242,9 @@ def check_choices(overrides: Sequence[str], conf: Path) -> None:
             continue
         if wrong := [name for name in names if not isinstance(name, (str, Glob))]:
             raise UserError(unknown_option(key, "null" if wrong[0] is None else str(wrong[0]), options))
+        for glob in (name for name in names if isinstance(name, Glob)):
+            if not glob.filter(options):
+                raise UserError(unknown_option(key, str(override.input_line).partition("=")[2], options))
 
 
 def cautions(cfg: Config) -> list[str]:

@@ -14,11 +14,12 @@ from hyperinverter.config.checks import check_additions, check_choices
 from hyperinverter.config.explain import diagnose
 from hyperinverter.config.groups import Config, compose_choices, conf_dir
 from hyperinverter.config.overrides import normalise_overrides, typed_value
+from hyperinverter.config.unused import check_flags, unused
 from hyperinverter.contracts import UserError
 from hyperinverter.system.errors import cause
 from hyperinverter.system.files import OTHER_OUTPUTS
 from hyperinverter.system.processes import is_first, refuse_stray_ranks
-from hyperinverter.system.terminal import fail, leave, write_line
+from hyperinverter.system.terminal import fail, leave, say, write_line
 
 
 def compose(overrides: Sequence[str] = (), conf: Path | None = None) -> Config:
@@ -52,7 +53,10 @@ def front_door(job: Callable[[Config], Any]) -> NoReturn:
     try:
         refuse_stray_ranks()
         sys.argv[1:] = normalise_overrides(sys.argv[1:])
+        check_flags(sys.argv[1:])
         check_choices(sys.argv[1:], conf_dir())
+        for line in unused(sys.argv[1:]):
+            say(f"warning: {line}")
         if not is_first():
             sys.argv.append("hydra.output_subdir=null")  # only the first process writes what was typed
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()

@@ -1,9 +1,11 @@
 """The folder of options, and the configuration that some choices from it make."""
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+from typing import overload
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -19,6 +21,18 @@ _OURS = Path("domain", "digiface.yaml")  # other projects have a conf/config.yam
 
 OmegaConf.register_new_resolver("train_command", train_command, replace=True)  # for the help text
 OmegaConf.register_new_resolver("moment", moment, replace=True)  # names of folders in conf/ use it
+
+
+@overload
+def environment(name: str, default: str) -> str: ...
+@overload
+def environment(name: str, default: None = None) -> str | None: ...
+def environment(name: str, default: str | None = None) -> str | None:
+    """A variable of the environment, with ``~`` written out; one that is empty counts as not set."""
+    return os.path.expanduser(os.environ.get(name, "").strip()) or default
+
+
+OmegaConf.register_new_resolver("environment", environment, replace=True)
 
 
 def conf_dir() -> Path:

@@ -12,6 +12,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 
 from hyperinverter.config.carried import carried
+from hyperinverter.config.groups import environment
 from hyperinverter.contracts import UserError
 from hyperinverter.runs import CARD, SWEEP, latest_unfinished, read_card, read_sweep
 
@@ -60,11 +61,22 @@ PATHS = (
 )
 
 
+# Those that Hydra itself makes folders of, from what was typed.
+_FOLDERS = ("paths.outputs", "paths.cache", "hydra.run.dir", "hydra.sweep.dir")
+
+
 def _quoted_path(argument: str) -> str:
     """``data.root=/a=b`` as Hydra's grammar reads it, if it cannot read it as it is."""
     key, equals, value = argument.partition("=")
-    if not equals or key.lstrip("+") not in PATHS:
+    name = key.lstrip("+")
+    if not equals or name not in PATHS:
         return argument
+    if name in _FOLDERS:
+        plain = value.strip("'\"").strip()
+        if plain in ("", "null"):
+            raise UserError(f"{name}={value} names no folder: write a path, or leave {name} out")
+        if plain.startswith("~"):
+            return f"{key}={quote(os.path.expanduser(plain))}"
     try:
         OverridesParser.create().parse_override(argument)
     except HydraException:
@@ -100,7 +112,7 @@ def typed_value(arguments: Iterable[str], key: str) -> str | None:
 
 def _unfinished(typed: Sequence[str]) -> Path | None:
     """The newest unfinished run of the same command."""
-    outputs = typed_value(typed, "paths.outputs") or os.environ.get("HYPERINVERTER_OUTPUTS") or "outputs"
+    outputs = typed_value(typed, "paths.outputs") or environment("HYPERINVERTER_OUTPUTS", "outputs")
     return latest_unfinished(Path(outputs), typed)
 
 

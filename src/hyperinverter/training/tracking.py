@@ -6,7 +6,7 @@ import contextlib
 import csv
 import netrc
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -17,7 +17,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from hyperinverter import config
 from hyperinverter.config import Config
-from hyperinverter.contracts import UserError
+from hyperinverter.contracts import UserError, shown
 from hyperinverter.system.errors import first_line
 from hyperinverter.system.processes import is_first
 from hyperinverter.system.terminal import say
@@ -25,6 +25,18 @@ from hyperinverter.tasks.common import images_seen
 from hyperinverter.training.metrics_file import AXIS
 
 Say = Callable[[str], None]
+
+# W&B would follow these: every job of a sweep would then write into the same W&B run.
+_UNUSED = {"WANDB_DIR", "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_SWEEP_ID"}
+_UNUSED_WHY = "the run folder decides where W&B's files are and which run goes on"
+# What WANDB_MODE may say -> what it means here.
+_MODES = {
+    "online": "online",
+    "run": "online",
+    "offline": "offline",
+    "dryrun": "offline",
+    "disabled": "disabled",
+}
 
 
 def trackers(cfg: Config, folder: Path, task: LightningModule) -> list[Logger]:
@@ -39,8 +51,8 @@ def trackers(cfg: Config, folder: Path, task: LightningModule) -> list[Logger]:
 
     if cfg.logger.kind == "wandb" and is_first():
         identity = {
-            "name": cfg.name or typed_name() or folder.name,
-            "group": cfg.group,
+            "name": cfg.name or os.environ.get("WANDB_NAME") or typed_name() or folder.name,
+            "group": cfg.group or os.environ.get("WANDB_RUN_GROUP") or None,
             "job_type": f"phase{cfg.phase.number}",
             "config": config.to_dict(cfg),
         }
@@ -106,22 +118,25 @@ class WandbTracker(Logger):
                 f"W&B is off: it cannot be imported ({first_line(error, 160)}); metrics.csv has every number"
             )
             return
-        wanted = settings.get("mode") or os.environ.get("WANDB_MODE")
-        mode = str({"dryrun": "offline", None: "online" if has_key() else "offline"}.get(wanted, wanted))
+        for name in sorted(_UNUSED.intersection(os.environ)):
+            self._say(f"warning: {name} is not used: {_UNUSED_WHY}")
+        wanted = settings.get("mode") or _wanted_mode(self._say)
+        mode = str(wanted or ("online" if has_key() else "offline"))
         if mode == "disabled":
             return
         failure = ""
         for attempt in dict.fromkeys((mode, "offline")):
             try:
-                self._run = self._init(wandb, attempt, settings, run)
+                with _without({*_UNUSED, "WANDB_MODE"}):
+                    self._run = self._init(wandb, attempt, settings, run)
                 break
             except Exception as error:  # W&B raises many kinds; none may stop a training
-                failure = first_line(error, 160)
+                failure = " ".join(str(error).split())[:160] or type(error).__name__
         if self._run is None:
             self._say(f"W&B is off: {failure}; metrics.csv has every number")
         elif self._run.offline:
             why = (
-                f"the server did not answer ({failure})"
+                (failure if "API key" in failure else f"the server did not answer ({failure})")
                 if failure
                 else "no key"
                 if wanted is None
@@ -144,8 +159,8 @@ class WandbTracker(Logger):
         identity_file = self._folder / ".wandb_id"
         known = identity_file.read_text().strip() if identity_file.is_file() else None
         started = wandb.init(
-            project=settings.get("project"),
-            entity=settings.get("entity"),
+            project=settings.get("project") or None,
+            entity=settings.get("entity") or None,
             dir=str(self._folder),
             mode=mode,
             settings=options,
@@ -262,6 +277,26 @@ class WandbTracker(Logger):
         except Exception as error:  # as above: the run folder has everything
             self._run = None
             self._say(f"W&B stopped recording: {first_line(error, 160)}; metrics.csv has every number")
+
+
+def _wanted_mode(say: Say) -> str | None:
+    """What WANDB_DISABLED and WANDB_MODE ask for; None if they leave it open."""
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on"):
+        return "disabled"
+    typed = os.environ.get("WANDB_MODE", "").strip().lower()
+    if typed and typed not in _MODES:
+        say(f"warning: WANDB_MODE={shown(typed)} is not used: it is none of {', '.join(_MODES)}")
+    return _MODES.get(typed)
+
+
+@contextlib.contextmanager
+def _without(names: Iterable[str]) -> Iterator[None]:
+    """The environment without these variables, for a while."""
+    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ |= kept
 
 
 def register_sweep(folder: Path, settings: Mapping[str, Any], files: Sequence[Path], say: Say) -> None:
