@@ -128,3 +128,37 @@ def test_paths_need_no_quotes(key: str, path: str) -> None:
 
 def test_what_follows_a_flag_is_no_override() -> None:
     check_choices(["--cfg", "job", "phase='2'"], config.conf_dir())
+
+
+def test_a_job_of_a_sweep_is_known_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = tmp_path / "1"
+    job.mkdir()
+    (job / "run.json").write_text('{"overrides": ["phase=2"]}')
+    (tmp_path / "sweep.json").write_text('{"jobs": [{"num": 1, "name": "a", "pruned": true}]}')
+    config.normalise_overrides([f"resume={job}"])
+    said = capsys.readouterr().err
+    assert "is job 1 of a sweep, which the search has stopped because it fell behind" in said
+    assert f"resume={tmp_path} goes on with all its jobs" in said
+
+
+def test_the_newest_sweep_with_jobs_left_goes_on(tmp_path: Path) -> None:
+    for name, started, finished in (
+        ("a", "2024-01-01", None),
+        ("b", "2024-01-02", "2024-01-03"),
+        ("c", "2023-01-01", None),
+    ):
+        folder = tmp_path / "sweeps" / name
+        folder.mkdir(parents=True)
+        record = {"typed": ["-m", "fusion=add,concat"], "jobs": [], "started": started, "finished": finished}
+        (folder / "sweep.json").write_text(json.dumps(record))
+    outputs = f"paths.outputs={tmp_path}"
+    typed = ["-m", "fusion=add,concat", "resume=auto"]
+    assert config.normalise_overrides(["-m", "fusion=add", "resume=auto", outputs]) == [
+        "-m",
+        "fusion=add",
+        outputs,
+    ]
+    for folder in (tmp_path / "sweeps").iterdir():
+        record = json.loads((folder / "sweep.json").read_text())
+        (folder / "sweep.json").write_text(json.dumps({**record, "typed": [*record["typed"], outputs]}))
+    assert config.normalise_overrides([*typed, outputs])[-1] == f"hydra.sweep.dir={tmp_path}/sweeps/a"

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -48,3 +50,36 @@ def test_pruning_needs_jobs_on_this_machine(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("error: hydra.sweeper.prune=true needs jobs on this machine")
     assert not (tmp_path / "outputs" / "sweeps").exists()
+
+
+def test_a_search_that_was_cut_short_goes_on(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    typed = ("hydra.sweeper.trials=3", "hydra.sweeper.seed=1", "phase.kimg=3", "fusion=concat,add")
+    command = [sys.executable, str(FAKE), "phase=2", "-m", "hydra/sweeper=optuna", *typed]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env={**os.environ, "FAKE": "add=hang"}
+    )
+    sweeps = tmp_path / "outputs" / "sweeps"
+    deadline = time.monotonic() + 60
+    while not list(sweeps.glob("*/*/ready")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    (folder,) = sweeps.iterdir()
+    assert f"resume={folder.relative_to(tmp_path)}" in said
+    assert (folder / "table.md").is_file()
+    begun = json.loads((folder / "sweep.json").read_text())["jobs"]
+    assert 0 < len(begun) <= 3
+    other = search(tmp_path, f"resume={folder}", "fusion=concat,gated")
+    assert other.returncode == 1
+    assert "has searched another space" in other.stderr.splitlines()[-1]
+    done = search(tmp_path, *typed, "resume=auto")
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in sweeps.iterdir()] == [folder.name]
+    record = json.loads((folder / "sweep.json").read_text())
+    assert record["jobs"][: len(begun)] == begun
+    assert len(record["jobs"]) == 3
+    statuses = {json.loads((folder / str(n) / "run.json").read_text())["status"] for n in range(3)}
+    assert statuses == {"finished"}
+    assert "best: job " in done.stderr

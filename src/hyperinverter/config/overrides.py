@@ -14,7 +14,15 @@ from omegaconf import OmegaConf
 from hyperinverter.config.carried import carried
 from hyperinverter.config.groups import environment
 from hyperinverter.contracts import UserError
-from hyperinverter.runs import CARD, SWEEP, latest_unfinished, read_card, read_sweep
+from hyperinverter.runs import (
+    CARD,
+    SWEEP,
+    latest_unfinished,
+    latest_unfinished_sweep,
+    read_card,
+    read_sweep,
+)
+from hyperinverter.system.terminal import say
 
 
 def normalise_overrides(arguments: Sequence[str]) -> list[str]:
@@ -48,6 +56,8 @@ def normalise_overrides(arguments: Sequence[str]) -> list[str]:
     if resume in (None, "", "null") or typed_value(typed, "hydra.run.dir") is not None:
         return typed
     if resume == "auto":
+        if "-m" in typed or "--multirun" in typed or typed_value(typed, "sweep") is not None:
+            return _resumed_newest_sweep(typed)
         unfinished = _unfinished(typed)
         return typed if unfinished is None else _resumed(typed, str(unfinished))
     return _resumed(typed, str(resume))
@@ -112,8 +122,18 @@ def typed_value(arguments: Iterable[str], key: str) -> str | None:
 
 def _unfinished(typed: Sequence[str]) -> Path | None:
     """The newest unfinished run of the same command."""
-    outputs = typed_value(typed, "paths.outputs") or environment("HYPERINVERTER_OUTPUTS", "outputs")
-    return latest_unfinished(Path(outputs), typed)
+    return latest_unfinished(_outputs(typed), typed)
+
+
+def _outputs(typed: Sequence[str]) -> Path:
+    return Path(typed_value(typed, "paths.outputs") or environment("HYPERINVERTER_OUTPUTS", "outputs"))
+
+
+def _resumed_newest_sweep(typed: list[str]) -> list[str]:
+    """The same sweep or search again: the newest one that has jobs left, else a new one."""
+    sweep = latest_unfinished_sweep(_outputs(typed), typed)
+    rest = [item for item in typed if _key(item) != "resume"]
+    return rest if sweep is None else _resumed_sweep(rest, sweep)
 
 
 def _resumed(typed: list[str], resume: str) -> list[str]:
@@ -124,8 +144,21 @@ def _resumed(typed: list[str], resume: str) -> list[str]:
     card = read_card(run) or {}
     if "overrides" not in card:
         raise UserError(f"resume={resume} is not a run: {run / CARD} is missing or unreadable")
+    _say_part_of_a_sweep(run)
     before = carried(card["overrides"], run / CARD, again=("resume", "hydra.run.dir", "hydra.mode"))
     return [*before, *typed, "hydra.mode=RUN", f"hydra.run.dir={quote(str(run))}"]
+
+
+def _say_part_of_a_sweep(run: Path) -> None:
+    """A job can go on alone, but tables and searches know of it only when the sweep goes on."""
+    record = read_sweep(run.resolve().parent)
+    for job in record.get("jobs") or ():
+        if str(job["num"]) == run.resolve().name:
+            stopped = ", which the search has stopped because it fell behind" if job.get("pruned") else ""
+            say(
+                f"{run} is job {job['num']} of a sweep{stopped}; resume={run.parent} goes on with all its jobs and "
+                "compares them"
+            )
 
 
 def _resumed_sweep(typed: list[str], sweep: Path) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,34 @@ def latest_unfinished(outputs: Path, overrides: Sequence[str]) -> Path | None:
         if same and card.get("status") != "finished" and not held(run):
             found.append((instant(card.get("started")), run))
     return max(found)[1] if found else None
+
+
+def latest_unfinished_sweep(outputs: Path, overrides: Sequence[str]) -> Path | None:
+    """The newest sweep or search of the same command with jobs that have not finished; None if there is none.
+
+    One that another process runs does not count.
+
+    Args:
+        outputs: Where sweeps write.
+        overrides: The command; their order does not matter.
+    """
+    command, found = settings(overrides), []
+    for path in (outputs.expanduser() / "sweeps").glob(f"*/{SWEEP}"):
+        record = read_sweep(path.parent)
+        if (
+            settings(record.get("typed") or []) == command
+            and not held(path.parent)
+            and _has_jobs_left(record, path)
+        ):
+            found.append((instant(record.get("started")), path.parent))
+    return max(found)[1] if found else None
+
+
+def _has_jobs_left(record: Mapping[str, Any], path: Path) -> bool:
+    if not record.get("finished"):
+        return True
+    waiting = [job["num"] for job in record.get("jobs") or () if not job.get("pruned")]
+    return any((read_card(path.parent / str(num)) or {}).get("status") != "finished" for num in waiting)
 
 
 def instant(text: Any) -> float:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from omegaconf import DictConfig
 from hyperinverter import config, runs
 from hyperinverter.contracts import UserError
 from hyperinverter.system.command import train_command
-from hyperinverter.system.files import write_json
+from hyperinverter.system.files import held, hold, write_json, writing
 from hyperinverter.system.machine import now
 from hyperinverter.system.processes import refuse_ranks
 from hyperinverter.system.terminal import write_line
@@ -52,9 +53,21 @@ class RecordedSweeper(Sweeper):
         return Path(self._config.hydra.sweep.dir)
 
     def begin(self, design: str, factors: Mapping[str, Any]) -> None:
-        """Make the folder and the record; a resumed sweep keeps its first command and time."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Claim the folder and make the record; a resumed sweep keeps its first command and time.
+
+        Raises:
+            UserError: If another process runs this sweep, or the folder cannot be written.
+        """
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._claim = hold(self.folder)  # until this process ends
+        if self._claim is None:
+            raise UserError(
+                f"another process runs the sweep {self.folder} ({held(self.folder) or 'it has just ended'}): wait for "
+                "it, or stop it first"
+            )
         before = runs.read_sweep(self.folder)
+        self.before: list[Any] = []  # jobs of an earlier session that a search goes on with
         self.record: dict[str, Any] = {
             "id": self.folder.name,
             "command": before.get("command") or " ".join([train_command(), *sys.argv[1:]]),
@@ -75,6 +88,19 @@ class RecordedSweeper(Sweeper):
         batch = [[*job.overrides, f"name={config.quote(job.title or job.name)}", group] for job in jobs]
         return self._launcher.launch(batch, initial_job_idx=start)
 
+    @contextmanager
+    def compared_in_any_case(self) -> Iterator[None]:
+        """Compare the jobs that there are when Ctrl-C ends the block."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            try:
+                for path in runs.write_comparison(self.folder):
+                    write_line(str(path))
+            except UserError as error:  # such as: no job has begun
+                write_line(f"no table: {error}")
+            raise
+
     def close(self) -> None:
         """Write the time of the end into the record."""
         self.record["finished"] = now()
@@ -93,7 +119,8 @@ class RecordedSweeper(Sweeper):
         return written
 
     def _save(self) -> None:
-        write_json(self.folder / runs.SWEEP, self.record)
+        jobs = self.record["jobs"]
+        write_json(self.folder / runs.SWEEP, {**self.record, "jobs": [*jobs, *self.before[len(jobs) :]]})
 
     def check(self, overrides: Sequence[str]) -> None:
         """Compose and check a job's configuration: a mistake in the last of twenty jobs must not wait for its turn.

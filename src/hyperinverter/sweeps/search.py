@@ -16,7 +16,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from hyperinverter import config, runs
-from hyperinverter.contracts import UserError
+from hyperinverter.contracts import UserError, shown
 from hyperinverter.sweeps.launcher import FreshLauncher
 from hyperinverter.sweeps.record import Planned, RecordedSweeper, flat_factors, sweep_values, typed_setting
 from hyperinverter.system.terminal import write_line
@@ -53,10 +53,11 @@ class OptunaSweeper(RecordedSweeper):
         self.sampler, self._space = sampler, dict(space or {})
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run the search and write its comparison.
+        """Run the search and write its comparison; one that was cut short goes on with its jobs.
 
         Raises:
-            UserError: Without Optuna, without anything to vary, for pruning on a cluster, or if no job finished.
+            UserError: Without Optuna, without anything to vary, for pruning on a cluster, to go on over another
+                space, or if no job finished.
         """
         optuna = _optuna()
         if self.prune and not isinstance(self._launcher, FreshLauncher):
@@ -64,10 +65,8 @@ class OptunaSweeper(RecordedSweeper):
                 "hydra.sweeper.prune=true needs jobs on this machine: use hydra/launcher=fresh, or set it to false"
             )
         space, fixed = self._plan(arguments)
-        if runs.read_sweep(self.folder):
-            raise UserError(
-                f"{self.folder} holds a sweep already: a search cannot be resumed, start a new one"
-            )
+        before = list(runs.read_sweep(self.folder).get("jobs") or [])
+        _check_space(before, space, self.folder)
         rank_by = str(OmegaConf.select(self._config, "phase.rank_by"))
         study = optuna.create_study(
             direction="maximize" if runs.best_is_highest(rank_by) else "minimize",
@@ -75,22 +74,45 @@ class OptunaSweeper(RecordedSweeper):
             pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
         )
         self.begin(f"optuna {self.sampler}", {name: _shown(domain) for name, domain in space.items()})
-        finished = 0
-        while (start := len(self.record["jobs"])) < self.trials:
-            asked = [study.ask(space) for _ in range(min(self.at_once, self.trials - start))]
-            pruned = self._watch(dict(enumerate(asked, start)))
-            returns = self.launch([_job(trial.params, fixed) for trial in asked])
-            for trial, done in zip(asked, returns, strict=True):
-                score, states = _score(done), optuna.trial.TrialState
-                ended = states.PRUNED if trial.number in pruned else states.FAIL
-                study.tell(trial, score, state=ended if score is None else states.COMPLETE)
-                finished += score is not None
+        self.before = before
+        for job in before:  # the same proposals first; the launcher runs what has not finished
+            study.enqueue_trial(job["settings"])
+        finished, trials = 0, max(self.trials, len(before))
+        with self.compared_in_any_case():
+            while (start := len(self.record["jobs"])) < trials:
+                if start < len(before) and before[start].get("pruned"):
+                    self._stopped_before(optuna, study.ask(space), before[start])
+                    continue
+                asked = [study.ask(space) for _ in range(_together(before, start, trials, self.at_once))]
+                finished += self._try(optuna, study, asked, start, fixed)
         if not finished:
             self.close()
             raise UserError(f"none of {self.trials} jobs finished: see {self.folder}/N/log.txt")
         self.end()
         write_line(f"best: job {study.best_trial.number}, {rank_by} {study.best_value:.4g}")
         return study.best_value
+
+    def _try(self, optuna: Any, study: Any, asked: Sequence[Any], start: int, fixed: Sequence[str]) -> int:
+        """Run proposals as jobs and report their scores to the study; how many of them have one."""
+        pruned = self._watch(dict(enumerate(asked, start)))
+        returns = self.launch([_job(trial.params, fixed) for trial in asked])
+        scores = [_score(done) for done in returns]
+        for trial, score in zip(asked, scores, strict=True):
+            states = optuna.trial.TrialState
+            ended = states.PRUNED if trial.number in pruned else states.FAIL
+            study.tell(trial, score, state=ended if score is None else states.COMPLETE)
+            if trial.number in pruned:
+                self.record["jobs"][trial.number]["pruned"] = True
+        self._save()
+        return sum(score is not None for score in scores)
+
+    def _stopped_before(self, optuna: Any, trial: Any, job: Mapping[str, Any]) -> None:
+        """Report a job that an earlier session has stopped, with the validations it had by then."""
+        folder = self.folder / str(job["num"])
+        for images, value in validations(folder, self._monitor()[0]):
+            trial.report(value, images)
+        trial.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        self.record["jobs"].append(dict(job))
 
     def _watch(self, trials: Mapping[int, Any]) -> set[int]:
         """Have the launcher stop the jobs that fall behind; the numbers of those it stopped, as they become known."""
@@ -136,7 +158,7 @@ class _Watch:
     def __call__(self, num: int, folder: Path) -> bool:
         """Whether the job should stop."""
         trial = self._trials[num]
-        for images, value in self._validations(folder):
+        for images, value in validations(folder, self._name):
             if images > self._reported.get(num, -1):
                 self._reported[num] = images
                 trial.report(value, images)
@@ -144,13 +166,44 @@ class _Watch:
             self.pruned.add(trial.number)
         return trial.number in self.pruned
 
-    def _validations(self, folder: Path) -> list[tuple[int, float]]:
-        try:
-            with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
-            return [(int(row["images"]), float(row[self._name])) for row in rows if row.get(self._name)]
-        except (OSError, ValueError, KeyError):
-            return []  # not there yet, or half a line
+
+def validations(folder: Path, name: str) -> list[tuple[int, float]]:
+    """Photos seen and the number of this name at every validation of a job so far."""
+    try:
+        with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return [(int(row["images"]), float(row[name])) for row in rows if row.get(name)]
+    except (OSError, ValueError, KeyError):
+        return []  # not there yet, or half a line
+
+
+def _check_space(before: Sequence[Mapping[str, Any]], space: Mapping[str, Any], folder: Path) -> None:
+    """Refuse to go on with a search over another space: its jobs would be other ones.
+
+    Raises:
+        UserError: With the first job that does not fit.
+    """
+    for job in before:
+        settings = job.get("settings") or {}
+        if set(settings) != set(space) or not all(_fits(space[name], settings[name]) for name in space):
+            tried = " ".join(f"{name}={shown(value)}" for name, value in settings.items())
+            raise UserError(
+                f"{folder} has searched another space (job {job['num']} was {tried}): start a new search, or resume "
+                "this one without changes"
+            )
+
+
+def _fits(domain: Any, value: Any) -> bool:
+    choices = getattr(domain, "choices", None)
+    if choices is not None:
+        return value in choices
+    return isinstance(value, (int, float)) and domain.low <= value <= domain.high
+
+
+def _together(before: Sequence[Mapping[str, Any]], start: int, trials: int, at_once: int) -> int:
+    """How many proposals to make together: as many as asked for, up to one that an earlier session has stopped."""
+    stop = next((num for num in range(start, len(before)) if before[num].get("pruned")), trials)
+    return min(at_once, stop - start)
 
 
 def _optuna() -> Any:

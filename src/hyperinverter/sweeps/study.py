@@ -142,11 +142,14 @@ class StudySweeper(RecordedSweeper):
         self.begin(self.design, self.factors)
         OmegaConf.save(self._config, self.folder / "multirun.yaml")
         seeds = self.seeds or [int(OmegaConf.select(self._config, "seed", default=0))]
-        returns = list(self.launch([_job(point, s, fixed, s == seeds[0]) for s in seeds for point in points]))
-        if self.top and self.top_seeds and len(points) > 1:
-            best = self._best(points)
-            extra = [seed for seed in self.top_seeds if seed not in seeds]
-            returns += self.launch([_job(point, seed, fixed, False) for seed in extra for point in best])
+        with self.compared_in_any_case():
+            returns = list(
+                self.launch([_job(point, s, fixed, s == seeds[0]) for s in seeds for point in points])
+            )
+            if self.top and self.top_seeds and len(points) > 1:
+                best = self._best(points)
+                extra = [seed for seed in self.top_seeds if seed not in seeds]
+                returns += self.launch([_job(point, seed, fixed, False) for seed in extra for point in best])
         for path in self.end():
             write_line(str(path))
         failed = [index for index, job in enumerate(returns) if job.status != JobStatus.COMPLETED]
