@@ -50,6 +50,37 @@ def test_the_newest_complete_phase_one_is_taken(tmp_path: Path, built_in_size: G
     assert assembly.settle(compose(tmp_path, "phase=1"), built_in_size).phase.from_run is None
 
 
+def test_paths_are_kept_so_that_they_lead_there_from_another_folder(
+    tmp_path: Path, built_in_size: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "g.pkl").touch()
+    monkeypatch.chdir(tmp_path)
+    typed = ["generator.path=g.pkl", "data=folder", "data.root=photos", "domain.resolution=64"]
+    settled = assembly.settle(compose(tmp_path, *typed), built_in_size)
+    assert (settled.generator.path, settled.data.root) == (str(tmp_path / "g.pkl"), str(tmp_path / "photos"))
+    run = tmp_path / "run"
+    config.save(settled, run / "config.yaml")
+    (run / "run.json").write_text(json.dumps({"overrides": typed}))
+    assert typed[0] in config.normalise_overrides([f"resume={run}"])
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = config.normalise_overrides([f"resume={run}"])
+    assert f"generator.path={tmp_path}/g.pkl" in again
+    assert f"data.root={tmp_path}/photos" in again
+
+
+def test_a_phase_one_that_moved_with_the_run_is_found(tmp_path: Path, built_in_size: Generator) -> None:
+    moved = finished_phase1(tmp_path / "moved", "2026-01-01")
+    began = assembly.settle(compose(tmp_path, "phase=2"), built_in_size)
+    began.phase.from_run = str(tmp_path / "outputs" / "runs" / "2026-01-01")
+    run = moved.parent / "2026-01-02"
+    config.save(began, run / "config.yaml")
+    cfg = compose(tmp_path, "phase=2")
+    cfg.resume = "auto"
+    assert assembly.settle(cfg, built_in_size, run).phase.from_run == str(moved)
+
+
 def test_a_resumed_run_keeps_the_phase_one_it_began_with(tmp_path: Path, built_in_size: Generator) -> None:
     run = tmp_path / "run"
     began = assembly.settle(compose(tmp_path, "phase=2"), built_in_size)

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from hyperinverter.checkpoints import (
     save_hyperinverter,
     save_model,
 )
-from hyperinverter.checkpoints.opening import checkpoint_of, read_checkpoint
+from hyperinverter.checkpoints.opening import Opened, checkpoint_of, generator_of, read_checkpoint
 from hyperinverter.checkpoints.registry import PACKAGED, Packaged, packaged
 from hyperinverter.contracts import UserError
 from hyperinverter.inversion.phase1 import WInverter
@@ -571,3 +572,16 @@ def test_a_header_of_any_length_is_told_from_a_pickle(tmp_path: Path) -> None:
         first_bytes.add(file.read_bytes()[0])
         assert load_generator(file).config == generator.config
     assert 0x80 in first_bytes
+
+
+def test_a_model_whose_generator_is_not_here_says_what_to_do(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    found = Opened(run / "checkpoints" / "best.ckpt", made_for="a" * 64, generator_path="/elsewhere/g.pkl")
+    with pytest.raises(
+        UserError, match=r"not on this machine: copy that file to .*run/g\.pkl, or give it with generator"
+    ):
+        generator_of(found)
+    (run / "g.pkl").touch()
+    assert generator_of(found) == str(run / "g.pkl")
+    assert generator_of(replace(found, generator_path="digiface")) == "digiface"

@@ -136,6 +136,24 @@ def test_photos_are_cut_out_as_the_domain_of_the_model_frames_them(tmp_path: Pat
         framing_for(model, "square")
 
 
+def test_photos_that_are_not_square_or_not_white_are_taken_as_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (96, 64), "black").save(tmp_path / "wide.png")
+    Image.fromarray(np.full((64, 64), 4095, np.uint16)).save(tmp_path / "grey.png")
+    out, photos = tmp_path / "out", [str(tmp_path / "wide.png"), str(tmp_path / "grey.png")]
+    for _ in range(2):
+        assert main(["invert", *photos, "--out", str(out), "--fit", "pad", "--white", "4095"]) == 0
+    assert "2 done before" in capsys.readouterr().err
+    assert np.asarray(Image.open(out / "wide.photo.png"))[0].min() == 255
+    assert np.asarray(Image.open(out / "grey.photo.png")).min() == 255
+    assert main(["invert", *photos, "--out", str(out)]) == 0
+    assert "2 inverted" in capsys.readouterr().err
+    assert np.asarray(Image.open(out / "wide.photo.png")).max() == 0
+    assert main(["edit", photos[0], "--direction", "smile=0", "--fit", "bend", "--out", str(out)]) == 1
+    assert "--fit=bend is not known; there are: crop, pad, squeeze" in capsys.readouterr().err
+
+
 def test_a_photo_without_a_face_can_be_cut_at_its_centre(tmp_path: Path) -> None:
     Image.fromarray(np.full((80, 120, 3), 90, np.uint8)).save(tmp_path / "wide.png")
     out = tmp_path / "out"

@@ -58,6 +58,23 @@ def test_a_setting_that_acts_is_taken_and_one_without_effect_is_named() -> None:
     assert any("data.val_fraction was 0.05" in line and "is 0.2 now" in line for line in found.idle)
 
 
+@pytest.mark.parametrize(
+    ("typed", "key"),
+    [
+        ("features='8'", "features.places"),
+        ("method=e4e", "method.name"),
+        ("encoder.initial=half", "encoder.initial"),
+    ],
+)
+def test_a_setting_that_did_not_exist_yet_counts_as_its_default(typed: str, key: str) -> None:
+    before = config.compose(PHASE2)
+    OmegaConf.set_struct(before, False)
+    del before["features"], before["method"], before.encoder["initial"]
+    assert config.changes(before, config.compose(PHASE2)).taken == {}
+    with pytest.raises(UserError, match=rf"{key} was .* when this run was saved and is .* now, but"):
+        config.changes(before, config.compose([*PHASE2, typed]))
+
+
 def test_what_a_run_settled_and_what_another_version_does_not_know_are_no_changes() -> None:
     before, now = config.compose(PHASE2), config.compose(PHASE2)
     for cfg in (before, now):

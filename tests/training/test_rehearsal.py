@@ -14,7 +14,7 @@ import torch
 from hyperinverter.contracts import UserError
 from hyperinverter.tasks.common import PhaseTask
 from hyperinverter.training.panels import ImagePanels
-from hyperinverter.training.rehearsal import checkpoint_bytes, rehearse
+from hyperinverter.training.rehearsal import check_cache, checkpoint_bytes, rehearse
 
 GOOD = {"rank_by": "test/l2", "monitor": "val/psnr"}
 
@@ -77,6 +77,16 @@ def test_a_disk_without_room_for_the_checkpoints(
         UserError, match=r"no space is left \(.* MB needed, .* MB free\): .*paths.outputs=PATH"
     ):
         rehearse(task, tmp_path, **GOOD)
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "x" * 300, "/proc/x"])
+def test_a_cache_that_cannot_be_written_is_named_at_the_start(place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        UserError, match=r"(?s)cannot write .*: choose another folder with paths\.cache=FOLDER"
+    ):
+        check_cache(tmp_path / place, "digiface")
+    check_cache(tmp_path / "new" / "cache", "digiface")
 
 
 def test_long_names_and_names_that_become_one_are_kept_apart(

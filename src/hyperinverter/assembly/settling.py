@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 
 from hyperinverter import config, runs
+from hyperinverter.checkpoints.opening import as_kept
 from hyperinverter.config import Config
 from hyperinverter.contracts import UserError
 from hyperinverter.data.digiface import RESOLUTION as BUILT_IN_RESOLUTION
@@ -27,8 +28,11 @@ def settle(cfg: Config, generator: Generator, folder: Path | None = None) -> Con
     """
     settled = copy.deepcopy(cfg)
     settled.domain.resolution = _resolution(cfg, generator)
+    settled.generator.path = as_kept(cfg.generator.path, "generator")
+    config.complete_paths(settled, config.INPUTS)
     if cfg.phase.number == 2:
-        settled.phase.from_run = cfg.phase.from_run or _phase1_run(cfg, folder)
+        chosen = cfg.phase.from_run or _phase1_run(cfg, folder)
+        settled.phase.from_run = chosen if chosen == PACKAGED_PHASE1 else as_kept(chosen, "phase1")
     return settled
 
 
@@ -52,8 +56,17 @@ def _phase1_run(cfg: Config, folder: Path | None) -> str:
     """The newest complete phase I run of the domain; ``packaged`` if there is none."""
     if cfg.resume is not None and folder is not None and (folder / "config.yaml").is_file():
         before = config.load(folder / "config.yaml")
-        return str(before.phase.from_run or PACKAGED_PHASE1)
+        return _moved(str(before.phase.from_run or PACKAGED_PHASE1), folder)
     found = runs.latest_finished(
         Path(cfg.paths.outputs), domain=cfg.domain.name, phase=1, generator=str(cfg.generator.path)
     )
     return PACKAGED_PHASE1 if found is None else str(found)
+
+
+def _moved(phase1: str, folder: Path) -> str:
+    """A run that was used before, also where it has moved together with the run folder that names it."""
+    if phase1 == PACKAGED_PHASE1 or Path(phase1).expanduser().exists():
+        return phase1
+    name, here = Path(phase1).name, folder.absolute()
+    places = [place for parent in here.parents[:3] for place in (parent / name, parent / "runs" / name)]
+    return next((str(place) for place in places if place.exists()), phase1)

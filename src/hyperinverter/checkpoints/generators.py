@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hyperinverter.checkpoints import nvidia, pickles, rosinality
-from hyperinverter.checkpoints.opening import GENERATOR_INSIDE, find_file
+from hyperinverter.checkpoints.opening import GENERATOR_INSIDE, as_kept, find_file
 from hyperinverter.checkpoints.pickles import Unreadable
 from hyperinverter.checkpoints.reading import (
     IMPOSSIBLE,
@@ -100,7 +100,7 @@ def load_generator(path: str | Path) -> Generator:
                     else "is a pickle without G_ema, the generator of NVIDIA's network pickles"
                 )
             generator = _settled(foreign, file)
-    generator.source, generator.sha256 = str(path), sha256
+    generator.source, generator.sha256 = as_kept(path, "generator"), sha256
     return generator.requires_grad_(False).eval()
 
 

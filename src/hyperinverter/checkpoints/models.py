@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hyperinverter.checkpoints import authors
 from hyperinverter.checkpoints.generators import generator_inside, load_generator
-from hyperinverter.checkpoints.opening import GENERATOR_INSIDE, Opened, open_model
+from hyperinverter.checkpoints.opening import GENERATOR_INSIDE, Opened, generator_of, open_model
 from hyperinverter.checkpoints.reading import fitting, reported, with_counters
 from hyperinverter.checkpoints.shapes import under
 from hyperinverter.checkpoints.unwrapping import Unwrapped
@@ -212,7 +212,7 @@ def _own_around(
     if generator is None and found.has_generator:
         generator = generator_inside(found.file, found.tensors, found.header)
         generator.source = str(source)
-    around = _generator_object(found.generator_path if generator is None else generator)
+    around = _generator_object(generator_of(found) if generator is None else generator)
     return _own_model(found, spec, around)
 
 

@@ -154,6 +154,32 @@ def find_file(path: str | Path, kind: str) -> tuple[Path, str]:
     return file, sha256_of(file)
 
 
+def as_kept(path: str | Path, kind: str) -> str:
+    """A path as it is written down, so that it leads to the same file from another folder; packaged names stay."""
+    file = Path(path).expanduser()
+    is_name = isinstance(path, str) and f"{path}_{kind}" in PACKAGED
+    return str(path) if is_name or not file.exists() else str(file.absolute())
+
+
+def generator_of(found: Opened) -> str:
+    """The generator that a model was trained with: where it was, else by its name next to the model.
+
+    Raises:
+        UserError: If it is at neither place, with what to do on another machine.
+    """
+    kept = found.generator_path
+    place = Path(kept).expanduser()
+    if f"{kept}_generator" in PACKAGED or place.is_file():
+        return kept
+    run = found.file.parent.parent if found.file.parent.name == "checkpoints" else found.file.parent
+    if place.name and (run / place.name).is_file():
+        return str(run / place.name)
+    raise UserError(
+        f"{found.file} was trained with the generator {kept} (SHA-256 {shown(found.made_for[:12])}...), which is not "
+        f"on this machine: copy that file to {run / place.name}, or give it with generator=FILE"
+    )
+
+
 def _authors(content: Any) -> Unwrapped | None:
     """The parts of a W encoder or a HyperInverter file of the authors; None for other content."""
     return unwrap(content, authors.is_model, parts=authors.PARTS)

@@ -36,6 +36,13 @@ def edit(
         str | None,
         typer.Option(metavar="ffhq|digiface|centre", help="Of --align, whatever the model's domain."),
     ] = None,
+    fit: Annotated[
+        str, typer.Option(metavar="crop|pad|squeeze", help="Of photos that are neither aligned nor square.")
+    ] = "crop",
+    white: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Value of white in photos of more than 8 bits; default 65535."),
+    ] = None,
     strength: Annotated[str, typer.Option(help="Of the residuals, as in `invert`.")] = "1",
     sweep: Annotated[
         str | None,
@@ -60,7 +67,7 @@ def edit(
     residuals of the inversion. Directions with a power outside their safe range are reported.
     """
     from hyperinverter.commands.editing import Editor, parse_sweep
-    from hyperinverter.commands.inputs import parse_strength, sources
+    from hyperinverter.commands.inputs import check_fit, parse_strength, sources
     from hyperinverter.contracts import UserError
     from hyperinverter.editing.directions import parse_power
     from hyperinverter.system.terminal import say
@@ -75,7 +82,16 @@ def edit(
     if paste is not None and len(found) > 1:
         raise UserError("--paste puts one face back into one photo: give a single photo or inversion")
     powers = [parse_power(text) for text in direction]
-    editor = Editor(model, directions, out, align=align, framing=framing, strength=parse_strength(strength))
+    editor = Editor(
+        model,
+        directions,
+        out,
+        align=align,
+        framing=framing,
+        fit=check_fit(fit),
+        white=white,
+        strength=parse_strength(strength),
+    )
     return editor.run(
         found,
         powers,

@@ -57,6 +57,7 @@ class Editor:
         out: Where pictures go.
         align: Whether to cut photos out as the model's domain frames them: faces are found first.
         framing: Another way to cut them out, a name of ``alignment.FRAMINGS``.
+        fit, white: See ``inputs.read``.
         strength: Of the residuals.
     """
 
@@ -68,9 +69,12 @@ class Editor:
         *,
         align: bool = False,
         framing: str | None = None,
+        fit: str = "crop",
+        white: int | None = None,
         strength: float | Mapping[str, float] = 1.0,
     ) -> None:
         self.model = load_inverter(model)
+        self.fit, self.white = fit, white
         self.framing = framing_for(self.model, framing) if align or framing else None
         self.source, self.out, self.strength = directions, out, strength
         with writing(out, OTHER_FOLDER):
@@ -133,7 +137,7 @@ class Editor:
                 way_out = f"add --model {shown(origin.model, 1000) or 'MODEL'}"
                 raise UserError(f"{source.path.name} was made with another generator: {way_out}")
             return inversion, origin.crop
-        image, crop = read(source.path, self.model.resolution, self.framing)
+        image, crop = read(source.path, self.model.resolution, self.framing, self.fit, self.white)
         return self.model.invert(image), crop
 
     def _edit(

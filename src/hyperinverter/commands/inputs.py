@@ -153,25 +153,43 @@ def _trained(model: Drawing) -> str:
     return str(start.source).removeprefix("phase1@")
 
 
-def read(path: Path, resolution: int, framing: str | None) -> tuple[Tensor, Matrix | None]:
+def check_fit(fit: str) -> str:
+    """The value of ``--fit`` if there is such a way to make a photo square.
+
+    Raises:
+        UserError: If there is not.
+    """
+    from hyperinverter.data.transforms import FITS
+
+    if fit not in FITS:
+        raise UserError(f"--fit={fit[:40]} is not known; there are: {', '.join(FITS)}")
+    return fit
+
+
+def read(
+    path: Path, resolution: int, framing: str | None, fit: str = "crop", white: int | None = None
+) -> tuple[Tensor, Matrix | None]:
     """A photo as a model takes it, ``(1, 3, R, R)``, and where it was cut out if it is aligned.
 
     Args:
         path: The photo.
         resolution: R.
         framing: A name of ``alignment.FRAMINGS``, see ``framing_for``; None: the photo is aligned already.
+        fit: What happens to a photo that is not aligned and not square: ``crop``, ``pad`` or ``squeeze``.
+        white: The value of white in photos of more than 8 bits; None: 65535.
 
     Raises:
         UserError: If the photo cannot be read, or has no face to align.
     """
-    from hyperinverter.data.transforms import read_photo, to_tensor
+    from hyperinverter.data.transforms import load_rgb, read_photo, to_tensor
 
     if framing is None:
-        return read_photo(path, resolution), None
+        return read_photo(path, resolution, fit=fit, white=white), None
     import numpy as np
 
     from hyperinverter.alignment import align
 
-    face = align(path, resolution, framing=framing).face
+    photo = path if white is None else load_rgb(path, white)
+    face = align(photo, resolution, framing=framing).face
     matrix = [[float(value) for value in row] for row in face.crop.matrix]
     return to_tensor(np.array(face.image))[None], matrix

@@ -25,6 +25,13 @@ def invert(
         str | None,
         typer.Option(metavar="ffhq|digiface|centre", help="Of --align, whatever the model's domain."),
     ] = None,
+    fit: Annotated[
+        str, typer.Option(metavar="crop|pad|squeeze", help="Of photos that are neither aligned nor square.")
+    ] = "crop",
+    white: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Value of white in photos of more than 8 bits; default 65535."),
+    ] = None,
     strength: Annotated[
         str,
         typer.Option(help="Of the residuals: 0 to 1, or per group of layers: coarse=1,medium=1,fine=0.5."),
@@ -45,7 +52,7 @@ def invert(
 
     What is done already is skipped. The exit status is 1 if a photo could not be inverted; the others are.
     """
-    from hyperinverter.commands.inputs import parse_strength, sources
+    from hyperinverter.commands.inputs import check_fit, parse_strength, sources
     from hyperinverter.commands.inverting import Inversions
     from hyperinverter.contracts import UserError
     from hyperinverter.system.terminal import say
@@ -57,5 +64,14 @@ def invert(
     found, line = sources(photos)
     if line:
         say(line)
-    job = Inversions(model, out, align=align, framing=framing, strength=parse_strength(strength), batch=batch)
+    job = Inversions(
+        model,
+        out,
+        align=align,
+        framing=framing,
+        fit=check_fit(fit),
+        white=white,
+        strength=parse_strength(strength),
+        batch=batch,
+    )
     return job.run(found, again=again)

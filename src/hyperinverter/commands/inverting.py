@@ -55,6 +55,7 @@ class Inversions:
         out: The folder.
         align: Whether to cut photos out as the model's domain frames them: faces are found first.
         framing: Another way to cut them out, a name of ``alignment.FRAMINGS``.
+        fit, white: See ``inputs.read``.
         strength: Of the residuals in the image that is drawn; the residuals in the file are complete.
         batch: Photos in one pass.
 
@@ -69,11 +70,14 @@ class Inversions:
         *,
         align: bool = False,
         framing: str | None = None,
+        fit: str = "crop",
+        white: int | None = None,
         strength: float | Mapping[str, float] = 1.0,
         batch: int = 8,
     ) -> None:
         self.called, self.out, self.strength, self.batch = model, out, strength, batch
         self.model = load_inverter(model)
+        self.fit, self.white = fit, white
         self.framing = framing_for(self.model, framing) if align or framing else None
         self.model_sha256 = self.model.sha256
         self.distance = build_judge(DISTANCE)
@@ -120,7 +124,7 @@ class Inversions:
             digest = sha256_of(source.path) if source.path.is_file() else ""
             if not again and self._is_done(source, digest):
                 return "done"
-            image, crop = read(source.path, self.model.resolution, self.framing)
+            image, crop = read(source.path, self.model.resolution, self.framing, self.fit, self.white)
             return Ready(source, image, digest, crop)
         except UserError as error:
             say(f"{source.path.name}: {error}")
@@ -140,7 +144,8 @@ class Inversions:
         strength = before.strength == (
             dict(self.strength) if isinstance(self.strength, Mapping) else self.strength
         )
-        return before.photo_sha256 == digest and before.model_sha256 == self.model_sha256 and strength
+        same_photo = before.photo_sha256 == digest and (before.fit, before.white) == (self.fit, self.white)
+        return same_photo and before.model_sha256 == self.model_sha256 and strength
 
     @torch.no_grad()
     def _invert(self, photos: Sequence[Ready]) -> None:
@@ -178,6 +183,8 @@ class Inversions:
             photo=photo.source.path.name,
             photo_sha256=photo.sha256,
             crop=photo.crop,
+            fit=self.fit,
+            white=self.white,
             strength=dict(self.strength) if isinstance(self.strength, Mapping) else self.strength,
         )
         with writing(self.out, "give another folder with --out"):

@@ -8,12 +8,23 @@ from hyperinverter.config.checks import FACE_JUDGES, cautions, check_additions, 
 from hyperinverter.config.entry import compose, front_door
 from hyperinverter.config.explain import diagnose
 from hyperinverter.config.groups import Config, conf_dir, groups_of, options_of
-from hyperinverter.config.overrides import normalise_overrides, parse_overrides, quote
+from hyperinverter.config.overrides import INPUTS, normalise_overrides, parse_overrides, quote
 from hyperinverter.config.resuming import RESUMED, Changes, Rule, changes, flat, rule
-from hyperinverter.config.values import build, given, load, option, run_dir, save, task_overrides, to_dict
+from hyperinverter.config.values import (
+    build,
+    complete_paths,
+    given,
+    load,
+    option,
+    run_dir,
+    save,
+    task_overrides,
+    to_dict,
+)
 
 __all__ = [
     "FACE_JUDGES",
+    "INPUTS",
     "RESUMED",
     "Changes",
     "Config",
@@ -23,6 +34,7 @@ __all__ = [
     "changes",
     "check_additions",
     "check_references",
+    "complete_paths",
     "compose",
     "conf_dir",
     "diagnose",

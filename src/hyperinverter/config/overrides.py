@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from hyperinverter.config.carried import carried
 from hyperinverter.config.groups import environment
+from hyperinverter.config.values import given, load
 from hyperinverter.contracts import UserError
 from hyperinverter.runs import (
     CARD,
@@ -64,9 +65,10 @@ def normalise_overrides(arguments: Sequence[str]) -> list[str]:
 
 
 # Keys that name a file or a folder: a path needs no quotes for Hydra's grammar, unless it reads as a sweep (``a,b``).
+INPUTS = ("data.root", "data.split", "encoder.start_path", "judges.lpips_path", "judges.identity_path")
 PATHS = (
-    *("data.root", "data.split", "generator.path", "phase.from_run", "encoder.start_path", "resume"),
-    *("judges.lpips_path", "judges.identity_path", "paths.outputs", "paths.cache"),
+    *INPUTS,
+    *("generator.path", "phase.from_run", "resume", "paths.outputs", "paths.cache"),
     *("hydra.run.dir", "hydra.sweep.dir"),
 )
 
@@ -146,7 +148,18 @@ def _resumed(typed: list[str], resume: str) -> list[str]:
         raise UserError(f"resume={resume} is not a run: {run / CARD} is missing or unreadable")
     _say_part_of_a_sweep(run)
     before = carried(card["overrides"], run / CARD, again=("resume", "hydra.run.dir", "hydra.mode"))
+    before = [_found_again(item, run) for item in before]
     return [*before, *typed, "hydra.mode=RUN", f"hydra.run.dir={quote(str(run))}"]
+
+
+def _found_again(item: str, run: Path) -> str:
+    """A relative path that a run was typed with leads nowhere from another folder: the run's record has all of it."""
+    key, _, value = item.partition("=")
+    name, place = key.lstrip("+"), Path(value.strip("'\"")).expanduser()
+    if name not in (*INPUTS, "generator.path", "phase.from_run") or place.is_absolute() or place.exists():
+        return item
+    kept = given(load(run / "config.yaml"), name) if (run / "config.yaml").is_file() else None
+    return f"{key}={quote(kept)}" if isinstance(kept, str) and Path(kept).exists() else item
 
 
 def _say_part_of_a_sweep(run: Path) -> None:

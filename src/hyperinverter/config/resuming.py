@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
-from hyperinverter.config.groups import Config
-from hyperinverter.config.overrides import quote
+from hyperinverter.config.groups import Config, compose_choices, conf_dir
+from hyperinverter.config.overrides import PATHS, quote
 from hyperinverter.config.values import to_dict
 from hyperinverter.contracts import UserError, shown
 
@@ -128,9 +129,10 @@ def changes(before: Config, now: Config) -> Changes:
         UserError: For the first key that must keep its value, with both values.
     """
     old, new = flat(to_dict(before)), flat(to_dict(now))
+    old |= _as_before(old, new)
     found = Changes()
     for key in dict.fromkeys((*RESUMED, *old, *new)):
-        if old.get(key) == new.get(key) or _unknown(key, old) or _unknown(key, new):
+        if _same(key, old.get(key), new.get(key)) or _unknown(key, old) or _unknown(key, new):
             continue
         kept = rule(key) or TAKES
         was, is_now = (shown(quote(values.get(key))) for values in (old, new))
@@ -165,6 +167,22 @@ def _unknown(key: str, values: Mapping[str, Any]) -> bool:
             return False
         key = key.rpartition(".")[0]
     return True
+
+
+def _same(key: str, old: Any, new: Any) -> bool:
+    """Whether two values are the same; of paths, whether they lead to the same place."""
+    if key in PATHS and isinstance(old, str) and isinstance(new, str) and old and new:
+        return Path(old).expanduser().absolute() == Path(new).expanduser().absolute()
+    return bool(old == new)
+
+
+def _as_before(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Values that decide about weights and did not exist yet when a run was saved: it ran as the defaults of today."""
+    born = [key for key in new if (rule(key) or TAKES).kind == "keeps" and _unknown(key, old)]
+    if not born:
+        return {}
+    default = flat(to_dict(compose_choices([], conf_dir())))
+    return {key: default[key] for key in born if key in default}
 
 
 def _no_discriminator(key: str, old: Any, new: Any) -> str:

@@ -1,5 +1,6 @@
 """Values, objects and files of a configuration, and what Hydra knows about the running job."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,14 @@ def build(node: Config, *given: Any, **objects: Any) -> Any:
 def given(cfg: Config, key: str) -> Any:
     """The value of a key, None where it is null or still to be given."""
     return OmegaConf.select(cfg, key, throw_on_missing=False)
+
+
+def complete_paths(cfg: Config, keys: Iterable[str]) -> None:
+    """Write out the paths under these keys, so that they lead to the same place from another folder."""
+    for key in keys:
+        path = given(cfg, key)
+        if isinstance(path, str) and path and Path(path).expanduser().exists():
+            OmegaConf.update(cfg, key, str(Path(path).expanduser().absolute()))
 
 
 def to_dict(cfg: Config) -> dict[str, Any]:

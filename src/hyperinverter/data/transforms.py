@@ -235,7 +235,8 @@ def _report_shape(size: tuple[int, int], fit: str) -> None:
 
 
 def _other_fits(fit: str) -> str:
-    return f"data.fit={fit}; there are also {' and '.join(name for name in FITS if name != fit)}"
+    others = " and ".join(name for name in FITS if name != fit)
+    return f"data.fit={fit} (of a command: --fit {fit}); there are also {others}"
 
 
 def report_shapes(root: Path, names: Sequence[str], fit: str) -> None:
@@ -286,7 +287,8 @@ def _from_wide(image: Image.Image, path: Path, white: int | None) -> Image.Image
     if white is None and largest <= 4095 and not _reported_dark:
         _reported_dark = True
         log.warning(
-            "%s has 16 bits and no value above %d, so it comes out nearly black; data.white=%d says what white is",
+            "%s has 16 bits and no value above %d, so it comes out nearly black; data.white=%d (of a command: --white) "
+            "says what white is",
             path,
             largest,
             255 if largest <= 255 else 4095,

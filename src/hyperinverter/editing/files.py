@@ -34,6 +34,7 @@ class Origin:
         photo: Name of the photo's file.
         photo_sha256: Of that file.
         crop: Photo -> crop as a 3x3 matrix in pixels, row by row; None if the photo was not aligned.
+        fit, white: How the photo was made square and 8 bits, see ``data.transforms.read_photo``.
         strength: Of the residuals when ``image`` was drawn: one number, or one per group of layers.
     """
 
@@ -44,6 +45,8 @@ class Origin:
     photo_sha256: str = ""
     crop: list[list[float]] | None = None
     strength: float | dict[str, float] = 1.0
+    fit: str = "crop"
+    white: int | None = None
 
 
 def save_inversion(inversion: Inversion, path: str | Path, origin: Origin | None = None) -> None:

@@ -97,10 +97,14 @@ def latest_finished(outputs: Path, *, domain: str, phase: int, generator: str | 
         same = same and card.get("method", "hyperinverter") == "hyperinverter"  # a rival is no first phase
         drawn_by = ((card.get("loaded") or {}).get("generator") or {}).get("path")
         if generator is not None and drawn_by is not None:
-            same = same and Path(drawn_by).expanduser() == Path(generator).expanduser()
+            same = same and _complete(drawn_by) == _complete(generator)
         if same and card.get("status") == "finished" and card.get("complete"):
             found.append((instant(card.get("finished")), run))
     return max(found)[1] if found else None
+
+
+def _complete(path: str) -> Path:
+    return Path(path).expanduser().absolute()
 
 
 def jobs(sweep: Path | str) -> list[Path]:

@@ -80,11 +80,21 @@ def _refusal(error: BaseException, place: Path, way_out: str, needed: int) -> st
     if is_full(error):
         free = f"{_megabytes(needed)} needed, {_megabytes(_free_bytes(place))} free" if needed else ""
         return f"no space is left{f' ({free})' if free else ''}: make room, or {way_out}"
-    if isinstance(error, OSError) and (error.errno in _FORBIDDEN or isinstance(error, _NO_FOLDER)):
+    if isinstance(error, OSError) and (
+        error.errno in _FORBIDDEN or isinstance(error, _NO_FOLDER) or _is_about(error, place)
+    ):
         return f"{error.strerror}: {way_out}"
     if isinstance(error, RuntimeError) and "PytorchStreamWriter" in str(error):  # how torch.save reports it
         return f"the file could not be completed, most likely no space is left: make room, or {way_out}"
     return None
+
+
+def _is_about(error: OSError, place: Path) -> bool:
+    """Whether the system refuses this very name, such as one that is too long or below a folder it makes itself."""
+    if error.errno not in (errno.ENAMETOOLONG, errno.ENOENT, errno.EINVAL, errno.ELOOP) or not error.filename:
+        return False
+    named = Path(os.fsdecode(error.filename))
+    return named == place or named in place.parents
 
 
 def _free_bytes(place: Path) -> int:

@@ -152,6 +152,8 @@ class Job:
         devices.check_devices(self.cfg)
         if self.resumed is not None:
             self.changed = resume.changed(self.cfg, self.resumed)
+        if is_first():
+            rehearsal.check_cache(Path(self.cfg.paths.cache).expanduser(), str(self.cfg.data.source))
         for caution in config.cautions(self.cfg):
             say(f"warning: {caution}")
         if config.given(self.cfg, "evaluation.protocol") is not None and is_first():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from hyperinverter.contracts import UserError
 from hyperinverter.system.errors import first_line
-from hyperinverter.system.files import OTHER_OUTPUTS, writing_to
+from hyperinverter.system.files import OTHER_OUTPUTS, writing, writing_to
 from hyperinverter.tasks.common import PhaseTask
 
 _FILES = 4  # last.ckpt, the one before, best.ckpt, and the one that is being written
@@ -49,6 +51,23 @@ def rehearse(task: PhaseTask, folder: Path, *, rank_by: str, monitor: str, avera
         if plain not in names and not plain.endswith("seconds_per_image"):
             listed = ", ".join(f"{split}/{known}" for known in names)
             raise UserError(f"{key}={name} is not measured; there are: {listed}")
+
+
+def check_cache(folder: Path, source: str) -> None:
+    """See that what a run keeps between runs can be written: built-in faces, splits, decoded photos.
+
+    Args:
+        folder: ``paths.cache``.
+        source: ``data.source``.
+
+    Raises:
+        UserError: If it cannot, and is not there already.
+    """
+    with writing(folder, "choose another folder with paths.cache=FOLDER"):
+        folder.mkdir(parents=True, exist_ok=True)
+        there = (folder / "digiface" if source == "digiface" else folder / "folders").is_dir()
+        if not there and not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def check_weights(task: PhaseTask) -> None:
