@@ -62,7 +62,7 @@ _RENAMED = {
 
 
 def current_name(name: str) -> str:
-    """The name of today of a checkpoint's tensor or a column of metrics.csv, also for the one of version 0.1."""
+    """Today's name of a checkpoint's tensor or a column of metrics.csv, also for the one of version 0.1."""
     for old, new in _RENAMED.items():
         if name == old or (old.endswith(".") and name.startswith(old)):
             return new + name[len(old) :]

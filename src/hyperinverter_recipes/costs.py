@@ -126,7 +126,7 @@ def count_parts(model: HyperInverter, photo: Tensor) -> dict[str, int]:
         photo: RGB, ``(B, 3, H, W)``.
 
     Returns:
-        One number for each of ``PARTS``, in that order. They sum to what the whole costs.
+        One number for each of ``PARTS``, in that order. They add up to what the complete model costs.
     """
     counted: dict[str, int] = {}
 

@@ -93,8 +93,8 @@ def start_up(root: Path, cache: Path) -> Iterator[Row]:
         module.prepare_data()
         module.setup("fit")
 
-    yield timed("whole start-up, first time", ready, FILES)
-    yield timed("whole start-up, again", ready, FILES)
+    yield timed("complete start-up, first time", ready, FILES)
+    yield timed("complete start-up, again", ready, FILES)
     shutil.rmtree(cache)
 
 

@@ -1,4 +1,4 @@
-"""The whole product in a few minutes, on the built-in faces: `make demo`.
+"""The complete product in a few minutes, on the built-in faces: `make demo`.
 
 Trains a short phase I, a short phase II and a small sweep with the same commands the README gives, shortened by
 overrides; then shows the comparison and inverts and edits test photos with the packaged, fully trained models.

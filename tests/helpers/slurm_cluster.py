@@ -116,7 +116,7 @@ def cluster(folder: Path, cores: int = 2) -> Iterator[dict[str, str]]:
 
 
 def _end_jobs(environment: dict[str, str]) -> None:
-    """Nothing of a failed test shall go on running."""
+    """Nothing of a failed test should go on running."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         told = subprocess.run(["squeue", "--noheader"], env=environment, capture_output=True, text=True)

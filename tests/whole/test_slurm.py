@@ -135,7 +135,7 @@ def test_a_preempted_job_saves_is_requeued_and_ends_as_if_nothing_had_been(
     for num in range(4):
         assert numbers(there[num]) == numbers(local[num])
         assert rows(tmp_path / "cluster" / str(num)) == rows(tmp_path / "here" / str(num))
-    record = os.environ.get("HYPERINVERTER_RECORD")  # a folder that shall keep the log
+    record = os.environ.get("HYPERINVERTER_RECORD")  # a folder that keeps the log
     if record:
         keep(Path(record), said, job, tmp_path)
 

@@ -83,7 +83,7 @@ def build(cfg: Config, generator: Generator | None = None) -> Assembled:
         "metrics": suite,
         "optimizer": functools.partial(_optimizer, cfg),
         "schedule": schedule(cfg),
-        "accumulate": cfg.phase.get("accumulate", 1),  # runs of before have none
+        "accumulate": cfg.phase.get("accumulate", 1),  # older runs have none
     }
     task: PhaseTask
     if cfg.phase.number == 1:
@@ -101,7 +101,7 @@ def build(cfg: Config, generator: Generator | None = None) -> Assembled:
             r1_gamma=cfg.loss.r1_gamma,
             r1_every=cfg.loss.r1_every,
             adv_batch_size=cfg.loss.adv_batch_size,
-            edit=cfg.loss.get("edit", 0.0),  # runs of before have none
+            edit=cfg.loss.get("edit", 0.0),  # older runs have none
             edit_share=cfg.loss.get("edit_share", 0.25),
         )
     return Assembled(task, data_module(cfg), loaded)
@@ -132,7 +132,7 @@ def hyper_inverter(cfg: Config, generator: Generator) -> tuple[PhaseII, dict[str
 
 
 def on_phase1(cfg: Config, first: WInverter) -> PhaseII:
-    """Phase II with a new feature encoder and hypernetwork on a phase I at hand."""
+    """Phase II with a new feature encoder and hypernetwork on a given phase I."""
     with _from_configuration():
         model = build_on(first, model_spec(cfg, first.generator), cfg.hypernet.init)
     backbone = model.backbone
@@ -196,7 +196,7 @@ def starting_discriminator(cfg: Config, generator: Generator) -> Discriminator:
 def start_from_phase1(backbone: nn.Module, first: WInverter) -> None:
     """Begin phase II's backbone with the weights of phase I's, which know the domain.
 
-    The paper begins with a published network (``encoder.start=published``); a domain of one's own may have none,
+    The paper begins with a published network (``encoder.start=published``); your own domain may have none,
     but it has phase I.
 
     Raises:

@@ -36,7 +36,7 @@ def w_encoder_spec(cfg: Config) -> WEncoderSpec:
 
 
 def method_of(cfg: Config) -> str:
-    """Which method is trained; runs of before have no such choice."""
+    """Which method is trained; older runs have no such choice."""
     chosen = cfg.get("method")
     return "hyperinverter" if chosen is None else str(chosen.name)
 
@@ -89,7 +89,7 @@ def _hyperstyle_spec(cfg: Config, generator: Generator) -> ModelSpec:
 
 
 def _feature_residuals(cfg: Config) -> FeatureResidualsSpec | None:
-    chosen = cfg.get("features")  # runs of before have none
+    chosen = cfg.get("features")  # older runs have none
     if not chosen or not chosen.places:
         return None
     options = config.to_dict(chosen)

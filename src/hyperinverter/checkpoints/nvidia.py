@@ -48,7 +48,7 @@ class Network:
 
         Args:
             attribute: Its name.
-            default: Where the constructor was not told either.
+            default: Used where the constructor was given none either.
             but: Paths of layers that are not asked.
 
         Raises:

@@ -97,11 +97,11 @@ _TENSORFLOW = "dnnlib.tflib"
 
 
 class Unreadable(Exception):
-    """Why a file is not read; ``mend`` says what to do instead where there is more to say than another file."""
+    """Why a file is not read; ``fix`` says what to do instead where there is more to say than another file."""
 
-    def __init__(self, reason: str, mend: str = "") -> None:
+    def __init__(self, reason: str, fix: str = "") -> None:
         super().__init__(reason)
-        self.reason, self.mend = reason, mend
+        self.reason, self.fix = reason, fix
 
 
 @dataclass(frozen=True, slots=True, eq=False)

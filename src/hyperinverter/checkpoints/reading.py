@@ -151,7 +151,7 @@ def reported(file: Path, way_out: str) -> Iterator[None]:
     try:
         yield
     except Unreadable as error:
-        raise UserError(f"{file} {error.reason}; {error.mend or way_out}") from error
+        raise UserError(f"{file} {error.reason}; {error.fix or way_out}") from error
     except (OSError, MemoryError) as error:
         raise UserError(
             f"{file} cannot be read ({first_line(error)}); check the disk and free memory"

@@ -91,7 +91,7 @@ def load(path: Path) -> Config:
 
 
 def option(group: str, name: str) -> dict[str, Any]:
-    """The content of a file of ``conf/GROUP``, by its name, or of a file of one's own, such as a protocol.
+    """The content of a file of ``conf/GROUP``, by its name, or of a file of your own, such as a protocol.
 
     Raises:
         UserError: If there is none of this name.

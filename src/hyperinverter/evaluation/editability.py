@@ -8,7 +8,7 @@ Reconstruction alone rewards an inverter that refuses to edit. Four questions ar
   with the mirror image. An edit of a real photo, with real details, whose truth is known and belongs to no model.
 - *Effect*: how far a reading of real photos moves between both ends, in its standard deviations over photos; and what
   identity is left on the way, so that models can be compared where they have changed a face by the same amount.
-- *Back*: an edit and its reverse, each on a picture that is inverted anew, against the error of the inversion itself.
+- *Back*: an edit and its reverse, each on a picture that is inverted again, against the error of the inversion itself.
 
 The ends of a direction are two standard deviations of w along it, or less where less is safe.
 """
@@ -166,7 +166,7 @@ class Editing:
 
     @torch.no_grad()
     def measure(self, model: Drawing, advance: Advance = lambda done: None) -> Edits:
-        """Measure one model, in eval mode; ``advance`` is told of photos that are done."""
+        """Measure one model, in eval mode; ``advance`` is called with the number of photos done."""
         found = Edits()
         changes: dict[str, list[Tensor]] = {name: [] for name in self.seen}
         same: dict[str, list[Tensor]] = {name: [] for name in self.seen}

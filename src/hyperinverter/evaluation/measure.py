@@ -65,17 +65,17 @@ class _Steps:
     """Steps of a search as parts of the photos that are searched for."""
 
     def __init__(self, advance: Advance, photos: int) -> None:
-        self.advance, self.photos, self.told = advance, photos, 0.0
+        self.advance, self.photos, self.reported = advance, photos, 0.0
 
     def __call__(self, step: int, steps: int) -> None:
         now = self.photos * min(step / max(steps, 1), 1.0)
-        if now > self.told:
-            self.advance(now - self.told)
-            self.told = now
+        if now > self.reported:
+            self.advance(now - self.reported)
+            self.reported = now
 
     def finish(self) -> None:
-        """Tell what has not been told."""
-        self.advance(self.photos - self.told)
+        """Report what has not been reported."""
+        self.advance(self.photos - self.reported)
 
 
 @dataclass(frozen=True)
@@ -169,12 +169,12 @@ class Measuring:
             if label == PHOTO:
                 self._keep(label, names, pixels, {})
                 continue
-            told = _Steps(advance, len(names))
-            image, seconds = self._invert(label, names, pixels, told)
+            reported = _Steps(advance, len(names))
+            image, seconds = self._invert(label, names, pixels, reported)
             numbers = self.scorer.score(image, seen)
             numbers[SECONDS] = np.full(len(names), seconds / len(names))
             self._keep(label, names, image, numbers)
-            told.finish()
+            reported.finish()
 
     def _batches(self, part: int, parts: int) -> list[tuple[str, list[str]]]:
         """What is left, batch by batch, all models one after the other on each."""
@@ -210,11 +210,11 @@ class Measuring:
         return {n for n in done if self.images is None or (self.images / label / f"{n}.png").is_file()}
 
     def _invert(
-        self, label: str, names: Sequence[str], pixels: np.ndarray, told: _Steps
+        self, label: str, names: Sequence[str], pixels: np.ndarray, reported: _Steps
     ) -> tuple[np.ndarray, float]:
         model, photo = self.models[label], self._photos(pixels)
         if isinstance(model, (Optimiser, PivotalTuning)):
-            model.on_step = told
+            model.on_step = reported
         synchronise(self.device)
         begin = time.perf_counter()
         image = model.invert(photo).image

@@ -66,6 +66,6 @@ def _sentence(models: Mapping[str, Measured], recipes: Recipes, a: str, b: str, 
         f"better in {', '.join(better)}" if better else "",
         f"worse in {', '.join(worse)}" if worse else "",
     ]
-    told = ", ".join(part for part in parts if part) or "not to be told apart"
+    said = ", ".join(part for part in parts if part) or "not to be told apart"
     rest = f"; nothing can be said about {', '.join(unclear)}" if unclear and (better or worse) else ""
-    return f"Over {len(seeds)} seeds, the recipe of **{a}** against that of {b}: {told}{rest}."
+    return f"Over {len(seeds)} seeds, the recipe of **{a}** against that of {b}: {said}{rest}."

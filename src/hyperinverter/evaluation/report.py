@@ -80,7 +80,7 @@ def read_record(out: Path) -> dict[str, Any]:
 
 
 def write_record(out: Path, measuring: Measuring) -> dict[str, Any]:
-    """Note what scores of this folder are made with, before there are any; models of before are kept."""
+    """Note what scores of this folder are made with, before there are any; earlier models are kept."""
     photos, before = measuring.photos, read_record(out)
     old = stored_photos(out)
     listed = old if len(old) > len(photos.names) else _listed(photos)

@@ -206,10 +206,10 @@ def sentences(found: Pairs) -> list[str]:
             f"better than {b} in {_listed(better)}" if better else "",
             f"{'worse' if better else f'worse than {b}'} in {_listed(worse)}" if worse else "",
         ]
-        told = " and ".join(part for part in parts if part)
+        verdict = " and ".join(part for part in parts if part)
         rest = f"nothing can be said about {_listed(open_)}" if open_ else ""
-        verb = f"is {told}" if told else f"cannot be told from {b}"
-        ending = f"; {rest}" if rest and told else ""
+        verb = f"is {verdict}" if verdict else f"cannot be told from {b}"
+        ending = f"; {rest}" if rest and verdict else ""
         said.append(f"On {count} photos, **{a}** {verb}{ending}.")
     return said
 

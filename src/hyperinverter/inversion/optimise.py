@@ -1,4 +1,4 @@
-"""Ways to invert without training: a search for codes, for each photo anew.
+"""Ways to invert without training: a search for codes, for each photo separately.
 
 Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN", section 5 (the projector of
 stylegan2-ada-pytorch), with one code (W) or one per style layer (W+, Abdal et al. 2019); and the settings under which

@@ -22,7 +22,7 @@ from hyperinverter.ops.factored import materialised as made
 
 
 class PhaseII(Drawing):
-    """Base of what stands on a frozen phase I and gives residuals to its generator.
+    """Base of what uses a frozen phase I and gives residuals to its generator.
 
     The phase-I inverter is frozen: always in eval mode and without gradients. Its encoder is
     part of ``state_dict()`` (``w_inverter.encoder.*``), so that one file holds the complete method; the

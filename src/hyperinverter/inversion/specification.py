@@ -246,7 +246,7 @@ def build_w_encoder(spec: WEncoderSpec, w_dim: int, num_ws: int) -> WEncoder | W
 
 
 def build_on(first: WInverter, spec: ModelSpec, init: Init = "paper") -> PhaseII:
-    """Build phase II with random weights on a phase I at hand, whatever ``spec.w_encoder`` says.
+    """Build phase II with random weights on a given phase I, whatever ``spec.w_encoder`` says.
 
     Raises:
         ValueError: If the specification has no phase II, or names something this version or the generator does not

@@ -37,7 +37,7 @@ def scorer_of(cfg: Config, device: str = "cpu") -> Scorer | None:
 
 
 def evaluate_run(cfg: Config, inverter: nn.Module, data: Any, folder: Path, weights: Path) -> Path | None:
-    """Evaluate a run on its test photos; phase II next to the phase I it stands on.
+    """Evaluate a run on its test photos; phase II next to the phase I it uses.
 
     Args:
         cfg: Of the run.
