@@ -76,8 +76,8 @@ LIBRARY_ROOMS = {
     "pytorch_lightning": {"tasks", "data.module", "training", "assembly"},
     "pandas": {"runs"},
     "matplotlib": {"recipes", "evaluation.plane"},  # and the notebooks
-    "starlette": {"commands.serve", "commands.serve.app"},
-    "uvicorn": {"commands.serve", "commands.serve.app"},
+    "starlette": {"commands.serve", "commands.serve.app", "commands.serve.web"},
+    "uvicorn": {"commands.serve", "commands.serve.server"},
     "wandb": {"training.tracking"},
     "torchmetrics": {"metrics"},
     "PIL": {

@@ -1,9 +1,11 @@
-"""A cache folder of one's own, and a server with weight files small enough for a test."""
+"""A cache folder of one's own, a server with weight files small enough for a test, and a browser."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from web import serving
@@ -28,3 +30,17 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], bytes]]:
             return content
 
         yield serve
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Headless Chromium, driven by Playwright."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield started
+        started.close()

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from starlette.testclient import TestClient
 
 from hyperinverter.commands import main
-from hyperinverter.commands.serve.app import MOST_BYTES, Service
+from hyperinverter.commands.serve.app import Service
 from hyperinverter.commands.serve.gallery import Gallery
+from hyperinverter.commands.serve.moves import Moves
 from hyperinverter.commands.serve.session import MOST_OPENED, Sessions
-from hyperinverter.commands.serve.studio import Moves, Studio
-from hyperinverter.contracts import UserError
+from hyperinverter.commands.serve.studio import Opened, Studio
+from hyperinverter.commands.serve.web import MOST_BYTES
+from hyperinverter.contracts import Inversion, UserError
 from hyperinverter.data.digiface import accepted_indices, sample_faces
+from hyperinverter.evaluation.work import Piece, Work
 
 HERE = "http://127.0.0.1:7860"
 
@@ -122,7 +129,7 @@ def test_results_can_be_taken_away_and_an_inversion_comes_back(page: TestClient,
         Image.open(io.BytesIO(taken.content)).verify()
     file = page.post("/api/take", json={"open": key, "kind": "inversion"}).content
     back = page.post("/api/load?name=a.inversion.safetensors", content=file).json()
-    assert back.get("name") == "a", back
+    assert (back.get("name"), back.get("model")) == ("a", 0), back
     again = back["open"]
     asked = {"moves": moves, "model": 0}
     one, two = (picture(page.post("/api/edit", json={"open": each, **asked})) for each in (key, again))
@@ -244,13 +251,27 @@ def test_memory_is_bounded() -> None:
     for _ in range(5):
         _, session = sessions.of(None)
         folders.append(session.folder)
-        for index in range(MOST_OPENED + 3):
-            session.add_opened(index)  # type: ignore[arg-type]
+        for _ in range(MOST_OPENED + 3):
+            session.add_opened(Opened("a", None, None, None))
         assert len(session.opened) == MOST_OPENED
     assert [folder.exists() for folder in folders] == [False, False, False, True, True]
     assert sessions.of("guessed")[0] != "guessed"
     sessions.close()
     assert not any(folder.exists() for folder in folders)
+
+
+def test_inversions_of_all_sessions_are_bounded_in_bytes() -> None:
+    sessions, image = Sessions(), torch.zeros(1, 3, 64, 64)
+    for _ in range(4):
+        session = sessions.of(None)[1]
+        opened = Opened("a", None, None, None)
+        opened.inversions[0] = Inversion(torch.zeros(1, 128), {}, image, image)
+        session.add_opened(opened)
+    sessions.bound(2 * opened.bytes())
+    assert [len(session.opened) for session in sessions._kept.values()] == [0, 0, 1, 1]
+    sessions.bound(1)
+    assert [len(session.opened) for session in sessions._kept.values()] == [0, 0, 0, 1]
+    sessions.close()
 
 
 def test_moves_become_strengths_and_options(studio: Studio) -> None:
@@ -276,6 +297,118 @@ def test_evaluations_are_shown_by_number(studio: Studio, tmp_path: Path) -> None
     (tmp_path / "none").mkdir()
     with pytest.raises(UserError, match=r"holds no table\.csv"):
         Gallery(tmp_path / "none")
+
+
+def evaluated(folder: Path) -> np.ndarray:
+    """What ``hyperinverter evaluate`` leaves of three photos; returns them."""
+    pixels = np.stack([np.asarray(face(place)) for place in range(3)])
+    for label, drawn in (("photo", pixels), ("digiface", pixels[:, ::-1])):
+        Work.at(folder / "work" / label).keep(Piece(["a", "b", "c"], {}, {}, drawn))
+    (folder / "photos.csv").write_text("photo,file,sha256\na,a.png,1\nb,b.png,2\nc,c.png,3\n../c,c.png,3\n")
+    (folder / "table.csv").write_text("model,n,l2\ndigiface,3,0.02\n")
+    values = "".join(
+        f"{name},digiface,{l2},{psnr}\n" for name, l2, psnr in (("a", 1, 9), ("b", 3, 7), ("c", 2, 8))
+    )
+    (folder / "per_photo.csv").write_text("photo,model,l2,psnr\n" + values)
+    record = {"protocol": {}, "photo_work": "photo", "models": {"digiface": {"work": "digiface"}}}
+    (folder / "protocol.json").write_text(json.dumps(record))
+    return pixels
+
+
+def test_photos_of_an_evaluation_are_ranked_and_open_in_the_editor(studio: Studio, tmp_path: Path) -> None:
+    pixels = evaluated(tmp_path)
+    with TestClient(Service(studio, gallery=Gallery(tmp_path)).app, base_url=HERE) as client:
+        (entry,) = client.get("/api/gallery").json()
+        assert (entry["photos"], entry["models"], entry["numbers"]) == (3, ["digiface"], ["l2", "psnr"])
+        for number in (0, 1):  # of l2 the larger is worse, of psnr the smaller
+            photos = client.get(f"/api/gallery/0/photos?model=0&number={number}").json()
+            assert [photo["name"] for photo in photos] == ["b", "c", "a"]
+        assert np.array_equal(picture(client.get("/api/gallery/0/photos/1")), pixels[1])
+        assert np.array_equal(picture(client.get("/api/gallery/0/photos/1?model=0")), pixels[1][::-1])
+        key = client.post("/api/open", json={"gallery": 0, "place": 1}).json()["open"]
+        assert client.post("/api/invert", json={"open": key}).status_code == 200
+        assert np.array_equal(picture(client.get(f"/api/picture/{key}/0/photo")), pixels[1])
+        for gallery, place in ((0, 3), (0, -1), (1, 0), ("../e", 0), (0, "../../c"), (None, 0), (True, 0)):
+            answer = client.post("/api/open", json={"gallery": gallery, "place": place})
+            assert answer.status_code == 400, (gallery, place)
+        assert client.get("/api/gallery/0/photos?model=4").status_code == 400
+
+
+def test_photos_of_a_run_open_in_the_editor(studio: Studio, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        folder = tmp_path / "run" / "test_photos" / name
+        folder.mkdir(parents=True)
+        face(2).save(folder / "photo.png")
+        face(3).save(folder / "image.png")
+    with TestClient(Service(studio, gallery=Gallery(tmp_path)).app, base_url=HERE) as client:
+        (entry,) = client.get("/api/gallery").json()
+        assert (entry["name"], entry["models"]) == (f"{tmp_path.name}/run", ["this run"])
+        assert [photo["name"] for photo in client.get("/api/gallery/0/photos").json()] == ["one", "two"]
+        assert np.array_equal(picture(client.get("/api/gallery/0/photos/0?model=0")), np.asarray(face(3)))
+        key = client.post("/api/open", json={"gallery": 0, "place": 1}).json()["open"]
+        assert np.array_equal(picture(client.get(f"/api/picture/{key}/0/photo")), np.asarray(face(2)))
+    with TestClient(Service(studio).app, base_url=HERE) as client:
+        assert client.post("/api/open", json={"gallery": 0, "place": 0}).status_code == 400
+
+
+class Slow:
+    """In place of a search: takes steps until it is let go."""
+
+    def __init__(self, studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.going, self.begun = threading.Event(), threading.Event()
+        self.way, self.found = studio.models[1], studio.models[0].invert
+        monkeypatch.setattr(self.way, "invert", self)
+
+    def __call__(self, image: object) -> object:
+        self.begun.set()
+        for step in range(2000):
+            if self.going.wait(0.01):
+                break
+            self.way.on_step(step, 2000)  # type: ignore[misc,operator]
+        return self.found(image)  # type: ignore[arg-type]
+
+
+def test_a_long_search_keeps_nobody_waiting_and_can_be_stopped(
+    service: Service, studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Slow(studio, monkeypatch)
+    with ThreadPoolExecutor(2) as pool, TestClient(service.app, base_url=HERE) as one:
+        two = TestClient(service.app, base_url=HERE)
+        two.portal = one.portal
+        first, second = (
+            client.post("/api/open", json={"example": 1}).json()["open"] for client in (one, two)
+        )
+        searching = pool.submit(one.post, "/api/invert", json={"open": first, "model": 1})
+        assert slow.begun.wait(10)
+        queued = pool.submit(two.post, "/api/invert", json={"open": second, "model": 1})
+        for client, key in (
+            (one, first),
+            (two, second),
+        ):  # all else is answered meanwhile, for the same person as well
+            assert client.post("/api/invert", json={"open": key, "model": 0}).status_code == 200
+            picture(client.post("/api/edit", json={"open": key, "moves": {"powers": {"smile": 1}}}))
+        assert one.get(f"/api/progress?open={first}&model=1").json()["steps"] == 2000
+        assert two.get(f"/api/progress?open={second}&model=1").json() == {"step": 0, "steps": 0, "waiting": 1}
+        two.post("/api/cancel", json={"open": first, "model": 1})  # of another: nothing happens
+        two.post("/api/cancel", json={"open": second, "model": 1})
+        assert (queued.result().status_code, queued.result().json()) == (409, {"error": "stopped"})
+        assert not searching.done()
+        one.post("/api/cancel", json={"open": first, "model": 1})
+        assert searching.result().status_code == 409
+        slow.going.set()
+        assert one.post("/api/invert", json={"open": first, "model": 1}).status_code == 200
+
+
+def test_what_a_page_leaves_is_forgotten(page: TestClient, service: Service) -> None:
+    found = page.post("/api/photo?name=me.png", content=large_photo()).json()["photo"]
+    key = page.post("/api/open", json={"photo": found, "face": 0}).json()["open"]
+    (session,) = service.sessions._kept.values()
+    page.post("/api/leave", json={"photos": [found]})
+    assert len(list(session.folder.iterdir())) == 1  # the photo that the opened face is put back into
+    page.post("/api/leave", json={"open": [key, "another"]})
+    assert not list(session.folder.iterdir())
+    assert page.post("/api/invert", json={"open": key}).status_code == 400
+    assert page.post("/api/leave", json={"open": "all"}).status_code == 400
 
 
 def test_the_command_refuses_what_is_not_safe(capsys: pytest.CaptureFixture[str]) -> None:

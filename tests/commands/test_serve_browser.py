@@ -1,14 +1,10 @@
-"""The editor in headless Chromium: upload, sliders, undo, downloads, errors, accessibility of every control."""
+"""The editor in headless Chromium: upload, sliders, undo, downloads, errors, evaluations, searches."""
 
 from __future__ import annotations
 
-import base64
+import csv
 import io
-import shutil
-import signal
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,46 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from served import Served, example, large_photo, move, shown, taken
 
-from hyperinverter.data.digiface import accepted_indices, sample_faces
+from hyperinverter.commands import main
+from hyperinverter.evaluation.kept import Kept
 
 pytestmark = pytest.mark.browser
-CHROMIUM = next(
-    (path for path in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if path), None
-)
-
-
-class Served:
-    """A server as a person starts it; its terminal is kept."""
-
-    def __init__(self, folder: Path, port: int = 0) -> None:
-        self.log = folder / "terminal.txt"
-        with self.log.open("a") as file:
-            typed = [
-                sys.executable,
-                "-m",
-                "hyperinverter",
-                "serve",
-                "--port",
-                str(port),
-                "--model",
-                "digiface",
-                "--model",
-                "w_opt:20",
-            ]
-            self.process = subprocess.Popen(typed, stderr=file, stdout=file)
-        for _ in range(600):
-            said = self.log.read_text().rsplit("http://127.0.0.1:", 1)
-            if len(said) == 2 and self.process.poll() is None and "/" in said[1]:
-                self.port = int(said[1].split("/")[0])
-                break
-            time.sleep(0.1)
-        self.url = f"http://127.0.0.1:{self.port}/"
-
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGINT)
-        self.process.wait(20)
-        self.log.write_text(self.log.read_text().replace("http://127.0.0.1:", "stopped:"))
 
 
 @pytest.fixture(scope="module")
@@ -65,18 +27,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     yield server
     server.stop()
     assert "Traceback" not in server.log.read_text()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
 
 
 @pytest.fixture
@@ -90,36 +40,6 @@ def page(browser: Any, served: Served) -> Iterator[Any]:
     yield opened
     context.close()
     assert not problems
-
-
-def example(page: Any, number: int = 2) -> None:
-    page.click(f"#examples button:nth-child({number})")
-    page.wait_for_selector("#tile-edit-1 .frame:not(.busy)", timeout=60_000)
-
-
-def move(page: Any, name: str, value: float) -> None:
-    page.evaluate(
-        """([name, value]) => { const range = document.getElementById(name); range.value = value;
-        range.dispatchEvent(new Event('input')); range.dispatchEvent(new Event('change')); }""",
-        [name, value],
-    )
-    page.wait_for_timeout(700)
-
-
-def shown(page: Any, tile: str) -> np.ndarray:
-    data = page.evaluate(
-        """(id) => { const image = document.querySelector(`#${id} img:not(.under)`), canvas = document.createElement('canvas');
-        canvas.width = image.naturalWidth; canvas.height = image.naturalHeight;
-        canvas.getContext('2d').drawImage(image, 0, 0); return canvas.toDataURL('image/png').split(',')[1]; }""",
-        f"tile-{tile}",
-    )
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")).astype(int)
-
-
-def taken(page: Any, button: str) -> tuple[str, bytes]:
-    with page.expect_download() as download:
-        page.click(button)
-    return download.value.suggested_filename, Path(download.value.path()).read_bytes()
 
 
 def test_sliders_change_the_picture_and_undo_brings_it_back(page: Any) -> None:
@@ -142,10 +62,7 @@ def test_sliders_change_the_picture_and_undo_brings_it_back(page: Any) -> None:
 
 
 def test_an_upload_is_cut_inverted_and_put_back(page: Any, tmp_path: Path) -> None:
-    photo = Image.new("RGB", (400, 300), (90, 120, 90))
-    face = Image.fromarray(sample_faces(accepted_indices()[4:5])[0])
-    photo.paste(face.resize((200, 200), Image.Resampling.BICUBIC), (100, 50))
-    photo.save(tmp_path / "me.png")
+    large_photo().save(tmp_path / "me.png")
     page.set_input_files("#file", tmp_path / "me.png")
     page.wait_for_selector("#tile-edit-0 .frame:not(.busy)", timeout=60_000)
     page.wait_for_selector("#tile-edit-1 .frame:not(.busy)", timeout=60_000)
@@ -220,44 +137,102 @@ def test_a_server_that_went_and_came_back_is_said_on_the_page(browser: Any, tmp_
     server.stop()
     move(page, "powers-smile", 1.0)
     assert "the server does not answer" in page.inner_text("#message")
-    again = Served(tmp_path, server.port)
+    again = Served(tmp_path, port=server.port)
     move(page, "powers-smile", 0.5)
     assert "open it again" in page.inner_text("#message")
     again.stop()
     assert "Traceback" not in again.log.read_text()
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1440, 1024, 390])
-def test_nothing_is_cut_off_and_every_control_has_a_name(
-    browser: Any, served: Served, width: int, theme: str
-) -> None:
-    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=theme)
-    page = context.new_page()
-    page.goto(served.url)
-    page.wait_for_selector("#examples button:nth-child(6)")
-    example(page)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    nameless = page.evaluate(
-        """() => [...document.querySelectorAll('button, input, progress, img, canvas')].filter((part) => part.offsetParent &&
-        !(part.innerText || part.ariaLabel || part.getAttribute('aria-label') || part.alt || part.labels?.length)).map((part) => part.outerHTML)"""
+def test_a_photo_of_an_evaluation_opens_in_the_editor(browser: Any, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    assert (
+        main(["evaluate", "digiface", "--n", "3", "--without", "kernel_effnet_lite0", "--out", str(results)])
+        == 0
     )
-    assert nameless == []
-    weak = page.evaluate(CONTRAST)
-    assert weak == []
-    context.close()
+    server = Served(tmp_path, typed=("--runs", str(results)))
+    page = browser.new_page()
+    page.goto(server.url)
+    page.click("#to-gallery")
+    page.select_option(".ways label:nth-child(2) select", label="psnr")
+    page.wait_for_selector(".photos span:has-text('psnr')")
+    rows = csv.DictReader((results / "per_photo.csv").read_text().splitlines())
+    worst = min(rows, key=lambda row: float(row["psnr"]))
+    assert page.get_attribute(".photos button:first-child", "title") == f"Open {worst['photo']}"
+    page.click(".photos button:first-child")
+    page.wait_for_selector("#tile-edit-0 .frame:not(.busy)", timeout=60_000)
+    kept = Kept(results).picture(worst["photo"])
+    assert np.array_equal(shown(page, "photo"), np.asarray(kept).astype(int))
+    move(page, "powers-smile", 1.0)
+    assert "-d smile=1" in page.inner_text("#command")
+    page.close()
+    server.stop()
+    assert "Traceback" not in server.log.read_text()
 
 
-CONTRAST = """() => {
-  const luminance = (rgb) => { const [r, g, b] = rgb.map((v) => { v /= 255; return v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; }); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
-  const parse = (text) => text.match(/[\\d.]+/g).map(Number);
-  const ground = (part) => { for (; part; part = part.parentElement) { const c = parse(getComputedStyle(part).backgroundColor); if (c.length < 4 || c[3] > 0) return c.slice(0, 3); } return [255, 255, 255]; };
-  const weak = [];
-  for (const part of document.querySelectorAll('*')) {
-    const own = [...part.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
-    if (!own || !part.offsetParent || part.disabled) continue;
-    const [a, b] = [luminance(parse(getComputedStyle(part).color).slice(0, 3)), luminance(ground(part))].sort((x, y) => y - x);
-    if ((a + 0.05) / (b + 0.05) < 4.5) weak.push(part.textContent.trim().slice(0, 40));
-  }
-  return weak;
-}"""
+def test_tuning_shows_its_steps_stops_and_keeps_nobody_waiting(browser: Any, tmp_path: Path) -> None:
+    server = Served(tmp_path, ("digiface", "digiface+pti:400"))
+    page = browser.new_page()
+    page.goto(server.url)
+    page.click("#examples button:nth-child(2)")
+    page.wait_for_selector("#progress-text:has-text('of 400')", timeout=30_000)
+    step = page.evaluate("Number(document.getElementById('bar').value)")
+    assert 0 < step < 1
+    began = time.monotonic()
+    move(page, "powers-smile", 1.0)  # of the fast model, meanwhile
+    other = browser.new_context().new_page()
+    other.goto(server.url)
+    other.click("#examples button:nth-child(3)")
+    other.wait_for_selector("#tile-edit-0 .frame:not(.busy)", timeout=20_000)
+    other.wait_for_selector("#progress-text:has-text('1 before you')", timeout=20_000)
+    assert page.is_visible("#progress")
+    assert np.abs(shown(page, "edit-0") - shown(page, "inversion-0")).mean() > 1
+    page.click("#stop")
+    page.wait_for_selector("#tile-edit-1 figcaption:has-text('stopped')", timeout=20_000)
+    assert page.is_hidden("#progress")
+    other.wait_for_selector("#progress-text:has-text('of 400')", timeout=20_000)
+    other.close()  # and nobody waits for it any more: the next one begins at once
+    page.click("#again")
+    page.click("#examples button:nth-child(4)")
+    page.wait_for_selector("#progress-text:has-text('of 400')", timeout=20_000)
+    assert time.monotonic() - began < 60
+    page.close()
+    server.stop()  # in the middle of a search
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_tuning_of_few_steps_comes_to_its_end_and_is_taken_away(browser: Any, tmp_path: Path) -> None:
+    server = Served(tmp_path, ("digiface", "digiface+pti:4"))
+    page = browser.new_page()
+    page.goto(server.url)
+    example(page)
+    assert page.is_hidden("#progress")
+    move(page, "powers-smile", 1.0)
+    page.select_option("#of", label="digiface+pti:4")
+    page.wait_for_selector("#command:has-text('digiface+pti:4')")
+    _, content = taken(page, "[data-take=png]")
+    made = np.asarray(Image.open(io.BytesIO(content))).astype(int)
+    assert np.array_equal(made, shown(page, "edit-1"))
+    assert not np.array_equal(made, shown(page, "edit-0"))
+    page.close()
+    server.stop()
+
+
+@pytest.mark.parametrize("models", [1, 2])
+def test_on_a_phone_the_edit_stays_in_sight_while_sliders_scroll(
+    browser: Any, served: Served, models: int
+) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(served.url)
+    example(page)
+    page.evaluate("models => { document.getElementById('work').dataset.models = models; }", models)
+    page.evaluate("document.getElementById('strength-fine').scrollIntoView({block: 'center'})")
+    assert page.evaluate("window.scrollY") > 800
+    tiles = ["edit-0", "edit-1"] if models == 2 else ["photo", "edit-0"]
+    for tile in tiles:
+        top, bottom = page.evaluate(
+            "id => { const box = document.getElementById(id).getBoundingClientRect(); return [box.top, box.bottom]; }",
+            f"tile-{tile}",
+        )
+        assert 0 <= top <= bottom < 400, tile
+    page.close()

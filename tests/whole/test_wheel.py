@@ -93,7 +93,9 @@ def test_the_wheel_is_small_and_holds_what_it_needs(wheel: Path) -> None:
     assert "hyperinverter/assets/NOTICE.md" in names
     assert "hyperinverter/conf/protocol/digiface.yaml" in names
     page = "hyperinverter/commands/serve/page"
-    assert {f"{page}/index.html", f"{page}/editor.js", f"{page}/editor.css"} <= set(names)
+    assert {f"{page}/index.html", f"{page}/editor.js", f"{page}/gallery.js", f"{page}/editor.css"} <= set(
+        names
+    )
     others = ("hyperinverter_recipes", "tests", "hyperinverter/conf/local")
     assert not [name for name in names if name.startswith(others)]
 

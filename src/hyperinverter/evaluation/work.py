@@ -103,6 +103,15 @@ class Work:
         )
         return joined.chosen(names)
 
+    def picture(self, name: str) -> np.ndarray | None:
+        """The small picture of one photo, ``uint8 (s, s, 3)``; None if it is not measured."""
+        for path in self._paths():
+            names = _names(path)
+            if name in names:
+                with safe_open(path, "np") as file:
+                    return np.asarray(file.get_slice(_PICTURE)[names.index(name)])
+        return None
+
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob(f"[!.]*{_ENDING}")) if self.folder.is_dir() else []
 

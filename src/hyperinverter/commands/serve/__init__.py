@@ -16,7 +16,10 @@ def serve(
         list[str] | None,
         typer.Option(
             metavar="MODEL",
-            help="digiface_best (the default), a run folder, a model file, or a way to invert; up to three to compare.",
+            help=(
+                "digiface, a run folder, a model file, or a way to invert; up to three to compare. Default: "
+                "digiface_best, and the paper's digiface next to it."
+            ),
         ),
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
@@ -27,7 +30,8 @@ def serve(
         str | None, typer.Option(help="Asked for by the page (the user name does not matter).")
     ] = None,
     runs: Annotated[
-        Path | None, typer.Option(help="Folder with results of `hyperinverter evaluate` to look at.")
+        Path | None,
+        typer.Option(help="Folder with evaluations, runs or sweeps, whose photos can be opened."),
     ] = None,
 ) -> int:
     """Open a page with a photo and sliders: drop a photo, move a slider, and the photo changes.
@@ -46,9 +50,9 @@ def serve(
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise UserError('the editor needs its extra: pip install "hyperinverter[serve]"') from error
-    from hyperinverter.commands.serve.app import run
+    from hyperinverter.commands.serve.server import run
 
-    return run(model or ["digiface_best"], host=host, port=port, password=password, runs=runs)
+    return run(model or ["digiface_best", "digiface"], host=host, port=port, password=password, runs=runs)
 
 
 def _is_loopback(host: str) -> bool:

@@ -6,6 +6,7 @@ import secrets
 import tempfile
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,10 +15,33 @@ from hyperinverter.contracts import UserError
 
 MOST_SESSIONS = 24
 MOST_PHOTOS = 4  # uploads that a session keeps
-MOST_OPENED = 6  # inversions that a session keeps; about 4 MB each at 64 px
+MOST_OPENED = 6  # opened photos that a session keeps
+MOST_KEPT = 2 << 30  # bytes of inversions in all sessions; one takes about 4 MB at 64 px
 IDLE = 3600.0  # seconds after which a session may go
 
 T = TypeVar("T")
+
+
+class Search:
+    """A slow inversion that a session waits for. It stops at its next step once it is cancelled."""
+
+    def __init__(self) -> None:
+        self.step, self.steps = 0, 0
+        self.cancelled = False
+
+    def __call__(self, step: int, steps: int) -> None:
+        """Note a step; called by the model."""
+        self.step, self.steps = step, steps
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Raise ``Cancelled`` if nobody waits for it any more."""
+        if self.cancelled:
+            raise Cancelled
+
+
+class Cancelled(Exception):
+    """A search that the person stopped."""
 
 
 class Session:
@@ -29,24 +53,31 @@ class Session:
         self.photos: OrderedDict[str, Photo] = OrderedDict()
         self.opened: OrderedDict[str, Opened] = OrderedDict()
         self.used = time.monotonic()
-        self.progress: tuple[int, int] | None = None
-        self.cancelled = False
+        self.searches: dict[
+            tuple[str, int], Search
+        ] = {}  # (id of the opened photo, model) -> what it waits for
 
     def add_photo(self, photo: Photo) -> str:
         """Keep a photo; the oldest goes, with its file."""
         self.photos[(key := secrets.token_urlsafe(9))] = photo
-        while len(self.photos) > MOST_PHOTOS:
-            _, old = self.photos.popitem(last=False)
-            if not any(opened.source == old.path for opened in self.opened.values()):
-                old.path.unlink(missing_ok=True)
+        if len(self.photos) > MOST_PHOTOS:
+            self.release([next(iter(self.photos))], [])
         return key
 
     def add_opened(self, opened: Opened) -> str:
         """Keep an opened photo; the oldest goes."""
         self.opened[(key := secrets.token_urlsafe(9))] = opened
-        while len(self.opened) > MOST_OPENED:
-            self.opened.popitem(last=False)
+        if len(self.opened) > MOST_OPENED:
+            self.release([], [next(iter(self.opened))])
         return key
+
+    def release(self, photos: Sequence[str], opened: Sequence[str]) -> None:
+        """Forget photos by their ids, with files that nothing needs any more."""
+        gone = [self.photos.pop(key).path for key in photos if key in self.photos]
+        gone += [source for key in opened if key in self.opened and (source := self.opened.pop(key).source)]
+        used = {photo.path for photo in self.photos.values()} | {each.source for each in self.opened.values()}
+        for path in set(gone) - used:
+            path.unlink(missing_ok=True)
 
     def photo(self, key: object) -> Photo:
         """A photo by its id."""
@@ -57,7 +88,9 @@ class Session:
         return _found(self.opened, key)
 
     def close(self) -> None:
-        """Remove the folder with all that is in it."""
+        """Stop its searches, and remove the folder with all that is in it."""
+        for search in self.searches.values():
+            search.cancelled = True
         self.photos.clear()
         self.opened.clear()
         self._folder.cleanup()
@@ -90,6 +123,16 @@ class Sessions:
         self._kept.move_to_end(key)
         self._kept[key].used = now
         return key, self._kept[key]
+
+    def bound(self, most: int = MOST_KEPT) -> None:
+        """Forget the opened photos that were used longest ago, until what is kept fits; the last one stays."""
+        opened = [(session, key) for session in self._kept.values() for key in session.opened]
+        kept = sum(session.opened[key].bytes() for session, key in opened)
+        for session, key in opened[:-1]:
+            if kept <= most:
+                return
+            kept -= session.opened[key].bytes()
+            session.release([], [key])
 
     def close(self) -> None:
         """Close all."""

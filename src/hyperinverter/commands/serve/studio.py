@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 import time
 from collections import OrderedDict
@@ -20,14 +21,14 @@ from hyperinverter.alignment import Crop, align, paste
 from hyperinverter.alignment.detect import find_faces
 from hyperinverter.alignment.geometry import centred_square
 from hyperinverter.commands.inputs import framing_for
+from hyperinverter.commands.serve.moves import STRENGTHS, Moves
 from hyperinverter.contracts import Inversion, UserError
 from hyperinverter.data.digiface import accepted_indices, sample_faces
 from hyperinverter.data.transforms import load_rgb, photo_size, to_tensor
 from hyperinverter.editing import catalogue
 from hyperinverter.editing.animation import save_animation
-from hyperinverter.editing.directions import Direction
 from hyperinverter.editing.files import Origin, load_inversion, save_inversion
-from hyperinverter.inversion.drawing import GROUPS, KINDS, Drawing, shifted
+from hyperinverter.inversion.drawing import KINDS, Drawing, shifted
 from hyperinverter.inversion.optimise import Optimiser
 from hyperinverter.inversion.tuning import PivotalTuning
 from hyperinverter.inverters import load_inverter
@@ -38,7 +39,7 @@ MOST_MODELS = 3
 MOST_PIXELS = 40_000_000
 PREVIEW = 640  # longest side of the photo as the page shows it
 EXAMPLES = 6
-STRENGTHS = ("all", *GROUPS, *KINDS)
+MOST_PREPARED = 12  # generators of single photos, each as large as the generator
 _KINDS = {  # headings of the sliders
     "expression": ("smile", "mouth_open", "brows"),
     "pose": ("yaw", "pitch"),
@@ -70,65 +71,21 @@ class Opened:
     source: Path | None
     inversions: dict[int, Inversion] = field(default_factory=dict)
     numbers: dict[int, dict[str, float]] = field(default_factory=dict)
-    prepared: OrderedDict[Any, Callable[[Tensor], Tensor]] = field(default_factory=OrderedDict)
+    number: int = field(default_factory=itertools.count().__next__)
 
-
-@dataclass(frozen=True)
-class Moves:
-    """What the sliders say."""
-
-    powers: Mapping[str, float] = field(default_factory=dict)
-    strength: Mapping[str, float] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, said: Any, known: Mapping[str, Direction]) -> Moves:
-        """Read what a page sent.
-
-        Raises:
-            UserError: If it names a direction that there is not, or numbers that are none.
-        """
-        if not isinstance(said, Mapping):
-            raise UserError("the page sent something that is no edit: load it again")
-        powers = _numbers(said.get("powers"), known, 20.0)
-        strength = _numbers(said.get("strength"), STRENGTHS, 2.0)
-        return cls({n: p for n, p in powers.items() if p}, {n: s for n, s in strength.items() if s != 1})
-
-    def residuals(self) -> float | dict[str, float]:
-        """Strength as ``Drawing`` takes it: one number, or by group and kind; "all" multiplies both kinds."""
-        if not self.strength:
-            return 1.0
-        every = self.strength.get("all", 1.0)
-        groups = {name: value for name, value in self.strength.items() if name in GROUPS}
-        kinds = {kind: every * self.strength.get(kind, 1.0) for kind in KINDS}
-        return {**groups, **kinds}
-
-    def typed(self) -> list[str]:
-        """As options of ``hyperinverter edit``."""
-        words = [word for name, power in self.powers.items() for word in ("-d", f"{name}={power:g}")]
-        strength = self.residuals()
-        if isinstance(strength, dict):
-            said = ",".join(f"{name}={value:g}" for name, value in strength.items() if value != 1)
-            words += ["--strength", said] if said else []
-        return words
-
-
-def _numbers(said: Any, known: Any, most: float) -> dict[str, float]:
-    if said is None:
-        return {}
-    if not isinstance(said, Mapping) or len(said) > 200:
-        raise UserError("the page sent something that is no edit: load it again")
-    found = {}
-    for name, value in said.items():
-        if name not in known or isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise UserError("the page sent a slider that there is not: load it again")
-        if not -most <= value <= most:  # also true of not-a-number
-            raise UserError(f"a slider was moved to {value:g}, beyond {most:g}: move it back")
-        found[str(name)] = float(value)
-    return found
+    def bytes(self) -> int:
+        """What its inversions take."""
+        parts = [
+            t for each in self.inversions.values() for t in (each.w, each.image, *each.residuals.values())
+        ]
+        return sum(part.nbytes for part in parts)
 
 
 class Studio:
-    """The models of an editor, and what they do with a photo. One call at a time.
+    """The models of an editor, and what they do with a photo.
+
+    One call at a time; next to it one call of ``invert`` for a slow model, which shares nothing with the others but
+    networks that only read.
 
     Args:
         models: As typed.
@@ -152,6 +109,7 @@ class Studio:
         self.framing = framing_for(self.models[0])
         self.directions = catalogue.for_generator(generator)
         self.distance, self.identity = build_judge("st_lpips_alex"), build_judge("id_descriptor")
+        self._kept: OrderedDict[Any, Callable[[Tensor], Tensor]] = OrderedDict()
         self.examples = [Image.fromarray(face) for face in sample_faces(accepted_indices()[:EXAMPLES])]
 
     def about(self) -> dict[str, Any]:
@@ -159,10 +117,7 @@ class Studio:
         kinds = {name: kind for kind, names in _KINDS.items() for name in names}
         order = {name: place for place, name in enumerate(kinds)}
         return {
-            "models": [
-                {"name": name, "slow": isinstance(model, (Optimiser, PivotalTuning))}
-                for name, model in zip(self.names, self.models, strict=True)
-            ],
+            "models": [{"name": name, "slow": self.is_slow(model)} for model, name in enumerate(self.names)],
             "resolution": self.resolution,
             "examples": len(self.examples) if self.framing == "digiface" else 0,
             "strengths": self.strengths(),
@@ -180,6 +135,10 @@ class Studio:
                 for direction in sorted(self.directions.values(), key=lambda each: order.get(each.name, 99))
             ],
         }
+
+    def is_slow(self, model: int) -> bool:
+        """Whether a model searches for seconds or minutes, and tells of its steps."""
+        return isinstance(self.models[model], (Optimiser, PivotalTuning))
 
     def strengths(self) -> list[str]:
         """Strengths that do something: by kind only where a model has feature residuals."""
@@ -226,8 +185,14 @@ class Studio:
         pixels = np.array(self.examples[index])
         return Opened(f"example{index + 1}", to_tensor(pixels)[None], None, None)
 
+    def kept(self, name: str, picture: Image.Image) -> Opened:
+        """A photo of an evaluation or a run, which is cut already."""
+        side = (self.resolution, self.resolution)
+        fitted = picture if picture.size == side else picture.resize(side, Image.Resampling.LANCZOS)
+        return Opened(name, to_tensor(np.array(fitted))[None], None, None)
+
     def load(self, path: Path, name: str) -> Opened:
-        """An inversion from its file, shown for the first model.
+        """An inversion from its file, for the model that made it, or else for the first.
 
         Raises:
             UserError: If it is none, or of another generator.
@@ -243,7 +208,8 @@ class Studio:
         ):
             raise UserError("the file holds an inversion of another size than this page's model draws")
         opened = Opened(name.removesuffix(".inversion.safetensors"), None, None, None)
-        opened.inversions[0] = inversion
+        made_by = (i for i, model in enumerate(self.models) if model.sha256 == origin.model_sha256)
+        opened.inversions[next(made_by, 0)] = inversion
         return opened
 
     # Inversions and edits --------------------------------------------------------------------------------------
@@ -288,18 +254,19 @@ class Studio:
         return found
 
     def _prepared(self, opened: Opened, model: int, moves: Moves) -> Callable[[Tensor], Tensor]:
-        """The photo's own generator, made once for each strength."""
-        key = (model, tuple(sorted(moves.strength.items())))
-        if key not in opened.prepared:
-            opened.prepared[key] = self.models[model].prepare(opened.inversions[model], moves.residuals())
-            if len(opened.prepared) > 4:
-                opened.prepared.popitem(last=False)
-        return opened.prepared[key]
+        """The photo's own generator, made once for each strength; the last ones are kept."""
+        key = (opened.number, model, tuple(sorted(moves.strength.items())))
+        if key not in self._kept:
+            self._kept[key] = self.models[model].prepare(opened.inversions[model], moves.residuals())
+            if len(self._kept) > MOST_PREPARED:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return self._kept[key]
 
     def picture(self, opened: Opened, model: int, kind: str) -> Image.Image:
         """``photo``, ``w_image`` or ``inversion``."""
         if kind == "photo":
-            image = opened.inversions[0].image if opened.image is None else opened.image
+            image = opened.inversions[model].image if opened.image is None else opened.image
         elif kind in ("w_image", "inversion"):
             found = opened.inversions[model]
             image = found.w_image if kind == "w_image" else found.image

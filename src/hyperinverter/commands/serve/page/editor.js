@@ -1,23 +1,27 @@
 // The editor's page: it asks the server on this machine for pictures and keeps the state of the sliders.
+import { entryOf } from "./gallery.js";
+
 const $ = (id) => document.getElementById(id);
-const state = { about: null, open: null, name: "", photo: null, moves: { powers: {}, strength: {} }, past: [], future: [], shown: [], urls: new Map() };
+const state = { about: null, open: null, leave: new AbortController(), searching: null, name: "", photo: null, moves: { powers: {}, strength: {} }, past: [], future: [], shown: [], urls: new Map() };
 
 const say = (text) => { $("message").textContent = text || ""; $("message").hidden = !text; };
 
 async function ask(path, options = {}) {
   let answer;
-  try { answer = await fetch(path, options); } catch { throw new Error("the server does not answer: is `hyperinverter serve` still running?"); }
+  try { answer = await fetch(path, options); } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Error("the server does not answer: is `hyperinverter serve` still running?");
+  }
   if (answer.ok) return answer;
   let text = `the server answered ${answer.status}`;
   try { text = (await answer.json()).error || text; } catch { /* no sentence came with it */ }
   throw new Error(text);
 }
-const post = (path, said) => ask(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(said) });
-const attempt = (work) => async (...given) => { say(""); try { return await work(...given); } catch (error) { say(error.message); } };
+const post = (path, said, signal) => ask(path, { method: "POST", signal, headers: { "Content-Type": "application/json" }, body: JSON.stringify(said) });
+const attempt = (work) => async (...given) => { say(""); try { return await work(...given); } catch (error) { if (error.name !== "AbortError") say(error.message); } };
 
 function show(part) {
   for (const id of ["start", "faces", "camera-box", "work", "gallery"]) $(id).hidden = id !== part;
-  $("sliders").hidden = part !== "work";
 }
 
 // Photos ----------------------------------------------------------------------------------------------------------
@@ -26,6 +30,7 @@ const upload = attempt(async (file) => {
   if (!file) return;
   if (file.name.endsWith(".safetensors")) return loadInversion(file);
   const said = await (await ask(`/api/photo?name=${encodeURIComponent(file.name || "photo")}`, { method: "POST", body: file })).json();
+  leavePhoto();
   state.photo = said;
   if (said.faces.length === 1) return openPhoto({ photo: said.photo, face: 0 });
   $("faces-title").textContent = said.faces.length ? "Which face?" : "No face was found in this photo. Use its centre, or try another photo.";
@@ -46,7 +51,7 @@ const upload = attempt(async (file) => {
 
 const loadInversion = attempt(async (file) => {
   const said = await (await ask(`/api/load?name=${encodeURIComponent(file.name)}`, { method: "POST", body: file })).json();
-  await begin(said, [0]);
+  await begin(said, [said.model]);
 });
 
 async function openPhoto(which) {
@@ -54,60 +59,93 @@ async function openPhoto(which) {
   await begin(said, state.about.models.map((_, index) => index));
 }
 
+// The server forgets photos that this page does not show any more.
+const forget = (said) => navigator.sendBeacon("/api/leave", new Blob([JSON.stringify(said)], { type: "application/json" }));
+
+// What is under way for the opened photo ends: nobody waits for it.
+function leave() {
+  state.leave.abort(); state.leave = new AbortController();
+  if (state.open) forget({ open: [state.open] });
+  state.open = null;
+}
+function leavePhoto() { leave(); if (state.photo) forget({ photos: [state.photo.photo] }); state.photo = null; }
+
 async function begin(said, models) {
+  leave();
   state.open = said.open; state.name = said.name; state.past = []; state.future = [];
   state.moves = { powers: {}, strength: {} };
   showMoves(); buildTiles(models); show("work");
-  const open = said.open;
-  await setPicture("photo", `/api/picture/${open}/0/photo`);
-  for (const model of models) {
-    await watched(model, () => post("/api/invert", { open, model }).then((a) => a.json())).then(async ({ numbers }) => {
+  const open = said.open, { signal } = state.leave, slow = (model) => Number(state.about.models[model].slow);
+  await setPicture("photo", `/api/picture/${open}/${models[0]}/photo`);
+  for (const model of [...models].sort((a, b) => slow(a) - slow(b) || a - b)) {
+    try {
+      const { numbers } = await watched(open, model, () => post("/api/invert", { open, model }, signal).then((a) => a.json()));
       if (state.open !== open) return;
-      if (model === models[0] && $("tile-w")) await setPicture("w", `/api/picture/${open}/${model}/w_image`);
+      if (model === models[0]) {
+        await setPicture("w", `/api/picture/${open}/${model}/w_image`);
+        caption("w", { l2: numbers.first_l2, perceptual: numbers.first_perceptual, identity: numbers.first_identity });
+      }
       await setPicture(`inversion-${model}`, `/api/picture/${open}/${model}/inversion`);
       caption(`inversion-${model}`, numbers);
-      if (model === models[0]) caption("w", { l2: numbers.first_l2, perceptual: numbers.first_perceptual, identity: numbers.first_identity });
-      state.shown.push(model);
+      state.shown = [...state.shown, model].sort((a, b) => a - b);
+      showOf();
       draw();
-    });
+    } catch (error) {
+      if (error.name === "AbortError" || state.open !== open) return;
+      say(error.message);
+      for (const id of [`inversion-${model}`, `edit-${model}`, ...(model === models[0] ? ["w"] : [])]) {
+        document.querySelector(`#tile-${id} .frame`).classList.remove("busy");
+        document.querySelector(`#tile-${id} figcaption span`).textContent = error.message;
+      }
+    }
   }
 }
 
-async function watched(model, work) {
-  const slow = state.about.models[model].slow;
-  let timer = null;
-  if (slow) {
-    $("progress").hidden = false;
-    timer = setInterval(async () => {
-      try {
-        const { step, steps, waiting } = await (await ask("/api/progress")).json();
-        $("bar").value = steps ? step / steps : 0;
-        $("progress-text").textContent = steps ? `step ${step} of ${steps}` : waiting ? `${waiting} before you` : "";
-      } catch { /* the next answer of the search says what is wrong */ }
-    }, 500);
+// Whose edit is taken away, where there are several.
+function showOf() {
+  const before = $("of").value;
+  $("of").replaceChildren(...state.shown.map((model) => new Option(state.about.models[model].name, model)));
+  if (state.shown.includes(Number(before)) && before) $("of").value = before;
+  $("of-box").hidden = state.shown.length < 2;
+}
+
+async function watched(open, model, work) {
+  if (!state.about.models[model].slow) return work();
+  state.searching = { open, model };
+  $("bar").value = 0; $("progress-text").textContent = ""; $("progress").hidden = false;
+  const timer = setInterval(async () => {
+    try {
+      const { step, steps, waiting } = await (await ask(`/api/progress?open=${open}&model=${model}`)).json();
+      $("bar").value = steps ? step / steps : 0;
+      $("progress-text").textContent = `${state.about.models[model].name}: ${steps ? `step ${step} of ${steps}` : waiting ? `${waiting} before you` : "begins"}`;
+    } catch { /* the next answer of the search says what is wrong */ }
+  }, 300);
+  try { return await work(); } finally {
+    clearInterval(timer);
+    if (state.searching?.open === open && state.searching.model === model) { state.searching = null; $("progress").hidden = true; }
   }
-  try { return await work(); } finally { clearInterval(timer); $("progress").hidden = true; }
 }
 
 // Pictures --------------------------------------------------------------------------------------------------------
 
 function buildTiles(models) {
   state.shown = [];
-  $("tiles").replaceChildren();
+  $("tiles").replaceChildren(); $("work").dataset.models = models.length; showOf();
   for (const url of state.urls.values()) URL.revokeObjectURL(url);
   state.urls.clear();
   const several = models.length > 1;
   const tile = (id, title) => {
-    const figure = document.createElement("figure"); figure.id = `tile-${id}`;
+    const figure = document.createElement("figure"); figure.id = `tile-${id}`; figure.className = id.split("-")[0];
     const frame = document.createElement("div"); frame.className = "frame busy";
     const image = document.createElement("img"); image.alt = title; frame.append(image);
     const text = document.createElement("figcaption"); const head = document.createElement("b"); head.textContent = title;
     const more = document.createElement("span"); more.className = "quiet"; text.append(head, more);
     figure.append(frame, text); $("tiles").append(figure);
   };
-  tile("photo", "Photo"); tile("w", "Phase I");
+  const named = (model) => (several ? ` (${state.about.models[model].name})` : "");
+  tile("photo", "Photo"); tile("w", `Phase I${named(models[0])}`);
   for (const model of models) {
-    const name = several ? ` (${state.about.models[model].name})` : "";
+    const name = named(model);
     tile(`inversion-${model}`, `Inversion${name}`); tile(`edit-${model}`, `Edit${name}`);
   }
   $("tiles").querySelectorAll(".frame").forEach((frame) => {
@@ -155,25 +193,26 @@ async function drawOne(model) {
   busy.set(model, false);
   const open = state.open, began = performance.now();
   try {
-    const blob = await (await post("/api/edit", { open, model, moves: state.moves })).blob();
+    const blob = await (await post("/api/edit", { open, model, moves: state.moves }, state.leave.signal)).blob();
     if (state.open === open) {
       await setPicture(`edit-${model}`, blob);
       const place = document.querySelector(`#tile-edit-${model} figcaption span`);
       if (place) place.textContent = `${Math.round(performance.now() - began)} ms`;
       document.body.dataset.drawn = String(Number(document.body.dataset.drawn || 0) + 1);
-      if (model === state.shown[0]) command();
+      if (model === chosen()) command();
     }
-  } catch (error) { say(error.message); }
+  } catch (error) { if (error.name !== "AbortError") say(error.message); }
   const again = busy.get(model);
   busy.delete(model);
   if (again) drawOne(model);
 }
 
+const chosen = () => Number($("of").value || state.shown[0]);
 let asked = 0;
 async function command() {
   const mine = ++asked;
   try {
-    const { command: text } = await (await post("/api/command", { open: state.open, model: state.shown[0], moves: state.moves })).json();
+    const { command: text } = await (await post("/api/command", { open: state.open, model: chosen(), moves: state.moves })).json();
     if (mine === asked) $("command").textContent = text;
   } catch (error) { say(error.message); }
 }
@@ -277,7 +316,7 @@ function go(from, to) {
 // Results -----------------------------------------------------------------------------------------------------------
 
 const take = attempt(async (kind) => {
-  const answer = await post("/api/take", { open: state.open, model: state.shown[0], moves: state.moves, kind });
+  const answer = await post("/api/take", { open: state.open, model: chosen(), moves: state.moves, kind });
   const name = /filename\*?=(?:utf-8'')?"?([^";]+)/i.exec(answer.headers.get("content-disposition") || "")?.[1] || "result";
   const link = document.createElement("a");
   link.href = URL.createObjectURL(await answer.blob()); link.download = decodeURIComponent(name);
@@ -287,19 +326,7 @@ const take = attempt(async (kind) => {
 
 const gallery = attempt(async () => {
   const found = await (await ask("/api/gallery")).json();
-  $("listed").replaceChildren(...found.map((entry) => {
-    const box = document.createElement("section"); box.className = "entry";
-    const head = document.createElement("h2"); head.textContent = entry.name; box.append(head);
-    const table = document.createElement("table");
-    entry.rows.forEach((row, index) => {
-      const line = document.createElement("tr");
-      for (const cell of row) { const part = document.createElement(index ? "td" : "th"); const number = Number(cell); part.textContent = cell !== "" && index && Number.isFinite(number) && !Number.isInteger(number) ? number.toPrecision(4) : cell; line.append(part); }
-      table.append(line);
-    });
-    box.append(table);
-    for (const picture of entry.pictures) { const image = document.createElement("img"); image.src = picture.url; image.alt = `${picture.title} of ${entry.name}`; image.loading = "lazy"; box.append(image); }
-    return box;
-  }));
+  $("listed").replaceChildren(...found.map((entry, index) => entryOf(entry, index, { ask, attempt, open: attempt(openPhoto) })));
   show("gallery");
 });
 
@@ -307,7 +334,7 @@ const gallery = attempt(async () => {
 
 let stream = null;
 const cameraOff = () => { stream?.getTracks().forEach((track) => track.stop()); stream = null; };
-const restart = () => { cameraOff(); state.open = null; show("start"); say(""); };
+const restart = () => { cameraOff(); leavePhoto(); show("start"); say(""); };
 
 $("choose").addEventListener("click", () => $("file").click());
 $("choose-file").addEventListener("click", () => $("inversion-file").click());
@@ -347,7 +374,9 @@ $("search").addEventListener("input", () => {
 for (const id of ["error-map", "wipe"]) $(id).addEventListener("input", look);
 for (const button of document.querySelectorAll("[data-take]")) button.addEventListener("click", () => take(button.dataset.take));
 $("copy").addEventListener("click", attempt(async () => { try { await navigator.clipboard.writeText($("command").textContent); } catch { throw new Error("the browser does not allow copying here: select the command below and copy it"); } }));
-$("stop").addEventListener("click", attempt(() => post("/api/cancel", {})));
+$("stop").addEventListener("click", attempt(() => state.searching && post("/api/cancel", state.searching)));
+window.addEventListener("pagehide", leavePhoto);
+$("of").addEventListener("change", command);
 $("to-gallery").addEventListener("click", gallery);
 $("gallery-back").addEventListener("click", () => show(state.open ? "work" : "start"));
 
