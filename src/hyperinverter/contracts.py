@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
     from torch import Tensor  # seconds to import: a misspelt option should be answered before that
@@ -35,6 +36,8 @@ class Inversion:
     residuals: dict[str, Tensor]
     w_image: Tensor  # (B, 3, R, R), phase I
     image: Tensor  # (B, 3, R, R), phase II; the same tensor as w_image in phase I
+    # Of residuals that a hypernetwork multiplied from factors, these factors (``ops.factored``): a file takes them.
+    factors: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def weights(self) -> dict[str, Tensor]:

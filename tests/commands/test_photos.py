@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from tiny import make_generator
 from hyperinverter.commands import main
 from hyperinverter.commands.editing import parse_sweep
 from hyperinverter.commands.inputs import framing_for, parse_strength, sources
+from hyperinverter.commands.inverting import Inversions, ahead
 from hyperinverter.contracts import UserError
 from hyperinverter.data.digiface import accepted_indices, sample_faces
 from hyperinverter.editing.files import load_inversion
@@ -59,6 +62,9 @@ def test_invert_leaves_what_it_promises(inverted: Path) -> None:
         assert drawn.shape == (64, 64, 3)
         expected = ((inversion.image[0].clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
         assert np.array_equal(drawn, expected)
+        assert (
+            inverted / f"{name}.inversion.safetensors"
+        ).stat().st_size < 400_000  # the residuals take 3.5 MB
     rows = report(inverted)
     assert {row["name"] for row in rows} == {"a", "a-2", "b"}
     assert all(0 < float(row["l2"]) < 0.1 and row["status"] == "inverted" for row in rows)
@@ -75,7 +81,41 @@ def test_what_is_done_is_skipped_and_what_changed_is_not(
     assert main(["invert", str(photos / "b.png"), "--out", str(inverted), "--strength", "fine=0"]) == 0
     assert "1 inverted" in capsys.readouterr().err
     assert load_inversion(inverted / "b.inversion.safetensors")[1].strength == {"fine": 0.0}
+    (shared,) = inverted.glob("*.factors.safetensors")
+    shared.unlink()
     assert main(["invert", str(photos / "b.png"), "--out", str(inverted)]) == 0
+    assert "1 inverted" in capsys.readouterr().err
+    assert shared.is_file()
+
+
+def test_photos_are_made_ready_ahead_in_order_and_no_further_than_asked() -> None:
+    begun: list[int] = []
+
+    def work(number: int) -> int:
+        begun.append(number)
+        if number == 7:
+            raise UserError("seven")
+        return -number
+
+    with ThreadPoolExecutor(1) as pool:
+        made = ahead(pool, work, range(10), 3)
+        assert next(made) == 0
+        assert max(begun) <= 3
+        assert [next(made) for _ in range(6)] == [-1, -2, -3, -4, -5, -6]
+        with pytest.raises(UserError, match="seven"):
+            next(made)
+
+
+def test_a_disk_that_refuses_is_reported(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("hyperinverter.commands.inverting.save_inversion", full)
+    job = Inversions("digiface", tmp_path / "out", batch=1)
+    with pytest.raises(UserError, match="no space is left"):
+        job.run(sources([photos])[0])
 
 
 def test_a_broken_photo_does_not_stop_the_others(

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from hyperinverter.checkpoints import load_hyperinverter
 from hyperinverter.contracts import Inversion, UserError
-from hyperinverter.editing.files import Origin, load_inversion, load_origin, save_inversion
+from hyperinverter.editing.files import Origin, lacks_shared, load_inversion, load_origin, save_inversion
+from hyperinverter.ops.factored import FactoredResidual
 
 
 def make_inversion(batch: int = 1) -> Inversion:
@@ -52,6 +57,90 @@ def test_without_residuals_both_images_are_one_tensor_and_are_saved(tmp_path: Pa
     found, _ = load_inversion(tmp_path / "x.safetensors")
     assert torch.equal(found.image, image)
     assert torch.equal(found.w_image, image)
+
+
+def factored(hidden: int = 4) -> Inversion:
+    """An inversion whose residual was multiplied from factors; w2 and b2 belong to the model."""
+    draw = torch.Generator().manual_seed(3)
+    w2, b2 = torch.randn(hidden, 8 * 9, generator=draw), torch.randn(8 * 9, generator=draw)
+    factors = FactoredResidual(torch.randn(1, 16, hidden), w2, b2, (8, 16, 3, 3))
+    plain = make_inversion()
+    residuals = {"b4.conv1.weight": factors.materialise(), "b4.torgb.weight": torch.randn(1, 3, 8, 1, 1)}
+    return Inversion(plain.w, residuals, plain.w_image, plain.image, {"b4.conv1.weight": factors})
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_factors_are_kept_in_place_of_residuals_and_give_them_back_bit_for_bit(
+    tmp_path: Path, shared: bool
+) -> None:
+    one, other, origin = factored(), factored(), Origin(model_sha256="a" * 64)
+    for name, given in (("one", one), ("other", other)):
+        file = tmp_path / f"{name}.inversion.safetensors"
+        save_inversion(given, file, origin, shared=shared)
+        found, _ = load_inversion(file)
+        assert found.residuals.keys() == given.residuals.keys()
+        assert all(torch.equal(found.residuals[name], given.residuals[name]) for name in given.residuals)
+        save_inversion(found, tmp_path / "again.safetensors", origin)  # and once more
+        again, _ = load_inversion(tmp_path / "again.safetensors")
+        assert all(torch.equal(again.residuals[name], given.residuals[name]) for name in given.residuals)
+    plain = replace(one, factors={})
+    save_inversion(plain, tmp_path / "plain.safetensors", origin)
+    assert file.stat().st_size < (tmp_path / "plain.safetensors").stat().st_size - (3500 if shared else 900)
+    assert (tmp_path / "aaaaaaaaaaaaaaaa.factors.safetensors").is_file() == shared
+
+
+def test_without_the_shared_factors_or_with_those_of_another_model_it_is_said(tmp_path: Path) -> None:
+    file, common = tmp_path / "x.inversion.safetensors", tmp_path / f"{'a' * 16}.factors.safetensors"
+    save_inversion(factored(), file, Origin(model_sha256="a" * 64), shared=True)
+    assert not lacks_shared(file)
+    kept = common.read_bytes()
+    common.unlink()
+    assert lacks_shared(file)
+    with pytest.raises(UserError, match=r"needs a{16}\.factors\.safetensors, which was written next to it"):
+        load_inversion(file)
+    common.write_bytes(kept.replace(b"a" * 64, b"b" * 64))
+    with pytest.raises(UserError, match="is of another model"):
+        load_inversion(file)
+    common.write_bytes(kept[:-4])
+    with pytest.raises(UserError, match="damaged"):
+        load_inversion(file)
+
+
+def test_residuals_that_were_changed_are_saved_as_they_are(tmp_path: Path) -> None:
+    given = factored()
+    changed = replace(given, residuals={name: 2 * each for name, each in given.residuals.items()})
+    save_inversion(changed, tmp_path / "x.safetensors", Origin(model_sha256="a" * 64), shared=True)
+    found, _ = load_inversion(tmp_path / "x.safetensors")
+    assert all(torch.equal(found.residuals[name], changed.residuals[name]) for name in changed.residuals)
+    assert not list(tmp_path.glob("*.factors.safetensors"))
+
+
+@pytest.mark.parametrize("shape", ["[8, 16, 3]", "[8, 0, 3, 3]", "[80000, 16, 3, 3]", '["a"]', "7"])
+def test_factors_of_another_shape_are_refused(tmp_path: Path, shape: str) -> None:
+    file = tmp_path / "x.inversion.safetensors"
+    save_inversion(factored(), file)
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata() | {"factors": f'{{"b4.conv1.weight": {shape}}}'}
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    save_file(tensors, file, metadata)
+    with pytest.raises(UserError, match="damaged"):
+        load_inversion(file)
+    save_file(tensors, file, {**metadata, "version": "99"})
+    with pytest.raises(UserError, match="newer version"):
+        load_inversion(file)
+
+
+def test_files_of_version_1_load(tmp_path: Path) -> None:
+    given = make_inversion()
+    tensors = {"w": given.w, "w_image": given.w_image, "image": given.image}
+    tensors |= {f"residuals.{name}": residual for name, residual in given.residuals.items()}
+    origin = json.dumps({"model": "digiface", "strength": 1.0})
+    metadata = {"kind": "hyperinverter.inversion", "version": "1", "origin": origin}
+    save_file(tensors, tmp_path / "x.safetensors", metadata)
+    found, said = load_inversion(tmp_path / "x.safetensors")
+    assert said == Origin("digiface")
+    assert torch.equal(found.residuals["b4.conv1.weight"], given.residuals["b4.conv1.weight"])
+    assert not found.factors
 
 
 def test_several_photos_are_refused(tmp_path: Path) -> None:

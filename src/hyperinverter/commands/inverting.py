@@ -6,10 +6,12 @@ import csv
 import io
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from PIL import Image
@@ -18,7 +20,7 @@ from torch import Tensor
 from hyperinverter import pictures
 from hyperinverter.commands.inputs import INVERSION, Matrix, Source, framing_for, read
 from hyperinverter.contracts import Inversion, UserError
-from hyperinverter.editing.files import Origin, load_origin, save_inversion
+from hyperinverter.editing.files import Origin, lacks_shared, load_origin, save_inversion
 from hyperinverter.inversion.drawing import Drawing
 from hyperinverter.inversion.optimise import Optimiser
 from hyperinverter.inversion.tuning import PivotalTuning
@@ -31,6 +33,9 @@ from hyperinverter.system.terminal import say
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+Rows = dict[str, dict[str, str]]  # name -> its line of the report
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 REPORT = "report.csv"
 DISTANCE = "st_lpips_alex"  # ships with the package, and means something on any photo
 COLUMNS = ("name", "photo", "status", "l2", DISTANCE, "seconds", "message")
@@ -86,15 +91,17 @@ class Inversions:
         self.rows = self._rows_before()
 
     def run(self, found: Sequence[Source], *, again: bool = False) -> int:
-        """Invert what is not done yet; 1 if a photo failed."""
-        failed = 0
+        """Invert what is not done yet; 1 if a photo failed.
+
+        Photos are read and results are written by other threads, at most a batch ahead of the model and behind it.
+        """
+        failed = skipped = 0
         waiting: list[Ready] = []
-        with progress() as bar:
+        with progress() as bar, ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
             task = bar.add_task("inverting", total=len(found))
             show_steps(self.model, bar)
-            skipped = 0
-            for source in found:
-                ready = self._ready(source, again)
+            written = _nothing()
+            for ready in ahead(reader, lambda source: self._ready(source, again), found, self.batch):
                 if isinstance(ready, Ready):
                     waiting.append(ready)
                 else:
@@ -102,12 +109,13 @@ class Inversions:
                     skipped += ready is not None
                     bar.advance(task)
                 if len(waiting) == self.batch:
-                    self._invert(waiting)
+                    written = self._invert(waiting, writer, after=written)
                     bar.advance(task, len(waiting))
                     waiting = []
             if waiting:
-                self._invert(waiting)
+                written = self._invert(waiting, writer, after=written)
                 bar.advance(task, len(waiting))
+            self.rows |= written.result()
         self._finish(found)
         done = len(found) - failed - skipped
         parts = [
@@ -141,6 +149,8 @@ class Inversions:
         if not file.is_file() or not (self.out / f"{source.name}.inverted.png").is_file():
             return False
         before = load_origin(file)
+        if lacks_shared(file):
+            return False
         strength = before.strength == (
             dict(self.strength) if isinstance(self.strength, Mapping) else self.strength
         )
@@ -148,24 +158,33 @@ class Inversions:
         return same_photo and before.model_sha256 == self.model_sha256 and strength
 
     @torch.no_grad()
-    def _invert(self, photos: Sequence[Ready]) -> None:
+    def _invert(self, photos: Sequence[Ready], writer: Executor, after: Future[Rows]) -> Future[Rows]:
+        """Invert a batch, wait until the batch before is written, and have this one written: its rows will come."""
         images = torch.cat([photo.image for photo in photos])
         begin = time.perf_counter()
         found = self.model.invert(images)
-        drawn = (
-            found.image if self.strength == 1 else self.model.render(found.w, found.residuals, self.strength)
-        )
+        if self.strength != 1:
+            found = replace(found, image=self.model.render(found.w, found.residuals, self.strength))
         seconds = (time.perf_counter() - begin) / len(photos)
-        l2 = (drawn - images).square().mean((1, 2, 3))
-        distance = self.distance(drawn, images)
+        self.rows |= after.result()  # raises if it could not be written
+        return writer.submit(self._compare_and_write, photos, images, found, seconds)
+
+    @torch.no_grad()
+    def _compare_and_write(
+        self, photos: Sequence[Ready], images: Tensor, found: Inversion, seconds: float
+    ) -> Rows:
+        l2 = (found.image - images).square().mean((1, 2, 3))
+        distance = self.distance(found.image, images)
+        rows = {}
         for index, photo in enumerate(photos):
             part = slice(index, index + 1)
-            residuals = {name: residual[part] for name, residual in found.residuals.items()}
-            own = Inversion(
-                w=found.w[part], residuals=residuals, w_image=found.w_image[part], image=drawn[part]
+            residuals, factors = (
+                {name: each[part] for name, each in parts.items()}
+                for parts in (found.residuals, found.factors)
             )
+            own = Inversion(found.w[part], residuals, found.w_image[part], found.image[part], factors)
             self._write(photo, own)
-            self.rows[photo.source.name] = {
+            rows[photo.source.name] = {
                 "name": photo.source.name,
                 "photo": str(photo.source.path),
                 "status": "inverted",
@@ -173,6 +192,7 @@ class Inversions:
                 DISTANCE: f"{float(distance[index]):.4f}",
                 "seconds": f"{seconds:.4f}",
             }
+        return rows
 
     def _write(self, photo: Ready, inversion: Inversion) -> None:
         name = photo.source.name
@@ -191,7 +211,7 @@ class Inversions:
             pictures.save_picture(pictures.to_picture(inversion.image[0]), self.out / f"{name}.inverted.png")
             pictures.save_picture(pictures.to_picture(inversion.w_image[0]), self.out / f"{name}.w_image.png")
             pictures.save_picture(pictures.to_picture(photo.image[0]), self.out / f"{name}.photo.png")
-            save_inversion(inversion, self.out / f"{name}{INVERSION}", origin)
+            save_inversion(inversion, self.out / f"{name}{INVERSION}", origin, shared=True)
 
     def _rows_before(self) -> dict[str, dict[str, str]]:
         file = self.out / REPORT
@@ -216,6 +236,28 @@ class Inversions:
         size = max(64, min(256, self.model.resolution * math.ceil(128 / self.model.resolution)))
         with writing(self.out, "give another folder with --out"):
             pictures.save_picture(pictures.sheet(list(kinds), rows, size), self.out / "sheet.png")
+
+
+def ahead(pool: Executor, work: Callable[[Given], Made], items: Iterable[Given], most: int) -> Iterator[Made]:
+    """What ``work`` makes of items, in their order; a pool makes up to ``most`` of them before they are asked for."""
+    pending: deque[Future[Made]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(work, item))
+            if len(pending) > most:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:  # also when the one who asks stops
+        for future in pending:
+            future.cancel()
+
+
+def _nothing() -> Future[Rows]:
+    """The batch before the first one, which is written."""
+    future: Future[Rows] = Future()
+    future.set_result({})
+    return future
 
 
 def show_steps(model: Drawing, bar: Progress) -> None:

@@ -1,12 +1,15 @@
 """One inversion in one file: ``NAME.inversion.safetensors``.
 
 It holds codes, residuals, features and both images of one photo, and says which model and which photo they came from.
+Residuals that a hypernetwork multiplied from factors are kept as these: exact, and a fraction of the size. The factors
+that all photos of a model share are in the file as well, or once for many photos in a file next to them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,13 +17,16 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from hyperinverter.contracts import Inversion, UserError
-from hyperinverter.ops.factored import materialised
+from hyperinverter.ops.factored import FactoredResidual, materialised
 from hyperinverter.system.files import parse_json, write_bytes
 
 KIND = "hyperinverter.inversion"
-VERSION = 1
+VERSION = 2  # 1 had no factors
+SHARED = ".factors.safetensors"
+_PARTS = ("u", "w2", "b2")  # of a factored residual; all but the first are shared by the photos of a model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,33 +55,83 @@ class Origin:
     white: int | None = None
 
 
-def save_inversion(inversion: Inversion, path: str | Path, origin: Origin | None = None) -> None:
+def save_inversion(
+    inversion: Inversion, path: str | Path, origin: Origin | None = None, *, shared: bool = False
+) -> None:
     """Write the inversion of one photo, complete or not at all.
+
+    Args:
+        inversion: Of one photo.
+        path: Of the file.
+        origin: Where it came from.
+        shared: Whether the factors that all photos of a model share go into one file for all that are in this folder,
+            ``HASH.factors.safetensors`` with the start of the model's hash, which must be known.
 
     Raises:
         ValueError: If it holds several photos.
     """
     if len(inversion.w) != 1:
         raise ValueError(f"a file holds one photo's inversion, got {len(inversion.w)}")
+    place, known = Path(path), origin or Origin()
+    apart = place.parent / shared_name(known) if shared and known.model_sha256 else None
+    factors = {
+        name: factors
+        for name, factors in inversion.factors.items()
+        if _are_of(factors, inversion.residuals.get(name)) and (apart or _are_fewer(factors))
+    }
     image = (
         inversion.image.clone()
     )  # without residuals it is the same tensor as w_image, which a file cannot hold twice
     tensors = {"w": inversion.w, "w_image": inversion.w_image, "image": image}
-    tensors |= {f"residuals.{name}": materialised(residual) for name, residual in inversion.residuals.items()}
-    metadata = {
-        "kind": KIND,
-        "version": str(VERSION),
-        "origin": json.dumps(dataclasses.asdict(origin or Origin())),
+    tensors |= {
+        f"residuals.{name}": materialised(residual)
+        for name, residual in inversion.residuals.items()
+        if name not in factors
     }
-    plain = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
-    write_bytes(Path(path), save(plain, metadata))
+    own, common = (
+        {f"factors.{name}.{part}": getattr(f, part) for name, f in factors.items() for part in parts}
+        for parts in (_PARTS[:1], _PARTS[1:])
+    )
+    metadata = {"kind": KIND, "version": str(VERSION), "origin": json.dumps(dataclasses.asdict(known))}
+    metadata["factors"] = json.dumps({name: list(f.kernel_shape) for name, f in factors.items()})
+    if apart and factors:
+        metadata["shared"] = apart.name
+        if not apart.is_file():
+            write_bytes(apart, save(_plain(common), {"kind": KIND, "model_sha256": known.model_sha256}))
+        common = {}
+    write_bytes(place, save(_plain({**tensors, **own, **common}), metadata))
+
+
+def _are_of(factors: FactoredResidual, residual: Tensor | None) -> bool:
+    """Whether a residual is still the product of these factors: of an edited inversion it is not."""
+    if residual is None or residual.shape != factors.shape:
+        return False
+    far = (factors.materialise() - residual).abs().max()
+    return bool(
+        far <= 1e-4 * residual.abs().max()
+    )  # on a CPU it is 0; batches of a GPU may round differently
+
+
+def _are_fewer(factors: FactoredResidual) -> bool:
+    """Whether the factors are fewer numbers than the residual, with those that photos share."""
+    count = factors.u.numel() + factors.w2.numel() + factors.b2.numel()
+    return count < math.prod(factors.kernel_shape)
+
+
+def shared_name(origin: Origin) -> str:
+    """Name of the file with the factors that all photos of a model share."""
+    return f"{origin.model_sha256[:16]}{SHARED}"
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def load_inversion(path: str | Path) -> tuple[Inversion, Origin]:
     """Read what ``save_inversion`` wrote.
 
     Raises:
-        UserError: If the file is missing, damaged, or of another kind.
+        UserError: If the file or one that it needs is missing, damaged, or of another kind.
     """
     place = Path(path).expanduser()
     if not place.is_file():
@@ -87,23 +143,56 @@ def load_inversion(path: str | Path) -> tuple[Inversion, Origin]:
                 raise UserError(
                     f"{place} is a safetensors file, but not an inversion: give a NAME.inversion.safetensors"
                 )
+            if int(metadata.get("version", "1")) > VERSION:
+                raise UserError(f"{place} was written by a newer version of hyperinverter: update it")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
         origin = _origin(parse_json(metadata["origin"]))
+        if "shared" in metadata:
+            tensors |= _shared(place, metadata["shared"], origin)
+        factors = _factors(parse_json(metadata.get("factors", "{}")), tensors)
         residuals = {
             name.removeprefix("residuals."): tensor
             for name, tensor in tensors.items()
             if name.startswith("residuals.")
         }
-        found = Inversion(
-            w=tensors["w"], residuals=residuals, w_image=tensors["w_image"], image=tensors["image"]
-        )
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        residuals |= {name: each.materialise() for name, each in factors.items()}
+        found = Inversion(tensors["w"], residuals, tensors["w_image"], tensors["image"], factors)
+    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise UserError(
             f"{place} is damaged or not an inversion ({str(error)[:200]}): invert the photo again"
         ) from error
     if found.w.ndim not in (2, 3) or any(not bool(torch.isfinite(t).all()) for t in tensors.values()):
         raise UserError(f"{place} holds numbers that are no inversion: invert the photo again")
     return found, origin
+
+
+def _shared(place: Path, name: str, origin: Origin) -> dict[str, Tensor]:
+    """The factors of the model, from the file next to an inversion."""
+    file = place.parent / Path(name).name
+    if not file.is_file():
+        raise UserError(
+            f"{place.name} needs {file.name}, which was written next to it: copy it there, or invert the photo again"
+        )
+    with safe_open(file, "pt") as opened:
+        if (opened.metadata() or {}).get("model_sha256") != origin.model_sha256:
+            raise ValueError(f"{file.name} is of another model")
+        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # not a mapping
+
+
+def _factors(shapes: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, FactoredResidual]:
+    """Factors of residuals, whose shapes fit each other."""
+    found = {}
+    for name, shape in shapes.items():
+        u, w2, b2 = (tensors[f"factors.{name}.{part}"] for part in _PARTS)
+        if not (
+            isinstance(shape, list) and len(shape) > 1 and all(isinstance(n, int) and n > 0 for n in shape)
+        ):
+            raise ValueError(f"the shape of {name} is none")
+        rows, width = shape[1], math.prod(shape) // shape[1]
+        if u.shape != (1, rows, len(w2)) or w2.shape != (u.shape[-1], width) or b2.shape != (width,):
+            raise ValueError(f"the factors of {name} do not fit each other")
+        found[name] = FactoredResidual(u, w2, b2, tuple(shape))
+    return found
 
 
 def load_origin(path: str | Path) -> Origin:
@@ -117,6 +206,16 @@ def load_origin(path: str | Path) -> Origin:
             return _origin(parse_json((file.metadata() or {})["origin"]))
     except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
         raise UserError(f"{path} is damaged or not an inversion ({str(error)[:200]}): remove it") from error
+
+
+def lacks_shared(path: str | Path) -> bool:
+    """Whether an inversion needs a file of shared factors that is not next to it; False also if it is damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            name = (file.metadata() or {}).get("shared")
+    except (SafetensorError, OSError):
+        return False
+    return name is not None and not (Path(path).parent / Path(name).name).is_file()
 
 
 def _origin(said: Mapping[str, Any]) -> Origin:

@@ -17,7 +17,7 @@ from hyperinverter.networks.features import KIND, FeatureResiduals
 from hyperinverter.networks.frozen import evaluating
 from hyperinverter.networks.generator import Generator
 from hyperinverter.networks.hypernets import HyperNetwork
-from hyperinverter.ops.factored import Residual
+from hyperinverter.ops.factored import FactoredResidual, Residual
 from hyperinverter.ops.factored import materialised as made
 
 
@@ -127,11 +127,15 @@ class PhaseII(Drawing):
         images = as_photos(images, like=self.generator.w_avg)
         with evaluating(self):
             if not self._half:
-                return self(images, strength)
+                return self._inverted(images, strength)
             with torch.autocast(images.device.type, torch.bfloat16):
                 found = self(images, strength)
         residuals = {name: residual.float() for name, residual in found.residuals.items()}
         return Inversion(found.w.float(), residuals, found.w_image.float(), found.image.float())
+
+    def _inverted(self, images: Tensor, strength: Strength) -> Inversion:
+        """``forward`` for ``invert``, which also gives factors of residuals where there are some."""
+        return self(images, strength)
 
 
 class HyperInverter(PhaseII):
@@ -188,3 +192,10 @@ class HyperInverter(PhaseII):
         if self.feature_residuals is not None:
             residuals.update(self.feature_residuals(differences))
         return first, residuals
+
+    def _inverted(self, images: Tensor, strength: Strength) -> Inversion:
+        first, predicted = self.predict(images, factored=True)
+        factors = {name: found for name, found in predicted.items() if isinstance(found, FactoredResidual)}
+        residuals = {name: made(residual) for name, residual in predicted.items()}
+        image = self.render(first.w, residuals, strength)
+        return Inversion(first.w, residuals, first.w_image, image, factors)
