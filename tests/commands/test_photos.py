@@ -13,15 +13,16 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import save_file
 from tiny import make_generator
 
 from hyperinverter.commands import main
 from hyperinverter.commands.editing import parse_sweep
-from hyperinverter.commands.inputs import framing_for, parse_strength, sources
+from hyperinverter.commands.inputs import Source, framing_for, model_for, parse_strength, sources
 from hyperinverter.commands.inverting import Inversions, ahead
 from hyperinverter.contracts import UserError
 from hyperinverter.data.digiface import accepted_indices, sample_faces
-from hyperinverter.editing.files import load_inversion
+from hyperinverter.editing.files import Origin, load_inversion, save_inversion
 from hyperinverter.inversion.optimise import Optimiser
 from hyperinverter.inversion.tuning import PivotalTuning
 from hyperinverter.inverters import load_inverter
@@ -156,7 +157,20 @@ def test_ways_to_invert_without_training_are_models_as_well(photos: Path, tmp_pa
 def test_photos_are_cut_out_as_the_domain_of_the_model_frames_them(tmp_path: Path) -> None:
     model = Optimiser(make_generator(), build_judge("st_lpips_alex"))
     assert framing_for(load_inverter("digiface")) == "digiface"
-    assert framing_for(model) == "ffhq"
+    with pytest.raises(UserError, match="add --framing ffhq for faces, or --framing centre"):
+        framing_for(model)
+    for name, expected in (
+        ("stylegan2-church-config-f.pkl", "centre"),
+        ("stylegan2-ffhq-config-f.pkl", "ffhq"),
+    ):
+        model.generator.source = f"somewhere/{name}"
+        assert framing_for(model) == expected
+    model.generator.source = ""
+    for command, expected in (("domain=churches", "centre"), ("domain='faces' x=1", "ffhq")):
+        header = {"recipe": json.dumps({"command": f"python train.py {command}"})}
+        save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors", header)
+        model.source = str(tmp_path / "model.safetensors")
+        assert framing_for(model) == expected
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
     (run / "checkpoints" / "best.ckpt").touch()
@@ -212,9 +226,30 @@ def test_an_inversion_of_another_generator_says_which_model_to_give(
     assert main(["invert", str(inverted / "b.photo.png"), "--model", named, "--out", str(tmp_path)]) == 0
     file = str(tmp_path / "b.photo.inversion.safetensors")
     typed = ["edit", file, "-d", "pc0=1", "--directions", "pca", "--out", str(tmp_path)]
-    assert main(typed) == 1
+    assert main([*typed, "--model", "digiface"]) == 1
     assert f"add --model {named}" in capsys.readouterr().err.replace("\n", "")
-    assert main([*typed, "--model", named]) == 0
+    assert main(typed) == 0
+
+
+def test_without_a_model_inversions_are_edited_with_the_one_that_made_them(
+    inverted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = inverted / "b.photo.png"
+    found = [Source(photo, "b"), Source(inverted / "a.inversion.safetensors", "a")]
+    assert model_for(found, None) == "digiface"
+    assert model_for(found[:1], None) == "digiface"
+    given, _ = load_inversion(found[1].path)
+    other = tmp_path / "best.inversion.safetensors"
+    save_inversion(given, other, Origin(model="digiface_best"))
+    assert model_for([*found[:1], Source(other, "best")], None) == "digiface_best"
+    assert model_for([Source(other, "best")], "digiface") == "digiface"
+    with pytest.raises(UserError, match="made with digiface, digiface_best: say which with --model"):
+        model_for([*found, Source(other, "best")], None)
+    save_inversion(given, other, Origin(model="runs/gone"))
+    typed = ["edit", str(other), "-d", "smile=1", "--out", str(tmp_path)]
+    assert main(typed) == 1
+    assert "made with runs/gone, which cannot be loaded here" in capsys.readouterr().err.replace("\n", " ")
+    assert main([*typed, "--model", "digiface"]) == 0
 
 
 def test_edit_with_power_zero_is_the_inversion(inverted: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -34,7 +34,7 @@ from hyperinverter.networks.encoders import WEncoder
 from hyperinverter.networks.frozen import load_strictly
 from hyperinverter.networks.generator import Generator
 from hyperinverter.system.command import train_command
-from hyperinverter.system.files import replacing, sha256_of
+from hyperinverter.system.files import parse_json, replacing, sha256_of
 
 _FORMAT = "hyperinverter model"
 
@@ -254,6 +254,16 @@ def save_model(model: WInverter | PhaseII, path: Path, recipe: Mapping[str, Any]
         for name, tensor in model.state_dict().items()
     }
     save_file(tensors, path, _model_header(model, recipe))
+
+
+def recipe_of(path: Path) -> dict[str, Any]:
+    """How the model in a file of ``save_model`` was trained; empty for anything else."""
+    try:
+        with safe_open(path, "pt") as file:
+            recipe = parse_json((file.metadata() or {}).get("recipe", "{}"))
+    except (OSError, SafetensorError, ValueError):
+        return {}
+    return recipe if isinstance(recipe, dict) else {}
 
 
 def _model_header(model: WInverter | PhaseII, recipe: Mapping[str, Any]) -> dict[str, str]:

@@ -21,7 +21,12 @@ def edit(
             "--direction", "-d", metavar="NAME=POWER", help="What to change, and how much. Several add up."
         ),
     ],
-    model: Annotated[str, typer.Option(help="digiface, a run folder, or a model file.")] = "digiface",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="digiface, a run folder, or a model file. Default: what inverted the files, digiface for photos."
+        ),
+    ] = None,
     directions: Annotated[
         str | None,
         typer.Option(
@@ -83,6 +88,7 @@ def edit(
         raise UserError("--paste puts one face back into one photo: give a single photo or inversion")
     powers = [parse_power(text) for text in direction]
     editor = Editor(
+        found,
         model,
         directions,
         out,
@@ -93,7 +99,6 @@ def edit(
         strength=parse_strength(strength),
     )
     return editor.run(
-        found,
         powers,
         sweep=parse_sweep(sweep or ("-3:3:7" if animate else None)),
         animate=animate,

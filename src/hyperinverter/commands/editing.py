@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from hyperinverter import pictures
-from hyperinverter.commands.inputs import INVERSION, Matrix, Source, framing_for, read
+from hyperinverter.commands.inputs import INVERSION, Matrix, Source, framing_for, load_named, model_for, read
 from hyperinverter.contracts import Inversion, UserError, shown
 from hyperinverter.editing import catalogue
 from hyperinverter.editing.animation import save_animation as save_animation
@@ -20,7 +20,6 @@ from hyperinverter.editing.directions import Direction
 from hyperinverter.editing.files import load_inversion
 from hyperinverter.editing.moves import interpolated, with_residuals_of
 from hyperinverter.inversion.drawing import shifted
-from hyperinverter.inverters import load_inverter
 from hyperinverter.system.files import writing
 from hyperinverter.system.progress import progress
 from hyperinverter.system.terminal import say
@@ -52,7 +51,8 @@ class Editor:
     """A model, its directions, and a folder for results.
 
     Args:
-        model: ``digiface``, a run folder, or a model file.
+        found: The photos and inversions.
+        model: ``digiface``, a run folder, or a model file; None: what the inversions were made with.
         directions: A catalogue or file; None: the catalogue of the model's generator, else its principal components.
         out: Where pictures go.
         align: Whether to cut photos out as the model's domain frames them: faces are found first.
@@ -63,7 +63,8 @@ class Editor:
 
     def __init__(
         self,
-        model: str,
+        found: Sequence[Source],
+        model: str | None,
         directions: str | None,
         out: Path,
         *,
@@ -73,7 +74,8 @@ class Editor:
         white: int | None = None,
         strength: float | Mapping[str, float] = 1.0,
     ) -> None:
-        self.model = load_inverter(model)
+        self.found, name = found, model_for(found, model)
+        self.model = load_named(name, model)
         self.fit, self.white = fit, white
         self.framing = framing_for(self.model, framing) if align or framing else None
         self.source, self.out, self.strength = directions, out, strength
@@ -82,7 +84,6 @@ class Editor:
 
     def run(
         self,
-        found: Sequence[Source],
         powers: Powers,
         *,
         sweep: Sequence[float] | None = None,
@@ -91,7 +92,7 @@ class Editor:
         paste_mode: str = "face",
     ) -> int:
         """Edit every photo; 1 if one failed."""
-        edits = self.edits(powers)
+        edits, found = self.edits(powers), self.found
         failed = 0
         with progress() as bar:
             for source in bar.track(found, description="editing"):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hyperinverter.contracts import UserError
+from hyperinverter.contracts import UserError, shown
 from hyperinverter.system.files import distinct
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class Source:
 
 
 INVERSION = ".inversion.safetensors"
+DEFAULT = "digiface"
 
 
 def sources(places: Iterable[str | Path], *, inversions: bool = False) -> tuple[list[Source], str]:
@@ -94,6 +96,50 @@ def _named(paths: Sequence[Path]) -> tuple[list[Source], int]:
     return named, renamed
 
 
+def model_for(found: Sequence[Source], asked: str | None) -> str:
+    """What is loaded for photos and inversions: what was asked for, else the model that made the inversions.
+
+    Args:
+        found: Photos and inversions.
+        asked: What was typed for ``--model``; None: nothing, which means ``digiface`` for photos alone.
+
+    Raises:
+        UserError: If the inversions were made with several models, or with one that cannot be found here.
+    """
+    from hyperinverter.editing.files import load_origin
+
+    made_by = dict.fromkeys(
+        load_origin(source.path).model for source in found if source.path.name.endswith(INVERSION)
+    )
+    named = [name for name in made_by if name]
+    if asked is not None or not named:
+        return asked or DEFAULT
+    if len(named) > 1:
+        raise UserError(
+            f"these inversions were made with {', '.join(map(shown, named))}: say which with --model"
+        )
+    return named[0]
+
+
+def load_named(name: str, asked: str | None) -> Drawing:
+    """Load a model; one that only an inversion names may not be here any more.
+
+    Raises:
+        UserError: If it cannot be loaded.
+    """
+    from hyperinverter.inverters import load_inverter
+
+    try:
+        return load_inverter(name)
+    except UserError as error:
+        if asked is not None or name == DEFAULT:
+            raise
+        raise UserError(
+            f"the inversion was made with {shown(name)}, which cannot be loaded here ({error}): add --model with where "
+            "it is now, or with another model of its generator"
+        ) from error
+
+
 def parse_strength(text: str) -> float | dict[str, float]:
     """``0.5``, or ``coarse=1,fine=0.5``: strength of the residuals, everywhere or per group of layers.
 
@@ -117,15 +163,15 @@ Matrix = list[list[float]]  # photo -> crop, 3x3, in pixels
 def framing_for(model: Drawing, asked: str | None = None) -> str:
     """How photos are cut out for a model: as its domain frames them.
 
-    The built-in generator is known by its hash; a run says in its ``config.yaml`` what its domain is. A file says
-    nothing: its photos are cut as for FFHQ, unless another framing is asked for.
+    The built-in generator is known by its hash, generators of the registry by the names of their files; a run says in
+    its ``config.yaml`` what its domain is, a model file in the command that trained it. For others it must be asked.
 
     Args:
         model: Any way to invert.
         asked: A name of ``alignment.FRAMINGS``; None: the domain's.
 
     Raises:
-        UserError: If there is no such framing, or the run cannot be read.
+        UserError: If there is no such framing, the run cannot be read, or nothing says what the domain is.
     """
     from hyperinverter import config
     from hyperinverter.alignment import FRAMINGS, framing_of  # facenet-pytorch: seconds to import
@@ -144,7 +190,35 @@ def framing_for(model: Drawing, asked: str | None = None) -> str:
         if (folder / "run.json").is_file() and (folder / "config.yaml").is_file():
             domain = config.load(folder / "config.yaml").get("domain") or {}
             return framing_of(str(domain.get("name")), domain.get("faces") is not False)
-    return "ffhq"
+    known = _KNOWN.get(Path(model.generator.source).name) or _framing_in(place if trained else None)
+    if known is None:
+        raise UserError(
+            f"{shown(trained or model.generator.source) or 'this model'} does not say what its photos show: add "
+            "--framing ffhq for faces, or --framing centre for anything else"
+        )
+    return known
+
+
+# Names that the published generators have everywhere -> how their photos were cut.
+_KNOWN = {"stylegan2-ffhq-config-f.pkl": "ffhq", "stylegan2-church-config-f.pkl": "centre"}
+_DOMAIN = re.compile(r"(?:^|\s)\+?domain=['\"]?(\w+)")
+
+
+def _framing_in(place: Path | None) -> str | None:
+    """The framing of the domain that a model file was trained for, by the command in its header."""
+    from hyperinverter import config
+    from hyperinverter.alignment import framing_of
+    from hyperinverter.checkpoints.models import recipe_of
+
+    command = str(recipe_of(place).get("command", "")) if place is not None else ""
+    found = _DOMAIN.search(command)
+    if found is None:
+        return None
+    try:
+        domain = config.option("domain", found[1]).get("domain") or {}
+    except UserError:  # a domain of someone else's configuration
+        return None
+    return framing_of(str(domain.get("name")), domain.get("faces") is not False)
 
 
 def _trained(model: Drawing) -> str:

@@ -13,7 +13,12 @@ EXAMPLE = "hyperinverter interpolate first.jpg second.jpg --steps 7 --out betwee
 def interpolate(
     first: Annotated[str, typer.Argument(metavar="INVERSION|PHOTO", help="What the strip begins with.")],
     second: Annotated[str, typer.Argument(metavar="INVERSION|PHOTO", help="What it ends with.")],
-    model: Annotated[str, typer.Option(help="digiface, a run folder, or a model file.")] = "digiface",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="digiface, a run folder, or a model file. Default: what inverted the files, digiface for photos."
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("between"),
     steps: Annotated[int, typer.Option(min=2, help="Pictures, both ends included.")] = 7,
     what: Annotated[str, typer.Option(help="What is mixed: w, residuals, or both.")] = "both",
@@ -50,7 +55,7 @@ def interpolate(
     if animate is not None and animate not in ("gif", "webp", "mp4"):
         raise UserError(f"--animate={animate[:20]} is none of gif, webp, mp4")
     one, other = single(first), single(second)
-    editor = Editor(model, None, out, align=align, framing=framing)
+    editor = Editor([one, other], model, None, out, align=align, framing=framing)
     frames = editor.between(one, other, steps=steps, what=what, path=path)
     name = f"{one.name}_to_{other.name}"
     editor.save_strip([f"{index / (steps - 1):.2f}" for index in range(steps)], frames, name)

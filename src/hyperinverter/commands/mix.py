@@ -19,7 +19,12 @@ def mix(
             help="Groups that take the second's residuals: coarse,medium,fine; the others keep the first's."
         ),
     ] = "coarse,medium,fine",
-    model: Annotated[str, typer.Option(help="digiface, a run folder, or a model file.")] = "digiface",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="digiface, a run folder, or a model file. Default: what inverted the files, digiface for photos."
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("mixed"),
     align: Annotated[
         bool, typer.Option("--align", help="Cut photos out first, as the model's domain frames them.")
@@ -35,7 +40,7 @@ def mix(
     from hyperinverter.system.terminal import say
 
     one, other = single(first), single(second)
-    editor = Editor(model, None, out, align=align, framing=framing)
+    editor = Editor([one, other], model, None, out, align=align, framing=framing)
     titles, frames = editor.mixed(one, other, [group.strip() for group in layers.split(",") if group.strip()])
     name = f"{one.name}_with_{other.name}"
     editor.save_strip(titles, frames, name)

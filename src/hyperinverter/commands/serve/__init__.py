@@ -29,6 +29,12 @@ def serve(
     password: Annotated[
         str | None, typer.Option(help="Asked for by the page (the user name does not matter).")
     ] = None,
+    framing: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ffhq|digiface|centre", help="How faces are cut out. Default: as the model's domain says."
+        ),
+    ] = None,
     runs: Annotated[
         Path | None,
         typer.Option(help="Folder with evaluations, runs or sweeps, whose photos can be opened."),
@@ -52,7 +58,14 @@ def serve(
         raise UserError('the editor needs its extra: pip install "hyperinverter[serve]"') from error
     from hyperinverter.commands.serve.server import run
 
-    return run(model or ["digiface_best", "digiface"], host=host, port=port, password=password, runs=runs)
+    return run(
+        model or ["digiface_best", "digiface"],
+        host=host,
+        port=port,
+        password=password,
+        runs=runs,
+        framing=framing,
+    )
 
 
 def _is_loopback(host: str) -> bool:

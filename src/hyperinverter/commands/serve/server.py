@@ -28,7 +28,15 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def run(models: Sequence[str], *, host: str, port: int, password: str | None, runs: Path | None) -> int:
+def run(
+    models: Sequence[str],
+    *,
+    host: str,
+    port: int,
+    password: str | None,
+    runs: Path | None,
+    framing: str | None,
+) -> int:
     """Load the models and answer until the person stops it.
 
     Raises:
@@ -38,7 +46,7 @@ def run(models: Sequence[str], *, host: str, port: int, password: str | None, ru
     say(f"loading {', '.join(models)}")
     own = ["127.0.0.1", "localhost", "[::1]"]
     hosts = own if host in ("127.0.0.1", "localhost", "::1") else None
-    service = Service(Studio(models), hosts=hosts, password=password, gallery=gallery)
+    service = Service(Studio(models, framing), hosts=hosts, password=password, gallery=gallery)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     taken = socket.socket(family, socket.SOCK_STREAM)
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

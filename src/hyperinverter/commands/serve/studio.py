@@ -89,12 +89,13 @@ class Studio:
 
     Args:
         models: As typed.
+        framing: How faces are cut out, a name of ``alignment.FRAMINGS``; None: as the domain of the first model says.
 
     Raises:
         UserError: If one cannot be loaded, or they do not draw with one generator.
     """
 
-    def __init__(self, models: Sequence[str]) -> None:
+    def __init__(self, models: Sequence[str], framing: str | None = None) -> None:
         if len(models) > MOST_MODELS:
             raise UserError(f"the page compares up to {MOST_MODELS} models, got {len(models)}")
         self.names = list(models)
@@ -106,7 +107,7 @@ class Studio:
                     f"{models[0]} and {name} draw with different generators: start the page once for each"
                 )
         self.resolution = self.models[0].resolution
-        self.framing = framing_for(self.models[0])
+        self.framing = framing_for(self.models[0], framing)
         self.directions = catalogue.for_generator(generator)
         self.distance, self.identity = build_judge("st_lpips_alex"), build_judge("id_descriptor")
         self._kept: OrderedDict[Any, Callable[[Tensor], Tensor]] = OrderedDict()
