@@ -160,9 +160,9 @@ class HyperInverter(PhaseII):
         feature_residuals: FeatureResiduals | None = None,
         rule: Rule = "add",
     ) -> None:
-        super().__init__(w_inverter)
         if hypernet is None and feature_residuals is None:
             raise ValueError("phase II needs a hypernetwork, feature residuals, or both")
+        super().__init__(w_inverter)
         self.feature_encoder = feature_encoder
         self.hypernet = hypernet
         self.feature_residuals = feature_residuals
