@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -332,6 +333,8 @@ def test_photos_of_an_evaluation_are_ranked_and_open_in_the_editor(studio: Studi
             answer = client.post("/api/open", json={"gallery": gallery, "place": place})
             assert answer.status_code == 400, (gallery, place)
         assert client.get("/api/gallery/0/photos?model=4").status_code == 400
+    shutil.rmtree(tmp_path / "work")  # a folder of tables alone, as it is published
+    assert Gallery(tmp_path).listed()[0]["photos"] == 0
 
 
 def test_photos_of_a_run_open_in_the_editor(studio: Studio, tmp_path: Path) -> None:

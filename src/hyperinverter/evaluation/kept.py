@@ -25,7 +25,7 @@ class Kept:
         folder: Of the evaluation.
 
     Attributes:
-        names: Of the photos, in order.
+        names: Of the photos, in order; none where only the tables were copied, without ``work`` and ``images``.
         models: Labels, in the order of the tables.
         numbers: What was measured of each photo, the first column first.
 
@@ -35,7 +35,8 @@ class Kept:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._record = folder, read_record(folder)
-        self.names = [name for name in stored_photos(folder) if safe_name(name) == name]
+        kept = any((folder / part).is_dir() for part in (WORK, IMAGES))
+        self.names = [name for name in stored_photos(folder) if kept and safe_name(name) == name]
         self._rows: dict[str, dict[str, dict[str, float]]] = {}  # model -> photo -> number -> value
         self.numbers: list[str] = []
         path = folder / PER_PHOTO
