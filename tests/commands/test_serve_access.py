@@ -107,7 +107,9 @@ def test_the_page_can_be_used_with_keys_alone(browser: Any, server: Served) -> N
         page.keyboard.press("ArrowRight")
     page.wait_for_selector("#command:has-text('smile=0.2')")
     page.keyboard.press("Home")
-    page.wait_for_selector("#command:has-text('smile=0')")
+    page.wait_for_selector("#command:not(:has-text('smile=0.2'))")
+    assert page.input_value("#powers-smile") == "0"
     page.keyboard.press("Control+z")
     page.wait_for_selector("#command:has-text('smile=0.2')")
+    assert page.input_value("#powers-smile") == "0.2"
     page.close()
