@@ -32,7 +32,8 @@ from hyperinverter import assembly, config
 from hyperinverter.checkpoints import load_generator
 from hyperinverter.config import Config
 from hyperinverter.contracts import UserError
-from hyperinverter.inversion.phase2 import HyperInverter
+from hyperinverter.inversion.hyperstyle import HyperStyle
+from hyperinverter.inversion.phase2 import HyperInverter, PhaseII
 from hyperinverter.networks.frozen import evaluating
 from hyperinverter.networks.generator import Generator, GeneratorConfig
 from hyperinverter.ops.policy import policy
@@ -44,6 +45,7 @@ PARTS = (
     "initial features",
     "fusion",
     "hypernetworks",
+    "feature residuals",
     "final synthesis",
 )
 _CHURCHES = ("experiment=paper_churches", "data.root=PHOTOS")  # 256 px, ResNet-34, hidden dimension 128
@@ -109,16 +111,13 @@ def composed(overrides: Sequence[str]) -> Config:
     return cfg
 
 
-def untrained(cfg: Config, shape: GeneratorConfig) -> HyperInverter:
+def untrained(cfg: Config, shape: GeneratorConfig) -> PhaseII:
     """Build what a configuration would train, phase I included, with random weights around a random generator."""
     cfg.encoder.start = "random"
-    model = assembly.on_phase1(cfg, assembly.w_inverter(cfg, Generator(shape))).eval()
-    if not isinstance(model, HyperInverter):
-        raise UserError("costs are those of method=hyperinverter: leave method= out")
-    return model
+    return assembly.on_phase1(cfg, assembly.w_inverter(cfg, Generator(shape))).eval()
 
 
-def count_parts(model: HyperInverter, photo: Tensor) -> dict[str, int]:
+def count_parts(model: PhaseII, photo: Tensor) -> dict[str, int]:
     """Count the FLOPs of ``model.invert(photo)`` by part.
 
     Args:
@@ -133,7 +132,7 @@ def count_parts(model: HyperInverter, photo: Tensor) -> dict[str, int]:
     def run(part: str, function: Callable[..., Any], *given: Any, **named: Any) -> Any:
         with FlopCounterMode(display=False) as counter, policy(winograd="never"):  # as on every device
             result = function(*given, **named)
-        counted[part] = counter.get_total_flops()
+        counted[part] = counted.get(part, 0) + counter.get_total_flops()
         by_module = counter.get_flop_counts().items()
         merging = [sum(flops.values()) for name, flops in by_module if name.endswith(".fusion")]
         if merging:
@@ -144,10 +143,21 @@ def count_parts(model: HyperInverter, photo: Tensor) -> dict[str, int]:
     with torch.no_grad(), evaluating(model):
         w = run("W encoder", model.w_inverter.encode, photo)
         w_image = run("initial synthesis", model.w_inverter.render, w)
+        if isinstance(model, HyperStyle):
+            changes: dict[str, Tensor] = {}
+            for _ in range(model.iterations):
+                changes = run("hypernetworks", model.look, photo, w_image, changes)
+                run("final synthesis", model.render, w, model.residuals(changes))
+            return {part: counted.get(part, 0) for part in PARTS}
+        assert isinstance(model, HyperInverter)
         photo_features = run("photo features", model.feature_encoder, photo)
         of_w_image = run("initial features", model.feature_encoder.encode_w_image, w_image)
-        assert model.hypernet is not None  # designs with feature residuals alone are not counted here
-        residuals = run("hypernetworks", model.hypernet, photo=photo_features, w_image=of_w_image)
+        residuals: dict[str, Tensor] = {}
+        if model.hypernet is not None:
+            residuals |= run("hypernetworks", model.hypernet, photo=photo_features, w_image=of_w_image)
+        if model.feature_residuals is not None:
+            *_, differences = model.feature_encoder.read(photo=photo, w_image=w_image)  # counted above
+            residuals |= run("feature residuals", model.feature_residuals, differences)
         run("final synthesis", model.render, w, residuals)
     return {part: counted.get(part, 0) for part in PARTS}
 

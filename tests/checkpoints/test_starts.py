@@ -15,6 +15,7 @@ from torchvision import models
 from hyperinverter.checkpoints.starts import published_start, start_from_published
 from hyperinverter.contracts import UserError
 from hyperinverter.networks.backbones import IRSE50, ResNet34, TinyBackbone
+from hyperinverter.networks.wplus import widen_input
 
 State = dict[str, Tensor]
 
@@ -36,6 +37,19 @@ def test_ir_se50_begins_with_the_face_network(face_network: tuple[Path, State]) 
     assert set(ours) == {name for name in state if not name.startswith("output_layer.")}
     assert all(torch.equal(tensor, state[name]) for name, tensor in ours.items())
     assert all(parameter.requires_grad for parameter in backbone.parameters())
+
+
+def test_a_backbone_of_six_channels_begins_with_it_for_the_first_three(
+    face_network: tuple[Path, State],
+) -> None:
+    path, state = face_network
+    backbone = IRSE50()
+    widen_input(backbone)
+    before = backbone.input_layer[0].weight[:, 3:].clone()
+    start_from_published(backbone, path)
+    assert torch.equal(backbone.input_layer[0].weight[:, :3], state["input_layer.0.weight"])
+    assert torch.equal(backbone.input_layer[0].weight[:, 3:], before)
+    assert torch.equal(backbone.state_dict()["body.3.res_layer.1.weight"], state["body.3.res_layer.1.weight"])
 
 
 def test_resnet34_begins_with_the_imagenet_classifier(tmp_path: Path) -> None:

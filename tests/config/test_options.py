@@ -20,7 +20,7 @@ def test_every_option_composes_and_is_valid(group: str, option: str) -> None:
     published = [
         name for name in GROUPS["experiment"] if name.startswith("paper_") and name != "paper_digiface"
     ]
-    photos = ("folder", "faces", "churches", "own", *published)
+    photos = ("folder", "faces", "churches", "own", "best_faces", *published)
     if group in ("data", "domain", "experiment") and option in photos:
         typed.append("data.root=x")
     if group in ("domain", "generator") and option == "own":

@@ -18,7 +18,15 @@ SHAPE = GeneratorConfig(8, 8, 16, mapping_layers=1, channel_base=128, channel_ma
 
 
 @pytest.mark.parametrize(
-    "saving", [(), ("encoder.heads=level", "encoder.initial=half"), ("fusion=attention", "coverage=torgb")]
+    "saving",
+    [
+        (),
+        ("encoder.heads=level", "encoder.initial=half"),
+        ("fusion=attention", "coverage=torgb"),
+        ("features=16",),
+        ("features=16", "coverage=none"),
+        ("method=hyperstyle", "method.iterations=3"),
+    ],
 )
 def test_parts_sum_to_the_whole_inversion(saving: tuple[str, ...]) -> None:
     model = costs.untrained(costs.composed([*NARROW, *saving]), SHAPE)
@@ -28,7 +36,14 @@ def test_parts_sum_to_the_whole_inversion(saving: tuple[str, ...]) -> None:
         model.invert(photo)
     assert sum(parts.values()) == whole.get_total_flops()
     assert tuple(parts) == costs.PARTS
-    assert min(parts.values()) > 0
+    missing = {part for part, flops in parts.items() if flops == 0}
+    rival = {"photo features", "initial features", "fusion", "feature residuals"}
+    weights = {"fusion", "hypernetworks"} if "coverage=none" in saving else set()
+    assert missing == (
+        rival
+        if "method=hyperstyle" in saving
+        else weights | (set() if "features=16" in saving else {"feature residuals"})
+    )
 
 
 def test_counting_needs_no_numbers_and_a_batch_costs_its_photos() -> None:

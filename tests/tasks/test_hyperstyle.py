@@ -14,6 +14,7 @@ from torch import Tensor
 from watching import Watch, make_batches, same
 
 from hyperinverter import config
+from hyperinverter.assembly import start_from_phase1
 from hyperinverter.checkpoints import load_hyperinverter, load_inverter
 from hyperinverter.contracts import UserError
 from hyperinverter.inversion.hyperstyle import HyperStyle
@@ -137,7 +138,6 @@ def test_no_option_is_lost_between_specification_model_and_file(generator: Gener
         (["method=hyperstyle"], "add phase=2"),
         (["phase=2", "method=hyperstyle", "features=8"], "use features=none"),
         (["phase=2", "method=hyperstyle", "loss.edit=1"], "use loss.edit=0"),
-        (["phase=2", "method=hyperstyle", "encoder.start=phase1"], "reads six channels"),
         (["phase=2", "method=hyperstyle", "method.scale=0"], "method.scale must be above 0"),
         (["phase=2", "method=hyperstyle", "method.iterations=0"], "method.iterations"),
     ],
@@ -146,3 +146,11 @@ def test_what_does_not_fit_is_refused_in_a_sentence(typed: list[str], told: str)
     with pytest.raises(UserError, match=told):
         config.validate(config.compose(typed))
     config.validate(config.compose(["phase=2", "method=hyperstyle"]))
+
+
+def test_it_can_start_from_phase_ones_backbone(generator: Generator) -> None:
+    model = make(generator)
+    start_from_phase1(model.backbone, model.w_inverter)
+    stem, trained = model.backbone.stem.weight, model.w_inverter.encoder.backbone.stem.weight
+    assert torch.equal(stem[:, :3], trained)
+    assert stem.shape[1] == 6

@@ -39,6 +39,7 @@ from hyperinverter.losses.weighted import WeightedLoss
 from hyperinverter.metrics import MetricSuite
 from hyperinverter.networks.discriminator import Discriminator
 from hyperinverter.networks.generator import Generator
+from hyperinverter.networks.wplus import for_six_channels
 from hyperinverter.ops.policy import policy_of
 from hyperinverter.system.command import train_command
 from hyperinverter.system.errors import first_line
@@ -208,13 +209,14 @@ def start_from_phase1(backbone: nn.Module, first: WInverter) -> None:
             f"phase I was trained with {type(trained).__name__}, phase II has {type(backbone).__name__}, which cannot "
             "start from it: choose the same encoder, or encoder.start=random"
         )
-    shapes, ours = ({n: t.shape for n, t in part.state_dict().items()} for part in (trained, backbone))
+    weights = for_six_channels(trained.state_dict(), backbone)
+    shapes, ours = ({n: t.shape for n, t in state.items()} for state in (weights, backbone.state_dict()))
     if shapes != ours:
         raise UserError(
             f"the backbone {type(backbone).__name__} is of another shape than phase I's, so it cannot start from it: "
             "give it the same arguments, or encoder.start=random"
         )
-    backbone.load_state_dict(trained.state_dict())
+    backbone.load_state_dict(weights)
 
 
 def start_file(backbone: nn.Module, cfg: Config) -> Path:

@@ -11,6 +11,7 @@ from hyperinverter.checkpoints.reading import read_foreign_weights, with_counter
 from hyperinverter.contracts import UserError
 from hyperinverter.networks.backbones import IRSE50, Backbone, ResNet34
 from hyperinverter.networks.frozen import load_strictly
+from hyperinverter.networks.wplus import for_six_channels
 
 STARTS: Mapping[type[Backbone], str] = {
     IRSE50: "start_ir_se50",
@@ -21,6 +22,8 @@ _STAGES = {"layer1": 0, "layer2": 3, "layer3": 7, "layer4": 13}  # torchvision's
 
 def start_from_published(backbone: Backbone, path: str | Path) -> None:
     """Fill a backbone with the weights the paper starts from; what the file lacks keeps its first values.
+
+    A backbone that was widened to six channels gets them for the first three, as in ReStyle and HyperStyle.
 
     IR-SE-50 begins with ArcFace's face recognition network, ResNet-34 with torchvision's ImageNet classifier
     (whose plain ReLU has no slopes for the PReLU of the stem: those stay at 0.25).
@@ -40,7 +43,7 @@ def start_from_published(backbone: Backbone, path: str | Path) -> None:
     else:
         found = {_unit_name(name): tensor for name, tensor in weights.items() if not name.startswith("fc.")}
         found["relu.weight"] = backbone.state_dict()["relu.weight"]
-    load_strictly(backbone, with_counters(backbone, found), path)
+    load_strictly(backbone, with_counters(backbone, for_six_channels(found, backbone)), path)
 
 
 def published_start(backbone: nn.Module) -> str:

@@ -185,13 +185,9 @@ def _validate_together(cfg: Config) -> None:
 
 
 def _check_method(cfg: Config) -> None:
-    method, start = given(cfg, "method.name"), given(cfg, "encoder.start")
+    method = given(cfg, "method.name")
     if method in ("psp", "e4e", "restyle") and cfg.phase.number != 1:
         raise UserError(f"method={method} is one encoder, which phase 1 trains: leave phase=2 out")
-    if method in ("restyle", "hyperstyle") and start not in (None, "random"):
-        raise UserError(
-            f"method={method} reads six channels, as no weights for encoder.start={start} do: use encoder.start=random"
-        )
     if method != "hyperstyle":
         return
     if cfg.phase.number != 2:

@@ -49,8 +49,8 @@ class HyperStyle(PhaseII, Iterative):
             first = self.w_inverter(photo)
         image, changes = first.w_image, dict[str, Tensor]()
         for _ in range(self.iterations):
-            changes = self._look(photo, image, changes)
-            residuals = self._residuals(changes)
+            changes = self.look(photo, image, changes)
+            residuals = self.residuals(changes)
             image = self.render(first.w, residuals)
             yield residuals, image
 
@@ -60,18 +60,18 @@ class HyperStyle(PhaseII, Iterative):
             first = self.w_inverter(photo)
             image, changes = first.w_image, dict[str, Tensor]()
             for _ in range(self.iterations - 1):
-                changes = self._look(photo, image, changes)
-                image = self.render(first.w, self._residuals(changes))
-        return first, dict(self._residuals(self._look(photo, image, changes)))
+                changes = self.look(photo, image, changes)
+                image = self.render(first.w, self.residuals(changes))
+        return first, dict(self.residuals(self.look(photo, image, changes)))
 
-    def _look(self, photo: Tensor, image: Tensor, changes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def look(self, photo: Tensor, image: Tensor, changes: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """d after one more step."""
         side = self.network.backbone.input_size
         both = torch.cat([resize(photo, side), resize(image.detach(), side)], dim=1)  # (B, 6, S, S)
         found = self.network(both)
         return {name: changes[name].detach() + d for name, d in found.items()} if changes else found
 
-    def _residuals(self, changes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def residuals(self, changes: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """theta d, ``(B, *shape)``."""
         synthesis = self.generator.synthesis
         return {name: synthesis.get_parameter(name) * d for name, d in changes.items()}

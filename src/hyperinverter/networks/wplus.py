@@ -5,6 +5,7 @@ Richardson et al. 2021, "Encoding in Style"; Tov et al. 2021, "Designing an Enco
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 import torch
@@ -101,6 +102,18 @@ def widen_input(backbone: Backbone) -> None:
             new.bias.copy_(old.bias)
     owner, _, last = name.rpartition(".")
     setattr(backbone.get_submodule(owner), last, new)
+
+
+def for_six_channels(weights: Mapping[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
+    """Weights of a backbone of three channels, for one that may have been widened: its other three stay as they are."""
+    found, own = dict(weights), backbone.state_dict()
+    for name, old in weights.items():
+        wide = own.get(name)
+        if wide is None or old.ndim != 4 or wide.ndim != 4 or (old.shape[1], wide.shape[1]) != (3, 6):
+            continue
+        if old.shape[::2] == wide.shape[::2] and old.shape[3] == wide.shape[3]:
+            found[name] = torch.cat([old.to(wide), wide[:, 3:]], dim=1)
+    return found
 
 
 def _head(channels: int, w_dim: int, head: Head) -> nn.Module:
