@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from hyperinverter import config
 
@@ -96,3 +97,11 @@ def test_what_is_typed_wins_over_an_experiment() -> None:
     cfg = config.compose([*typed, "encoder=tiny", "trainer=cpu"])
     assert (cfg.phase.kimg, cfg.loss.adv_batch_size, cfg.trainer.accelerator) == (2000, 2, "cpu")
     assert cfg.encoder.backbone._target_.endswith("TinyBackbone")
+
+
+@pytest.mark.parametrize("study", GROUPS["sweep"])
+def test_a_study_names_options_that_there_are(study: str) -> None:
+    """YAML reads ``8_16`` without quotes as the number 816."""
+    factors = OmegaConf.load(CONF / "sweep" / f"{study}.yaml").hydra.sweeper.factors
+    for group in set(factors) & set(GROUPS):
+        assert {str(value) for value in factors[group]} <= set(GROUPS[group])
