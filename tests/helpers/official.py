@@ -427,6 +427,42 @@ def feature_encoder_state(kind: str, num_styles: int) -> State:
     return state
 
 
+def wplus_encoder_state(w_dim: int, num_styles: int) -> State:
+    """The encoder of pSp or e4e on IR-SE-50: style blocks down to one position, and a linear layer each."""
+    state = backbone_state("ir_se50", "E+.")
+    for name, inputs in (("latlayer1", 256), ("latlayer2", 128)):
+        state[f"{name}.weight"] = filled(f"E+.{name}", (512, inputs, 1, 1), 1 / math.sqrt(inputs))
+        state[f"{name}.bias"] = filled(f"E+.{name}.bias", (512,), 0.1)
+    kernel = filled("E+.styles", (512, 512, 3, 3), 1 / math.sqrt(512 * 9))  # one for all: its file is small
+    for index in range(num_styles):
+        for i in range(4 if index < 3 else 5 if index < 7 else 6):
+            name = f"styles.{index}.convs.{2 * i}"
+            state[f"{name}.weight"] = kernel
+            state[f"{name}.bias"] = filled(f"E+.{name}.bias", (512,), 0.3)
+        state[f"styles.{index}.linear.weight"] = filled(f"E+.linear.{index}", (w_dim, 512), 3.0)
+        state[f"styles.{index}.linear.bias"] = filled(f"E+.linear.{index}.bias", (w_dim,), 0.1)
+    return state
+
+
+def write_wplus_encoder(path: Path, shape: Shape, encoder_type: str | None) -> Path:
+    """A file as pSp and e4e save it, with the generator it was trained with."""
+    count = 2 * shape.resolution.bit_length() - 4
+    # halves, each with memory of its own: a file that names numbers twice is not read
+    encoder = wplus_encoder_state(shape.w_dim, count).items()
+    state = {f"encoder.{name}": t.half().clone() if t.is_floating_point() else t for name, t in encoder}
+    state |= {f"decoder.{name}": t for name, t in rosinality_state(shape).items()}
+    options = {"start_from_latent_avg": True} | (
+        {} if encoder_type is None else {"encoder_type": encoder_type}
+    )
+    content = {
+        "state_dict": OrderedDict(state),
+        "latent_avg": torch.full((shape.w_dim,), 0.5),
+        "opts": options,
+    }
+    torch.save(content, path)
+    return path
+
+
 def layer_shapes(shape: Shape, target: str) -> dict[str, tuple[int, ...]]:
     """Names and shapes that ``target_shape_name`` stands for."""
     ending = "weight"

@@ -46,13 +46,56 @@ def read_w_encoder(found: Unwrapped, load: Load) -> tuple[WEncoderSpec, int, Ten
         raise Unreadable("holds no W encoder")
     if any(name.startswith(("styles.", "latlayer")) for name in names):
         raise Unreadable(
-            "is an encoder for W+, one code per style layer", "give an encoder for W, one code per photo"
+            "is an encoder for W+, one code per style layer",
+            "give an encoder for W, one code per photo; load_inverter reads this one",
         )
     spec = WEncoderSpec(backbone_of(names), from_mean=not own or _from_mean(found))
     tensors = _ours(load(names), "linear")
     if tensors.get("linear.weight", torch.empty(0)).ndim != 2:
         raise Unreadable("is not a complete W encoder: it has no linear.weight of two dimensions")
     return spec, tensors["linear.weight"].shape[0], tensors
+
+
+def is_wplus_encoder(found: Unwrapped) -> bool:
+    """Whether this is an encoder of pSp or e4e: style blocks that end in linear layers, and no hypernetwork."""
+    own = under(found.stored, "encoder") or found.stored
+    return "styles.0.linear.weight" in own and not has(found.stored, "hypernet.")
+
+
+def read_wplus_encoder(found: Unwrapped, load: Load) -> tuple[WEncoderSpec, int, int, Tensors]:
+    """The encoder of a file of pSp or e4e, which share names and shapes (``GradualStyleEncoder``, ``Encoder4Editing``).
+
+    Which of the two it is stands in its options (``encoder_type``); without any it is taken for pSp's.
+
+    Returns:
+        What it is, the width of w, the number of style layers, and its tensors.
+
+    Raises:
+        Unreadable: If it is not complete.
+    """
+    names = under(found.stored, "encoder") or found.stored
+    count = len({style_of(name) for name in names} - {None})
+    method = "e4e" if found.option("encoder_type") == "Encoder4Editing" else "psp"
+    spec = WEncoderSpec(backbone_of(names), from_mean=_from_mean(found), method=method, channels=512)
+    tensors, read = load(names), {}
+    for name, tensor in tensors.items():
+        read[_wplus_name(name)] = tensor
+    width = shape_of(tensors, "styles.0.linear.weight", 2)[0]
+    return spec, width, count, read | {"stage": torch.tensor(count - 1)}
+
+
+def _wplus_name(name: str) -> str:
+    """Name in ``WPlusEncoder``: the last three convolutions of a style block, from 8x8 to 1x1, belong to its head."""
+    if (style := style_of(name)) is None:
+        top = name.startswith(("latlayer1.", "latlayer2."))
+        return f"features.{name}" if top else f"features.backbone.{name}"
+    first = 1 if style < 3 else 2 if style < 7 else 3  # convolutions down to 8x8, from 16, 32 and 64 px
+    if match := re.fullmatch(r"styles\.\d+\.convs\.(\d{1,2})\.(weight|bias)", name):
+        place = int(match[1]) // 2
+        return f"features.{name}" if place < first else f"heads.{style}.{2 * (place - first)}.{match[2]}"
+    if match := re.fullmatch(r"styles\.\d+\.linear\.(weight|bias)", name):
+        return f"heads.{style}.7.{match[1]}"
+    return f"features.{name}"  # not known: named when it is loaded
 
 
 def _from_mean(found: Unwrapped) -> bool:

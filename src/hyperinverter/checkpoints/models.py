@@ -186,8 +186,9 @@ def load_inverter(path: str | Path, generator: Generator | str | Path | None = N
     """Load whatever way to invert a model holds, phase I or both phases, in eval mode.
 
     Args:
-        path: A packaged name (both phases), a run folder of either phase, its checkpoint, or a model file.
-        generator: As for ``load_hyperinverter``.
+        path: A packaged name (both phases), a run folder of either phase, its checkpoint, a model file, or a file of
+            pSp or e4e.
+        generator: As for ``load_hyperinverter``. Default for a file of pSp or e4e: the one inside (``decoder``).
 
     Returns:
         The model; its ``source`` and ``sha256`` say where it came from.
@@ -197,12 +198,30 @@ def load_inverter(path: str | Path, generator: Generator | str | Path | None = N
     """
     found = open_model(path, "phase2", _MODELS)
     model: WInverter | PhaseII
-    if found.spec is None:
+    if found.theirs is not None and authors.is_wplus_encoder(found.theirs):
+        model = _their_wplus(found, found.theirs, path if generator is None else generator)
+    elif found.spec is None:
         model = load_hyperinverter(path, generator)
     else:
         model = _own_around(found, found.spec, path, generator).eval()
     model.source, model.sha256 = str(path), sha256_of(found.file)
     return model
+
+
+def _their_wplus(found: Opened, theirs: Unwrapped, generator: Generator | str | Path) -> WInverter:
+    """An encoder of pSp or e4e around a generator; their files usually hold the one it was trained with."""
+    with reported(found.file, _MODELS):
+        spec, w_dim, num_ws, tensors = authors.read_wplus_encoder(theirs, found.load)
+    around = _generator_object(generator)
+    if (w_dim, num_ws) != (around.w_dim, around.num_ws):
+        raise UserError(
+            f"{found.file} gives {num_ws} codes of {w_dim} numbers, the generator {around.source or 'given'} takes "
+            f"{around.num_ws} of {around.w_dim}; give the one it was trained with"
+        )
+    with fitting(found.file, _MODELS), torch.device("meta"):
+        encoder = build_w_encoder(spec, w_dim, num_ws)
+    load_strictly(encoder, with_counters(encoder, tensors), found.file)
+    return WInverter(around, encoder.requires_grad_(False)).eval()
 
 
 def _own_around(
