@@ -56,6 +56,14 @@ def filtered(x: Tensor, **options: Any) -> Tensor:
     return resample.fir_filter(x, resample.fir_kernel(4.0).to(x), **options)
 
 
+def exactly(x: Tensor) -> Tensor:
+    torch.use_deterministic_algorithms(x.dtype == torch.float32)
+    try:
+        return resample.shrink(resample.reflected(x, 2), 5)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def kept(x: Tensor) -> Tensor:
     return factored.materialised(x)
 
@@ -118,6 +126,10 @@ CASES = {
     "fir_filter": Case(filtered, {"x": X}, {"padding": 1}),
     "fir_filter, smaller": Case(filtered, {"x": X}, {"padding": 1, "stride": 2}),
     "upsample_image": Case(resample.upsample_image, {"x": (B, 3, S, S)}),
+    "shrink": Case(resample.shrink, {"x": X}, {"side": 4}),
+    "shrink, not by whole pixels": Case(resample.shrink, {"x": X}, {"side": 5}),
+    "reflected": Case(resample.reflected, {"x": X}, {"border": 2}),
+    "repeatable": Case(exactly, {"x": X}),
     "conv3x3": Case(winograd.conv3x3, {"x": X, "weight": SHARED}),
     "winograd.gradients": Case(winograd.conv3x3, {"x": X, "weight": SHARED}),
 }

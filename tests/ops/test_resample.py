@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.testing import assert_close
 
+from hyperinverter.ops import resample
+from hyperinverter.ops.policy import policy
 from hyperinverter.ops.resample import fir_filter, fir_kernel, upsample_image
 
 
@@ -65,3 +70,22 @@ def test_gradients_twice() -> None:
 
     assert gradcheck(bent, x)
     assert gradgradcheck(bent, x)
+
+
+@pytest.mark.parametrize("side", [4, 5, 7])
+@pytest.mark.parametrize("function", [resample.shrink, lambda x, side: resample.reflected(x, side - 2)])
+def test_resizing_repeats_where_it_is_to_and_gives_the_same(function: Any, side: int) -> None:
+    x = torch.randn(2, 3, 8, 12, dtype=torch.double, requires_grad=True)
+    results = []
+    for exact in (False, True):
+        with policy(matrices_repeat=exact):
+            torch.use_deterministic_algorithms(exact)
+            try:
+                out = function(x, side)
+            finally:
+                torch.use_deterministic_algorithms(False)
+        results.append((out, *torch.autograd.grad(out.square().sum(), x)))
+    for plain, repeated in zip(*results, strict=True):
+        assert_close(plain, repeated)
+    if function is resample.shrink:
+        assert_close(results[0][0], F.adaptive_avg_pool2d(x, side))

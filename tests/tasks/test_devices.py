@@ -11,16 +11,21 @@ import pytest
 import torch
 from elsewhere import DEVICE, Watch, moved, watched
 from tiny import make_generator
+from tiny_tasks import _common
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from watching import make_batches
 
 from hyperinverter import metrics
 from hyperinverter.editing.directions import Direction
+from hyperinverter.evaluation.editability import STRENGTHS, Editing
 from hyperinverter.inversion.carrying import RULES
-from hyperinverter.inversion.optimise import Optimiser, Projection
+from hyperinverter.inversion.hyperstyle import HyperStyle
+from hyperinverter.inversion.optimise import Optimiser, Projection, _NoiseMaps, drift
 from hyperinverter.inversion.phase1 import WInverter
 from hyperinverter.inversion.phase2 import HyperInverter
+from hyperinverter.inversion.restyle import ReStyle
 from hyperinverter.inversion.tuning import PivotalTuning, Tuning
 from hyperinverter.judges.catalogue import SHIPPED
 from hyperinverter.losses import adversarial
@@ -34,9 +39,12 @@ from hyperinverter.networks.features import FeatureResiduals
 from hyperinverter.networks.fusion import FUSIONS, ConcatFusion, Fusion
 from hyperinverter.networks.generator import Generator
 from hyperinverter.networks.hypernets import HyperNetwork
+from hyperinverter.networks.hyperstyle import HyperStyleNetwork
 from hyperinverter.networks.wplus import LatentDiscriminator, WPlusEncoder
+from hyperinverter.ops.policy import GPU, policy
 from hyperinverter.tasks import muon
 from hyperinverter.tasks.common import PhaseTask
+from hyperinverter.tasks.phase1 import NearW, PhaseIEncoder
 from hyperinverter.tasks.phase2 import PhaseIIHyper, random_steps
 
 
@@ -77,6 +85,9 @@ def built(
 def photos(mode: FakeTensorMode, side: int = 32, count: int = 2) -> Tensor:
     with mode:
         return torch.empty(count, 3, side, side, device=DEVICE)
+
+
+TURN = Direction("turn", torch.ones(16))
 
 
 def on_device(tensor: Tensor) -> bool:
@@ -120,6 +131,59 @@ def turn_on(direction: Direction) -> Direction:
     object.__setattr__(found, "name", direction.name)
     object.__setattr__(found, "shift", torch.empty(direction.shift.shape, device="cpu"))
     return found
+
+
+@pytest.mark.parametrize("place", ["b4.conv1", "b16.conv0", "b32.conv1"])
+def test_feature_residuals_of_every_size(mode: FakeTensorMode, place: str) -> None:
+    model = moved(built(places=(place,)), mode)
+    with mode:
+        inversion = model(photos(mode, 48))  # not the generator's size
+        assert set(map(on_device, inversion.residuals.values())) == {True}
+        assert on_device(inversion.image)
+        assert on_device(model.generator.synthesis.map_of(inversion.w, place, inversion.residuals))  # type: ignore[union-attr, operator]
+
+
+def test_methods_that_look_again(mode: FakeTensorMode) -> None:
+    generator = make_generator(32)
+    encoder = WPlusEncoder(backbone(), generator.w_dim, generator.num_ws, "restyle", "flatten", 8)
+    again = moved(ReStyle(generator, encoder, iterations=2), mode)
+    network = HyperStyleNetwork(select(generator.kernels(), ["convs"]), backbone(), hidden_dim=4)
+    first = WInverter(make_generator(32), WEncoder(backbone(), generator.w_dim))
+    changing = moved(HyperStyle(first, network, iterations=2), mode)
+    with mode:
+        for model in (again, changing):
+            assert on_device(model(photos(mode)).image)
+            inversion = model.invert(photos(mode, 48))  # type: ignore[operator]
+            assert on_device(model.edit(inversion, turn_on(TURN), 1.0))  # type: ignore[operator]
+
+
+def test_measuring_edits(mode: FakeTensorMode) -> None:
+    model = moved(built(places=("b8.conv1",)), mode)
+    judge = moved(SHIPPED["effnet_lite0"](), mode)
+    editing = object.__new__(Editing)  # its constructor looks at numbers, and so do edits of mirrored photos
+    editing.generator, editing.perceptual, editing.identity = model.generator, judge, None  # type: ignore[assignment]
+    editing.odd, editing.kinds = model, ("plain", "odd")  # type: ignore[assignment]
+    editing.read, editing.spread, editing.seen = None, {}, []
+    with mode, torch.no_grad():
+        editing.ends = [turn_on(TURN)]
+        editing.photos, editing.w = photos(mode, 32), torch.empty(2, 16, device=DEVICE)
+        inversion = model.invert(editing.photos)  # type: ignore[operator]
+        curve = torch.zeros(len(STRENGTHS), 3, dtype=torch.float64, device="cpu")
+        rows = editing._truth(model, slice(0, 2), curve)  # type: ignore[arg-type]
+        rows |= editing._back(model, editing.photos, inversion)  # type: ignore[arg-type]
+        assert rows
+        assert set(map(on_device, rows.values())) == {True}
+
+
+def test_noise_that_is_searched_for(mode: FakeTensorMode) -> None:
+    generator = moved(make_generator(16), mode)
+    with mode:
+        noise = _NoiseMaps(generator, 2)  # type: ignore[arg-type]
+        assert on_device(noise.roughness())
+        for maps in noise.maps.values():
+            maps.requires_grad_(False)
+        noise.normalise()
+        assert on_device(drift(torch.empty(2, 6, 16, device=DEVICE), 1.0))
 
 
 @pytest.mark.parametrize("method", ["psp", "e4e"])
@@ -238,6 +302,103 @@ def test_a_step_with_the_discriminator_does_not_wait(
 ) -> None:
     task = make_phase2(discriminator=Discriminator(generator.config), adv=0.1, r1_every=1, optimizer=SGD)
     assert step_of(task, make_trainer) == []
+
+
+@pytest.mark.parametrize("method", ["psp", "e4e", "restyle"])
+def test_a_training_step_of_a_rival_does_not_wait(
+    method: Any, make_trainer: Callable[..., Any], generator: Generator
+) -> None:
+    assert step_of(rival(method, generator), make_trainer) == []
+
+
+def rival(method: Any, generator: Generator) -> PhaseIEncoder:
+    encoder = WPlusEncoder(backbone(), generator.w_dim, generator.num_ws, method, "flatten", 8)
+    inverter = WInverter(generator, encoder)
+    if method == "restyle":
+        inverter = ReStyle(generator, encoder, iterations=2)
+    near_w = NearW(first=0, deltas=4, r1_every=1) if method == "e4e" else None
+    task = PhaseIEncoder(inverter, **{**_common(), "optimizer": SGD}, near_w=near_w)
+    plain = task.configure_optimizers
+
+    def without_adam() -> Any:  # which looks at its count of steps, on the host
+        made = plain()
+        if isinstance(made, list):
+            made[1] = SGD(made[1].param_groups[0]["params"])
+            made[1].param_groups[0]["initial_lr"] = 1e-3
+        return made
+
+    task.configure_optimizers = without_adam  # type: ignore[method-assign]
+    return task
+
+
+# Exact repeats -----------------------------------------------------------------------------------------------
+
+# ``torch.use_deterministic_algorithms`` refuses these on a GPU (its documentation); a bilinear gradient it replaces.
+REFUSED = {
+    *(
+        "_adaptive_avg_pool2d_backward",
+        "adaptive_max_pool2d_backward",
+        "avg_pool3d_backward",
+        "cumsum",
+        "put_",
+    ),
+    *(
+        "upsample_bicubic2d_backward",
+        "_upsample_bilinear2d_aa_backward",
+        "upsample_linear1d_backward",
+        "kthvalue",
+    ),
+    *("reflection_pad2d_backward", "replication_pad2d_backward", "grid_sampler_2d_backward", "median.dim"),
+    *(
+        "histc",
+        "bincount",
+        "nll_loss2d_forward",
+        "embedding_bag",
+        "max_unpool2d",
+        "fractional_max_pool2d_backward",
+    ),
+}
+
+
+class Names(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, given: Any = (), named: Any = None) -> Any:
+        self.seen |= {function.overloadpacket.__name__, str(function).removeprefix("aten.")}
+        return function(*given, **(named or {}))
+
+
+@pytest.mark.parametrize("side", [32, 512])
+@pytest.mark.parametrize("label", SHIPPED)
+def test_gradients_of_losses_can_repeat_exactly_on_a_gpu(label: str, side: int) -> None:
+    judge = SHIPPED[label]()
+    term = IdentityLoss(judge) if judge.higher_is_closer else PerceptualLoss(judge)  # type: ignore[arg-type]
+    loss = WeightedLoss({"l2": (1.0, PixelLoss()), "other": (0.5, term)})
+    image = (torch.rand(1, 3, side, side) * 2 - 1).requires_grad_()
+    torch.use_deterministic_algorithms(True)
+    try:
+        with policy(GPU), Names() as names:
+            total, _ = loss(image, image.detach().flip(-1))
+            total.backward()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert "convolution_backward" in names.seen
+    assert names.seen & REFUSED == set()
+
+
+@pytest.mark.parametrize("options", [{"edit": 1.0}, {"accumulate": 2}])
+def test_a_training_step_can_repeat_exactly_on_a_gpu(
+    options: dict[str, Any], make_phase2: Callable[..., PhaseIIHyper], generator: Generator
+) -> None:
+    task = make_phase2(discriminator=Discriminator(generator.config), adv=0.1, **options)
+    photo = torch.rand(2, 3, 16, 16) * 2 - 1
+    with policy(GPU), Names() as names:
+        done = task.forward_pass_with_discriminator(photo)
+        done.total.backward()
+        (task.discriminator_pass(photo, done.image.detach()) + task.penalty_pass(photo)).backward()
+    assert names.seen & REFUSED == set()
 
 
 def test_a_planted_wait_is_caught(

@@ -14,6 +14,7 @@ from hyperinverter.checkpoints.reading import read_packaged
 from hyperinverter.judges.efficientnet import SameConv2d
 from hyperinverter.networks.frozen import Frozen, load_strictly
 from hyperinverter.ops.policy import fast_layout
+from hyperinverter.ops.resample import repeatable
 
 MEAN_RGB = (122.782, 117.001, 104.298)  # of the training pictures, values in 0..255
 EXPRESSIONS = ("neutral", "happy", "sad", "angry", "fearful", "disgusted", "surprised")
@@ -47,7 +48,11 @@ def resize(image: Tensor, size: int) -> Tensor:
     if image.shape[-2:] == (size, size):
         return image
     shrinks = image.shape[-1] > size
-    return F.interpolate(image, size=(size, size), mode="bilinear", align_corners=False, antialias=shrinks)
+    return repeatable(
+        lambda x, side: F.interpolate(x, side, mode="bilinear", align_corners=False, antialias=shrinks),
+        image,
+        (size, size),
+    )
 
 
 class FaceNetwork(Frozen):

@@ -16,6 +16,7 @@ from hyperinverter.judges.faces import CROP52, Crop, FaceDescriptor, resize
 from hyperinverter.networks.backbones import IRSE50
 from hyperinverter.networks.frozen import load_strictly
 from hyperinverter.ops.policy import fast_layout
+from hyperinverter.ops.resample import shrink
 
 COMPARED_SIZE = 256  # side at which the paper compares images, whatever the generator draws
 
@@ -176,7 +177,7 @@ class ArcFaceIdentity(IdentityJudge):
         self.freeze()
 
     def descriptor(self, image: Tensor) -> Tensor:
-        face = F.adaptive_avg_pool2d(self.crop.cut(_compared(image)), FaceRecognition.input_size)
+        face = shrink(self.crop.cut(_compared(image)), FaceRecognition.input_size)
         return self.net.descriptor(fast_layout(face))
 
 
@@ -213,4 +214,4 @@ class MoCoSimilarity(IdentityJudge):
 
 def _compared(image: Tensor) -> Tensor:
     """Images at the size the paper compares them at; smaller ones as they are."""
-    return F.adaptive_avg_pool2d(image, COMPARED_SIZE) if image.shape[-1] > COMPARED_SIZE else image
+    return shrink(image, COMPARED_SIZE) if image.shape[-1] > COMPARED_SIZE else image

@@ -15,6 +15,7 @@ from hyperinverter.judges.base import Embedding, Judge
 from hyperinverter.judges.efficientnet import EfficientNetLite0Features
 from hyperinverter.networks.frozen import load_strictly
 from hyperinverter.ops.policy import fast_layout
+from hyperinverter.ops.resample import reflected
 
 
 class PerceptualJudge(Judge):
@@ -141,7 +142,7 @@ class ShiftTolerantAlexNet(nn.Module):
 def blur_down(x: Tensor) -> Tensor:
     """Reflect-pad by two, blur with [1, 2, 1] x [1, 2, 1] / 16, keep every second position."""
     # two box filters of width two make the triangle, and pooling is faster than a depthwise convolution
-    return F.avg_pool2d(F.avg_pool2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), 2, stride=1), 2, stride=2)
+    return F.avg_pool2d(F.avg_pool2d(reflected(x, 2), 2, stride=1), 2, stride=2)
 
 
 class LPIPS(PerceptualJudge):

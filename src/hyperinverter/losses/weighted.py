@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from hyperinverter.ops.resample import shrink
 
 
 class WeightedLoss(nn.Module):
@@ -65,4 +66,4 @@ class WeightedLoss(nn.Module):
     def _pool(self, image: Tensor) -> Tensor:
         if self.size is None or image.shape[-1] <= self.size:
             return image
-        return F.adaptive_avg_pool2d(image, self.size)
+        return shrink(image, self.size)

@@ -42,6 +42,8 @@ class Policy:
     graphs: bool
     # Adam's step in one launch instead of one per operation; in float32 the same numbers up to rounding.
     fused_optimizer: bool
+    # Where exact repeats are wanted, resize by matrix products (``ops.resample.repeatable``): a CPU repeats anyway.
+    matrices_repeat: bool
     # Factored residuals: mix maps, make kernels, or what needs fewer multiplications.
     factored: Literal["cheapest", "mixing", "kernels"] = "cheapest"
     # The layout that features are filtered in, and keep from there on; the second is not measured on any device.
@@ -56,6 +58,7 @@ GPU = Policy(  # and all other devices
     regressors="together",
     graphs=True,
     fused_optimizer=True,
+    matrices_repeat=True,
 )
 CPU = Policy(
     per_sample="loop",
@@ -65,6 +68,7 @@ CPU = Policy(
     regressors="loop",
     graphs=False,
     fused_optimizer=False,
+    matrices_repeat=False,
 )
 TABLE: dict[str, Policy] = {"cpu": CPU}
 

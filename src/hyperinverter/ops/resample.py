@@ -5,12 +5,15 @@ forms on a CPU (separable passes, box filters and slices were measured), one ker
 twice differentiable, which the R1 penalty needs.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hyperinverter.ops.policy import policy_of
 
+Resize = Callable[[Tensor, tuple[int, int]], Tensor]
 _TAPS = (1.0, 3.0, 3.0, 1.0)
 
 
@@ -58,3 +61,43 @@ def upsample_image(x: Tensor) -> Tensor:
     padded = F.pad(x, (1, 1, 1, 1))
     doubled = F.interpolate(padded, scale_factor=2, mode="bilinear", align_corners=False)
     return doubled[..., 2:-2, 2:-2]
+
+
+def shrink(x: Tensor, side: int) -> Tensor:
+    """Return ``F.adaptive_avg_pool2d(x, side)`` of ``(B, C, H, W)``; its gradients repeat exactly if they are to."""
+    down, along = x.shape[-2] / side, x.shape[-1] / side
+    if down == int(down) and along == int(along):
+        return F.avg_pool2d(
+            x, (int(down), int(along))
+        )  # the same numbers, and gradients that repeat everywhere
+    return repeatable(F.adaptive_avg_pool2d, x, (side, side))
+
+
+def repeatable(resize: Resize, x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return ``resize(x, size)``, as matrix products where exact repeats are wanted of a GPU.
+
+    PyTorch's gradients of adaptive pooling, of antialiasing and of reflection add up in any order on a GPU, and
+    ``torch.use_deterministic_algorithms`` (``trainer.deterministic=true``) refuses them.
+
+    Args:
+        resize: Linear, and of rows and columns apart from each other.
+        x: ``(B, C, H, W)``.
+        size: Of the result.
+    """
+    if not (policy_of(x).matrices_repeat and torch.are_deterministic_algorithms_enabled()):
+        return resize(x, size)
+    rows, columns = (
+        resize(torch.eye(old, dtype=x.dtype, device=x.device)[None, None], (new, old))[0, 0]
+        for old, new in zip(x.shape[-2:], size, strict=True)
+    )
+    return rows @ x @ columns.T
+
+
+def reflected(x: Tensor, border: int) -> Tensor:
+    """Return ``(B, C, H, W)`` with its mirror image in a border on all sides."""
+
+    def pad(x: Tensor, size: tuple[int, int]) -> Tensor:
+        down, along = ((new - old) // 2 for new, old in zip(size, x.shape[-2:], strict=True))
+        return F.pad(x, (along, along, down, down), mode="reflect")
+
+    return repeatable(pad, x, (x.shape[-2] + 2 * border, x.shape[-1] + 2 * border))

@@ -15,6 +15,7 @@ from hyperinverter.inversion.phase2 import PhaseII
 from hyperinverter.losses.adversarial import discriminator_loss, generator_loss, r1_penalty
 from hyperinverter.metrics import MetricSuite
 from hyperinverter.networks.generator import Generator
+from hyperinverter.ops.resample import shrink
 from hyperinverter.tasks.common import (
     MakeOptimizer,
     Pass,
@@ -105,7 +106,7 @@ class PhaseIIHyper(PhaseTask):
         shift = random_steps(inverter.generator, max(1, round(self.edit_share * len(photo))))
         image, change, wanted = inverter.reconstruct_and_edit(photo, shift)
         total, parts = self.loss(image, photo)
-        change, wanted = (F.adaptive_avg_pool2d(x, EDIT_SIDE) for x in (change, wanted))
+        change, wanted = (shrink(x, EDIT_SIDE) for x in (change, wanted))
         term = F.mse_loss(change, wanted)
         return Pass(total + self.edit * term, {**parts, "edit": term.detach()}, image)
 

@@ -154,7 +154,7 @@ def _step_peak(task: PhaseTask, batch_size: int, *, half: bool) -> int:
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")  # about what only matters where numbers are computed
-        twin = _without_content(task, mode)
+        twin = without_content(task, mode)
         ledger = _Ledger(_tensors(twin))
         resolution = cast(int, twin.inverter.resolution)
         with ledger, torch.autocast("cpu", torch.bfloat16) if half else nullcontext():
@@ -204,7 +204,7 @@ def _drop_gradients(module: nn.Module) -> None:
         parameter.grad = None
 
 
-def _without_content(task: PhaseTask, mode: FakeTensorMode) -> PhaseTask:
+def without_content(task: PhaseTask, mode: FakeTensorMode) -> PhaseTask:
     """A copy of a task whose tensors have shapes only."""
     memo: dict[int, Any] = {id(tensor): mode.from_tensor(tensor) for tensor in _tensors(task)}
     return copy.deepcopy(task, memo)
