@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from hyperinverter.ops import graphs
+from hyperinverter.ops.factored import FactoredResidual
 from hyperinverter.ops.graphs import replayed
 from hyperinverter.ops.policy import policy
 
@@ -20,10 +21,14 @@ from hyperinverter.ops.policy import policy
 class Drawn:
     image: Tensor
     residuals: dict[str, Tensor]
+    factors: dict[str, FactoredResidual]
+
+
+W2, B2 = torch.ones(3, 4), torch.ones(4)
 
 
 def draw(x: Tensor) -> Drawn:
-    return Drawn(x * 2 + 1, {"a": x.sum(-1)})
+    return Drawn(x * 2 + 1, {"a": x.sum(-1)}, {"b": FactoredResidual(x[None] * 3, W2, B2, (4, 2))})
 
 
 class Imitated:
@@ -41,7 +46,7 @@ class Imitated:
     def tensors(result: Any) -> list[Tensor]:
         found: list[Tensor] = []
         tree_map_only(Tensor, found.append, vars(result) if isinstance(result, Drawn) else result)
-        return found
+        return found + [each.u for each in getattr(result, "factors", {}).values()]
 
 
 @pytest.fixture
@@ -60,6 +65,8 @@ def test_results_are_those_of_the_function_and_stay() -> None:
     for x, result in zip(inputs, results, strict=True):
         assert torch.equal(result.image, draw(x).image)
         assert torch.equal(result.residuals["a"], draw(x).residuals["a"])
+        assert torch.equal(result.factors["b"].u, draw(x).factors["b"].u)
+        assert result.factors["b"].w2 is W2  # shared by all photos: not copied
 
 
 @pytest.mark.usefixtures("_recorder")

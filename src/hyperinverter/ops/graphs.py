@@ -13,12 +13,14 @@ and ``reason`` says why.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from hyperinverter.ops.factored import FactoredResidual
 from hyperinverter.ops.policy import policy_of
 
 Result = TypeVar("Result")
@@ -106,6 +108,10 @@ def _record(function: Callable[[Tensor], Result], x: Tensor) -> tuple[_Recording
 
 def _copied(result: Any) -> Any:
     """The same with tensors that the next replay does not write over."""
+    if isinstance(result, FactoredResidual):  # its other factors are the same for all photos
+        return replace(result, u=result.u.clone())
+    if isinstance(result, dict):
+        return {name: _copied(value) for name, value in result.items()}
     if hasattr(result, "__dataclass_fields__"):
         fields = {name: _copied(getattr(result, name)) for name in result.__dataclass_fields__}
         return type(result)(**fields)
