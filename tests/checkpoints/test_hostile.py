@@ -253,7 +253,7 @@ def test_changed_bytes_give_a_generator_or_a_sentence(tmp_path: Path) -> None:
         (b"", "is empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of Git LFS"),
         (b"<!DOCTYPE html><html>Google Drive can't scan this file</html>", "is a web page"),
-        (b"some words", "is neither a torch file, a pickle nor safetensors"),
+        (b"some words", "is a text file that begins with 'some words'"),
     ],
 )
 def test_other_files_are_named(content: bytes, sentence: str, tmp_path: Path, generator: Generator) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from hyperinverter.checkpoints import (
+    load_discriminator,
     load_generator,
     load_hyperinverter,
     load_w_encoder,
@@ -31,6 +32,7 @@ from hyperinverter.checkpoints import (
 from hyperinverter.checkpoints.opening import Opened, checkpoint_of, generator_of, read_checkpoint
 from hyperinverter.checkpoints.registry import PACKAGED, Packaged, packaged
 from hyperinverter.contracts import UserError
+from hyperinverter.data.transforms import read_photo
 from hyperinverter.inversion.phase1 import WInverter
 from hyperinverter.inversion.phase2 import HyperInverter
 from hyperinverter.inversion.specification import describe
@@ -585,3 +587,21 @@ def test_a_model_whose_generator_is_not_here_says_what_to_do(tmp_path: Path) -> 
     (run / "g.pkl").touch()
     assert generator_of(found) == str(run / "g.pkl")
     assert generator_of(replace(found, generator_path="digiface")) == "digiface"
+
+
+@pytest.mark.parametrize(
+    "load", [load_generator, load_hyperinverter, load_w_encoder, load_discriminator, read_photo]
+)
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (3, "expected the path of a file, got int"),
+        (b"x.pkl", "expected the path of a file, got bytes"),
+        (["x.pkl"], "expected the path of a file, got list"),
+        ("", "the path is empty"),
+        ("https://example.org/x.pkl", "is an address, not a file: download it first"),
+    ],
+)
+def test_what_is_no_path_is_said(load: Callable[..., Any], given: object, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        load(given, 64) if load is read_photo else load(given)

@@ -235,11 +235,30 @@ def test_the_speed_of_the_mapping_network_acts(
 
 def test_the_mean_may_be_an_array_and_may_be_repeated(tmp_path: Path) -> None:
     mean = official.generator_state(SHAPE)["mapping.w_avg"]
-    for latent_avg in (mean.numpy(), mean.double(), mean.half().float(), mean[None], mean.repeat(8, 1)):
+    for latent_avg in (mean.numpy(), mean.double(), mean.tolist(), mean[None], mean.repeat(8, 1)):
         path = official.write_rosinality(tmp_path / "net.pt", SHAPE, latent_avg=latent_avg)
         assert_close(load_generator(path).w_avg, mean, rtol=1e-3, atol=1e-3)
     inside = official.rosinality_state(SHAPE) | {"latent_avg": mean}
     assert torch.equal(load_generator(saved(inside, tmp_path / "net.pt")).w_avg, mean)
+
+
+def test_a_mean_that_is_not_a_number_is_measured(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = official.write_rosinality(
+        tmp_path / "net.pt", SHAPE, latent_avg=torch.full((SHAPE.w_dim,), torch.nan)
+    )
+    with caplog.at_level(logging.WARNING):
+        assert torch.isfinite(load_generator(path).w_avg).all()
+    assert "the mean of w is measured" in caplog.text
+
+
+def test_a_generator_under_a_name_nobody_has_heard_of(tmp_path: Path) -> None:
+    state = official.rosinality_state(SHAPE)
+    expected = load_generator(saved({"g_ema": state}, tmp_path / "usual.pt")).state_dict()
+    for content in ({"my_net": state, "step": 3}, [state, {"step": 3}], {"model_ema": {"state_dict": state}}):
+        found = load_generator(saved(content, tmp_path / "net.pt")).state_dict()
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    with pytest.raises(UserError, match=r"holds several networks of this kind \(one, two\); save the one"):
+        load_generator(saved({"one": state, "two": dict(state)}, tmp_path / "net.pt"))
 
 
 # Discriminators ----------------------------------------------------------------------------------------------

@@ -104,3 +104,26 @@ def test_invert_takes_what_is_meant_and_says_what_is_not(generator: Generator, p
     ):
         with pytest.raises(kind, match=sentence):
             model.invert(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("w", "error", "said"),
+    [
+        (None, TypeError, "got NoneType"),
+        (torch.zeros(1, 16).numpy(), TypeError, "got ndarray"),
+        (torch.zeros(1, 16, dtype=torch.int64), TypeError, "got torch.int64"),
+        (torch.zeros(16), ValueError, r"got \(16,\)"),
+        (torch.zeros(1, 3), ValueError, r"got \(1, 3\)"),
+    ],
+)
+def test_what_is_no_code_is_said_with_its_shape_and_type(
+    inverter: WInverter, w: object, error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=rf"expected codes w .*{said}"):
+        inverter.render(w)  # type: ignore[arg-type]
+
+
+def test_codes_in_double_precision_are_taken_and_other_strengths_refused(inverter: WInverter) -> None:
+    assert torch.equal(inverter.render(torch.zeros(1, 16).double()), inverter.render(torch.zeros(1, 16)))
+    with pytest.raises(TypeError, match="expected strength as a number"):
+        inverter.render(torch.zeros(1, 16), strength="a")  # type: ignore[arg-type]

@@ -166,7 +166,7 @@ def _from_configuration() -> Iterator[None]:
     """Turn what a network refuses into the sentence a person reads."""
     try:
         yield
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, MemoryError, RuntimeError) as error:
         raise UserError(
             f"the model cannot be built from the configuration: {first_line(error)}; check encoder, fusion "
             "and hypernet"
@@ -323,7 +323,13 @@ def _judged(cfg: Config) -> dict[str, Any]:
 
 def _optimizer(cfg: Config, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
     parameters = list(parameters)
-    optimizer: torch.optim.Optimizer = config.build(cfg.phase.optimizer)(parameters)
+    try:
+        optimizer: torch.optim.Optimizer = config.build(cfg.phase.optimizer)(parameters)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"phase.optimizer cannot be built: {first_line(error)}; check its arguments, or choose another with "
+            "phase/optimizer=NAME"
+        ) from error
     if (
         isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW))
         and policy_of(parameters[0]).fused_optimizer

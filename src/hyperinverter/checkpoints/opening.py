@@ -27,7 +27,7 @@ from hyperinverter.checkpoints.unwrapping import Unwrapped, unwrap
 from hyperinverter.contracts import UserError, shown
 from hyperinverter.inversion.specification import ModelSpec
 from hyperinverter.system.errors import cause
-from hyperinverter.system.files import parse_json, sha256_of
+from hyperinverter.system.files import as_path, check_readable, parse_json, sha256_of
 
 GENERATOR_INSIDE = "generator."  # before the names of the generator's tensors in a self-contained model
 PHASE1 = "phase1"  # in the header: name of the packaged phase I whose encoder the file leaves out
@@ -95,14 +95,18 @@ def checkpoint_of(path: str | Path) -> Path:
     Raises:
         UserError: If there is none.
     """
-    path = Path(path).expanduser()
+    path = as_path(path)
     if path.is_dir():
         for name in ("best.ckpt", "last.ckpt"):
             if (path / "checkpoints" / name).is_file():
                 return path / "checkpoints" / name
         raise UserError(f"{path} has no checkpoints/best.ckpt; give the folder of a run that has trained")
     if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}; give a run folder or a file")
+        names = sorted({k.rpartition("_")[0] for k in PACKAGED if k.endswith("_phase2")})
+        raise UserError(
+            f"there is no checkpoint {path}; give a run folder, a file, or a packaged model: {', '.join(names)}"
+        )
+    check_readable(path)
     return path
 
 
@@ -143,7 +147,7 @@ def find_file(path: str | Path, kind: str) -> tuple[Path, str]:
     """
     if isinstance(path, str) and f"{path}_{kind}" in PACKAGED:
         return packaged(kind, path)
-    file = Path(path).expanduser()
+    file = as_path(path)
     if file.is_dir():
         raise UserError(f"{file} is a folder; name the {kind}'s file in it with {kind}.path=FILE")
     if not file.is_file():
@@ -151,6 +155,7 @@ def find_file(path: str | Path, kind: str) -> tuple[Path, str]:
         raise UserError(
             f"there is no {kind} file {file}; check {kind}.path, or use a packaged one: {', '.join(names) or 'none'}"
         )
+    check_readable(file)
     return file, sha256_of(file)
 
 

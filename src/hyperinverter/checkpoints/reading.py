@@ -21,6 +21,7 @@ from hyperinverter.checkpoints.unwrapping import unwrap
 from hyperinverter.contracts import UserError
 from hyperinverter.system import kinds
 from hyperinverter.system.errors import first_line
+from hyperinverter.system.files import as_path, check_readable
 
 # What shapes or descriptions that no network can have trip over.
 IMPOSSIBLE = (ValueError, TypeError, RuntimeError, ArithmeticError, AttributeError, LookupError)
@@ -75,7 +76,7 @@ def read_foreign_weights(
         UserError: If the file is missing (with its official address) or is not such a file.
     """
     source = FETCHED[label]
-    file = Path(path).expanduser()
+    file = as_path(path)
     if not file.is_file():
         raise UserError(
             f"{label} needs {source.file}, which is not at {file}: fetch it with `{fetch_command(label)}`, or "
@@ -120,9 +121,10 @@ def existing(path: str | Path) -> Path:
     Raises:
         UserError: If there is none.
     """
-    file = Path(path).expanduser()
+    file = as_path(path)
     if not file.is_file():
         raise UserError(f"there is no file {file}; check its path")
+    check_readable(file)
     return file
 
 

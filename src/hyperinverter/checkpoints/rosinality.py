@@ -58,10 +58,12 @@ def read_generator(found: Unwrapped, load: Load) -> Foreign:
     w_dim = shape_of(held, "style.1.bias", 1)[0]
     latent_avg, w_avg = found.said(*_MEANS), torch.zeros(w_dim)
     if latent_avg is not None:
-        given = load({"latent_avg": latent_avg})["latent_avg"]
+        given = _mean(latent_avg, load)
         if given.ndim == 0 or given.shape[-1] != w_dim:
             raise Unreadable(f"has a latent_avg of the shape {tuple(given.shape)} for w of {w_dim} numbers")
         w_avg = given.reshape(-1, w_dim)[0].clone()  # sometimes repeated for every style layer
+        if not bool(torch.isfinite(w_avg).all()):
+            latent_avg, w_avg = None, torch.zeros(w_dim)  # of no use: measured like one that is missing
     knows_noise = any(name.startswith("noises.") for name in held)
     held = without_filters(without_filters(held, ".blur.kernel", 4.0), ".upsample.kernel", 4.0)
     later = sum(bool(re.fullmatch(r"to_rgbs\.\d+\.bias", name)) for name in held)
@@ -92,6 +94,15 @@ def read_generator(found: Unwrapped, load: Load) -> Foreign:
         tensors, clamp=None, lr_multiplier=positive(stated, "lr_mlp") or USUAL_MULTIPLIER
     )
     return Foreign(config, tensors, latent_avg is not None, knows_noise, stated is not None)
+
+
+def _mean(latent_avg: Any, load: Load) -> Tensor:
+    """The mean of w, as a tensor or an array or as plain numbers in a list."""
+    if isinstance(latent_avg, (list, tuple)) and all(
+        isinstance(number, (int, float)) for number in latent_avg
+    ):
+        return torch.tensor([float(number) for number in latent_avg])
+    return load({"latent_avg": latent_avg})["latent_avg"]
 
 
 def read_discriminator(found: Unwrapped, load: Load) -> tuple[GeneratorConfig, int | None, Tensors]:

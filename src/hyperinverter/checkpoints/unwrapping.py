@@ -14,8 +14,16 @@ from typing import Any
 
 from torch import Tensor
 
-from hyperinverter.checkpoints.pickles import Record, StoredTensor, dictionary, modules_of, tensors_of
+from hyperinverter.checkpoints.pickles import (
+    Record,
+    StoredTensor,
+    Unreadable,
+    dictionary,
+    modules_of,
+    tensors_of,
+)
 from hyperinverter.checkpoints.shapes import under
+from hyperinverter.contracts import shown
 
 # Keys that say nothing of what is behind them.
 _CONTAINERS = (
@@ -82,15 +90,45 @@ def unwrap(
         The first that is known; None if there is none.
 
     Raises:
-        Unreadable: If there is none, and an object that was not read stands where it is kept.
+        Unreadable: If there is none, and an object that was not read stands where it is kept; or if there are several
+            under names that say nothing.
     """
     for found in _candidates(content, (), places, parts, set()):
         if known(found.stored):
             return found
+    elsewhere = _elsewhere(content, known, places, parts)
+    if len(elsewhere) == 1:
+        return next(iter(elsewhere.values()))
+    if elsewhere:
+        listed = ", ".join(shown(key) for key in list(elsewhere)[:5])
+        raise Unreadable(
+            f"holds several networks of this kind ({listed})",
+            "save the one that is meant alone: torch.save(torch.load(FILE)[KEY], NEW_FILE)",
+        )
     for key in (*places, *_CONTAINERS) if isinstance(content, dict) else ():
         if isinstance(content.get(key), Record) and not content[key].is_module:
             dictionary(content[key])  # says what it is
     return None
+
+
+def _elsewhere(
+    content: Any, known: Callable[[Mapping[str, Any]], bool], places: Sequence[str], parts: Sequence[str]
+) -> dict[Any, Unwrapped]:
+    """Networks under names that nobody has heard of, and in lists."""
+    if isinstance(content, dict):
+        items = [(key, held) for key, held in content.items() if isinstance(key, str)]
+    elif isinstance(content, (list, tuple)):
+        items = [(str(number), held) for number, held in enumerate(content)]
+    else:
+        return {}
+    seen: set[int] = set()  # of all together: their number is bounded
+    found = {}
+    for key, held in items:
+        candidates = _candidates(held, (), places, parts, seen)
+        first = next((candidate for candidate in candidates if known(candidate.stored)), None)
+        if first is not None:
+            found[key] = first
+    return found
 
 
 def is_network(value: Any) -> bool:

@@ -1,5 +1,6 @@
 """Whether the values make sense, before anything is built."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hyperinverter.config.carried import single_values
 from hyperinverter.config.explain import all_keys, near, unknown_key, unknown_option
 from hyperinverter.config.groups import Config, conf_dir, groups_of, options_of
 from hyperinverter.config.overrides import parse_overrides
+from hyperinverter.config.types import check_types
 from hyperinverter.config.values import given
 from hyperinverter.contracts import UserError
 from hyperinverter.system.errors import first_line
@@ -32,6 +34,7 @@ _WHOLE = {  # key -> least value
     "domain.resolution": 4,
     "hypernet.hidden_dim": 1,
     "hypernet.channels": 1,
+    "hypernet.extractor_channels": 1,
     "features.width": 1,
     "method.channels": 1,
     "method.pool": 1,
@@ -101,12 +104,15 @@ def validate(cfg: Config) -> None:
             raise UserError(
                 f"{key} must be a group of options, got {value!r}: choose one by its name, or leave it out"
             )
+    check_types(cfg)
     for key in (*_ABOVE_ZERO, *_NOT_NEGATIVE):
         value = given(cfg, key)
         if value is None and key not in _NEEDED:
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
             raise UserError(f"{key} must be a number, got {value!r}")
+        if value in (math.inf, -math.inf):
+            raise UserError(f"{key} must be a finite number, got {value!r}")
         if value < 0 or (value == 0 and key in _ABOVE_ZERO):
             raise UserError(f"{key} must be {'above' if key in _ABOVE_ZERO else 'at least'} 0, got {value}")
     for key, least in _WHOLE.items():

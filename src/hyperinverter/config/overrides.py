@@ -90,10 +90,10 @@ def _quoted_path(argument: str) -> str:
         if plain.startswith("~"):
             return f"{key}={quote(os.path.expanduser(plain))}"
     try:
-        OverridesParser.create().parse_override(argument)
+        read = OverridesParser.create().parse_override(argument).value()
     except HydraException:
         return f"{key}={quote(value)}"
-    return argument
+    return f"{key}='{value}'" if isinstance(read, (bool, int, float)) else argument  # a folder called 3
 
 
 def _normalise(argument: str) -> str:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from hyperinverter.contracts import UserError
 from hyperinverter.data.transforms import unreadable_header
 from hyperinverter.system import kinds
-from hyperinverter.system.files import locked, parse_json, write_bytes, writing_to
+from hyperinverter.system.files import as_path, locked, parse_json, write_bytes, writing_to
 
 SUFFIXES = {
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff"),
@@ -60,7 +60,7 @@ def list_photos(root: str | Path) -> Listing:
     Raises:
         UserError: If ``root`` is missing, is no folder, or cannot be read.
     """
-    root = Path(root).expanduser()
+    root = as_path(root)
     if not root.exists():
         raise UserError(f"no folder at {root}; give the folder of your photos with data.root=PATH")
     if not root.is_dir():

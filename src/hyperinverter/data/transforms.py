@@ -21,7 +21,7 @@ from PIL import Image, ImageCms, ImageOps
 from torch import Tensor
 
 from hyperinverter.contracts import UserError, shown
-from hyperinverter.system.files import write_bytes
+from hyperinverter.system.files import as_path, write_bytes
 
 VERSION = 1  # of the steps above: decoded photos kept from another version are not used
 MIN_SIDE = 16  # pixels; anything smaller is no usable photo
@@ -97,7 +97,7 @@ def load_upright(path: str | Path) -> Image.Image:
     Raises:
         UserError: See :func:`read_photo`.
     """
-    path = Path(path)
+    path = as_path(path)
     with _explaining(path), Image.open(path, formats=_formats(path)) as image:
         _check_size(image, path)
         image.load()

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hyperinverter.contracts import Inversion, UserError
 from hyperinverter.ops.factored import FactoredResidual, materialised
-from hyperinverter.system.files import parse_json, write_bytes
+from hyperinverter.system.files import as_path, parse_json, write_bytes
 
 KIND = "hyperinverter.inversion"
 VERSION = 2  # 1 had no factors
@@ -133,7 +133,7 @@ def load_inversion(path: str | Path) -> tuple[Inversion, Origin]:
     Raises:
         UserError: If the file or one that it needs is missing, damaged, or of another kind.
     """
-    place = Path(path).expanduser()
+    place = as_path(path)
     if not place.is_file():
         raise UserError(f"there is no inversion file {place}; make one with `hyperinverter invert PHOTO`")
     try:

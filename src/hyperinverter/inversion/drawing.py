@@ -40,6 +40,25 @@ class Shift(Protocol):
 Edits = Iterable[tuple[Shift, float | Tensor]]
 
 
+def as_codes(w: object, generator: Generator) -> Tensor:
+    """What people pass as w, as codes of a generator; numbers in double precision become its own.
+
+    Raises:
+        TypeError: For anything but a floating tensor.
+        ValueError: For another shape.
+    """
+    width = generator.w_dim
+    if not isinstance(w, Tensor) or not w.is_floating_point():
+        kind = w.dtype if isinstance(w, Tensor) else type(w).__name__
+        raise TypeError(
+            f"expected codes w as a floating tensor (B, {width}) or (B, L, {width}), got {kind}; torch.as_tensor makes "
+            "one from an array"
+        )
+    if w.ndim not in (2, 3) or w.shape[-1] != width:
+        raise ValueError(f"expected codes w (B, {width}) or (B, L, {width}), got {tuple(w.shape)}")
+    return w.to(generator.w_avg.dtype) if w.dtype == torch.float64 else w
+
+
 class Drawing(nn.Module, ABC):
     """Base of the ways to invert: everything one does with an inversion.
 
@@ -82,7 +101,8 @@ class Drawing(nn.Module, ABC):
         Returns:
             RGB, ``(B, 3, R, R)``.
         """
-        return self.generator.synthesis(w, scale_residuals(residuals or {}, strength), noise_mode="const")
+        codes = as_codes(w, self.generator)
+        return self.generator.synthesis(codes, scale_residuals(residuals or {}, strength), noise_mode="const")
 
     def prepare(
         self, of: Inversion | Mapping[str, Residual], strength: Strength = 1.0
@@ -209,7 +229,13 @@ def scale_residuals(residuals: Mapping[str, Residual], strength: Strength) -> di
 
     Raises:
         ValueError: For a group that does not exist.
+        TypeError: For a strength that is neither a number nor one of these.
     """
+    values = strength.values() if isinstance(strength, Mapping) else [strength]
+    if wrong := [value for value in values if not isinstance(value, (int, float, Tensor))]:
+        raise TypeError(
+            f"expected strength as a number, one per sample (B,), or GROUP -> number, got {type(wrong[0]).__name__}"
+        )
     if isinstance(strength, Mapping):
         unknown = [
             name for name in strength if name not in {*GROUPS, *KINDS, "torgb"} and not _is_block(name)

@@ -94,6 +94,10 @@ def as_photos(images: object, like: Tensor) -> Tensor:
             f"expected a tensor of photos (B, 3, H, W), RGB in [-1, 1], got {type(images).__name__}; read_photo(PATH, "
             "resolution) makes one from a file, and hyperinverter.data.transforms.to_tensor from pixels (H, W, 3)"
         )
+    if images.layout != torch.strided or images.is_meta:
+        raise TypeError(
+            "expected a dense tensor of photos with values, got one that is sparse or without any"
+        )
     if not images.is_floating_point():
         raise TypeError(
             f"expected photos as floating numbers in [-1, 1], got {images.dtype}; bytes become photos by "

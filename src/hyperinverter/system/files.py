@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import platform
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -68,6 +69,42 @@ def writing_to(folder: Path, needed: int, way_out: str) -> Iterator[None]:
         if shutil.disk_usage(folder).free < needed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         yield
+
+
+def as_path(given: object) -> Path:
+    """What people give for a file or a folder, with ``~`` written out.
+
+    Raises:
+        UserError: For a value that is none, and for an address.
+    """
+    if isinstance(given, bytes) or not isinstance(given, (str, os.PathLike)):
+        raise UserError(
+            f"expected the path of a file, got {type(given).__name__}; give a text or a pathlib.Path"
+        )
+    text = os.fspath(given)
+    if not text:
+        raise UserError("the path is empty; give the path of a file")
+    if isinstance(given, str) and re.match(r"[a-z][a-z0-9+.-]+://", given, re.IGNORECASE):
+        raise UserError(
+            f"{shown(given, 300)} is an address, not a file: download it first, and give its path"
+        )
+    try:
+        return Path(os.fsdecode(text)).expanduser()
+    except RuntimeError as error:  # the home of somebody who is not known here
+        raise UserError(
+            f"{shown(text, 300)} cannot be written out ({error}); give the complete path"
+        ) from error
+
+
+def check_readable(file: Path) -> None:
+    """Raise ``UserError`` for a file that the system does not let this process read."""
+    try:
+        with file.open("rb") as opened:
+            opened.read(1)
+    except OSError as error:
+        raise UserError(
+            f"{file} cannot be read: {error.strerror}; check its permissions and the disk"
+        ) from error
 
 
 def is_full(error: BaseException) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from pathlib import Path, PurePosixPath
 
@@ -21,6 +22,8 @@ _OTHERS = {
     b"\x93NUMPY": ("a single array of NumPy", "save the network with PyTorch"),
     b"\x89PNG": ("a picture", "give the network's file"),
     b"\xff\xd8\xff": ("a picture", "give the network's file"),
+    b"GGUF": ("a GGUF file of a language model", "give the network's file"),
+    b"%PDF": ("a PDF document", "give the network's file"),
 }
 
 
@@ -34,6 +37,8 @@ def archive(path: Path) -> tuple[str, str] | None:
         start = file.read(512)
     for magic, (name, command) in _COMPRESSED.items():
         if start.startswith(magic):
+            if name != "7-Zip" and re.search(r"\.(tgz|tbz2?|txz|tar\.\w+)$", path.name, re.IGNORECASE):
+                return f"is a tar archive compressed with {name}", f"unpack it: tar -xf '{path}'"
             return f"is compressed with {name}", f"unpack it: {command} '{path}'"
     if start[257:262] == b"ustar":
         return "is a tar archive", f"unpack it: tar -xf '{path}'"
@@ -69,4 +74,20 @@ def other(path: Path) -> tuple[str, str] | None:
     for magic, (name, way_out) in _OTHERS.items():
         if start.startswith(magic):
             return f"is {name}", way_out
+    if start and not start.strip(b"\0"):
+        return "begins with nothing but zeros, as downloads do that did not finish", "download it again"
+    if path.suffix.lower() == ".onnx":
+        return "is an ONNX model", "save the network with PyTorch"
+    if (text := _text(start)) is not None:
+        return f"is a text file that begins with {shown(text, 40)!r}, not weights", "download the file itself"
     return None
+
+
+def _text(start: bytes) -> str | None:
+    """The first line of what is text; None for other bytes."""
+    encoding = "utf-16" if start.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8"
+    try:
+        text = start[:256].decode(encoding, "ignore" if len(start) > 256 else "strict").strip()
+    except UnicodeDecodeError:
+        return None
+    return text.splitlines()[0] if text and all(c.isprintable() or c.isspace() for c in text) else None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytorch_lightning import Callback, seed_everything
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from hyperinverter import config
 from hyperinverter.checkpoints.opening import read_checkpoint
@@ -18,6 +19,7 @@ from hyperinverter.config import Config
 from hyperinverter.contracts import UserError
 from hyperinverter.runs import RunCard, read_card
 from hyperinverter.system.command import train_command
+from hyperinverter.system.errors import first_line
 from hyperinverter.system.files import held, hold, writing
 from hyperinverter.system.machine import GB, available_bytes, keep_freed_memory
 from hyperinverter.system.processes import is_first
@@ -110,7 +112,6 @@ class Job:
 
     def __init__(self, cfg: Config, folder: Path) -> None:
         self.cfg, self.folder = cfg, folder
-        self.photos = max(round(cfg.phase.kimg * 1000), 1)  # that training is meant to see
         self.loggers: list[Logger] = []
         self.resumed = resume.origin(cfg, folder)
         # Read now: this run's own card replaces it.
@@ -148,6 +149,7 @@ class Job:
         """
         quieten()
         config.validate(self.cfg)
+        self.photos = max(round(self.cfg.phase.kimg * 1000), 1)  # that training is meant to see
         config.check_additions(config.task_overrides())
         devices.check_devices(self.cfg)
         if self.resumed is not None:
@@ -205,7 +207,10 @@ class Job:
             table.count,
         )
         say(f"phase {cfg.phase.number} on {cfg.domain.name}: {short(self.folder)}")
-        self.trainer = make_trainer(cfg, self.loggers, self._callbacks(checkpoints))
+        try:
+            self.trainer = make_trainer(cfg, self.loggers, self._callbacks(checkpoints))
+        except (TypeError, ValueError, MisconfigurationException) as error:
+            raise UserError(f"the trainer cannot be built: {first_line(error)}; check trainer.*") from error
         self._say_processes()
         self._fit(assembled, checkpoints, self._begin(table))
         return self._test(assembled, checkpoints)
@@ -363,8 +368,8 @@ def identity(cfg: Config) -> dict[str, Any]:
     """What tells this run from others, for its card."""
     typed = config.task_overrides()
     return {
-        "name": cfg.name or tracking.typed_name(),
-        "group": cfg.group,
+        "name": tracking.typed_name() if cfg.name is None else str(cfg.name),
+        "group": None if cfg.group is None else str(cfg.group),
         "phase": cfg.phase.number,
         "method": cfg.method.name if "method" in cfg else "hyperinverter",
         "domain": cfg.domain.name,
