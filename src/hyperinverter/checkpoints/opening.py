@@ -104,7 +104,7 @@ def checkpoint_of(path: str | Path) -> Path:
     if not path.is_file():
         names = sorted({k.rpartition("_")[0] for k in PACKAGED if k.endswith("_phase2")})
         raise UserError(
-            f"there is no checkpoint {path}; give a run folder, a file, or a packaged model: {', '.join(names)}"
+            f"there is no checkpoint {path}; give a run folder or a file, or a packaged model: {', '.join(names)}"
         )
     check_readable(path)
     return path
