@@ -318,8 +318,8 @@ def test_photos_that_are_not_square_become_what_was_asked_and_are_reported_once(
         assert (picture[:, 9:] == 0).all()
     (line,) = [record.getMessage() for record in caplog.records]
     assert line == (
-        "photos that are not square lose what lies outside of their middle square (the first is 64x32): data.fit=crop; "
-        "there are also pad and squeeze"
+        "photos that are not square lose what lies outside of their middle square (the first is 64x32): data.fit=crop "
+        "(of a command: --fit crop); there are also pad and squeeze"
     )
     with pytest.raises(
         UserError, match=r"unknown way to make a photo square 'stretch'; choose one of crop, pad"
