@@ -75,13 +75,18 @@ def write_edits(
     write_text(out / "edits_pairs.csv", tables.pairs_csv(found))
     text = _markdown(["model", *columns, *identity], readable, len(names))
     if found:
-        said = "\n".join(f"- {sentence}" for sentence in tables.sentences(found))
-        text += "\n## What may be concluded\n\nPaired on the same photos; sign-flip test, Holm over all pairs.\n\n"
-        text += said + "\n"
+        short = {pair: {c: row[c] for c in row if c.startswith(_SAID)} for pair, row in found.items()}
+        said = "\n".join(f"- {sentence}" for sentence in tables.sentences(short))
+        text += f"\n## What may be concluded\n\n{_PAIRED}\n\n{said}\n"
     write_text(out / "edits.md", text)
     draw_plane(models, seconds, out / "plane.png")
 
 
+_SAID = ("effect_", "flip_l2", "flip_id", "back_l2")  # numbers of which sentences speak
+_PAIRED = (
+    "Of effects, mirror images and the way back; `edits_pairs.csv` has every number. Paired on the same photos; "
+    "sign-flip test, Holm over all pairs."
+)
 _ABOUT = """# Edits, on {n} photos
 
 - The ends of a direction are two standard deviations of w along it, or less where less is safe.
