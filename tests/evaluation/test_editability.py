@@ -188,6 +188,10 @@ def test_the_command_writes_tables_and_the_plane(tmp_path: Path) -> None:
     with Image.open(tmp_path / "e" / "plane.png") as plane:
         assert plane.size[0] > 1000
     assert not (tmp_path / "e" / "edits_pairs.csv").read_text().count("\n") > 1  # one model: no pairs
+    with (tmp_path / "e" / "strengths.csv").open(newline="") as lines:
+        strengths = list(csv.DictReader(lines))
+    assert [float(row["strength"]) for row in strengths] == [0, 0.25, 0.5, 0.75, 1]
+    assert float(strengths[-1]["l2"]) == pytest.approx(float(table["inversion_l2"]), rel=1e-3)
     assert "effect_smile" in (tmp_path / "e" / "edits.md").read_text()
 
 

@@ -110,7 +110,7 @@ def _run(asked: Request, part: str | None) -> int:
     files = "table.md, table.csv, table.tex, per_photo.csv, pairs.csv, worst_best.png"
     if asked.edits:
         measure_edits(measuring, asked.out, asked.edits, _odd_details(models, device))
-        files += ", edits.md, edits.csv, edits_per_photo.csv, plane.png"
+        files += ", edits.md, edits.csv, edits_per_photo.csv, edits_pairs.csv, strengths.csv, plane.png"
     print((asked.out / "table.md").read_text(encoding="utf-8"), end="")
     say(f"{short(asked.out)}: {files}")
     return 0

@@ -36,7 +36,8 @@ def read_edits(path: Path) -> Edits | None:
 def write_edits(
     out: Path, models: Mapping[str, Edits], seconds: Mapping[str, float], names: list[str]
 ) -> None:
-    """Write ``edits_per_photo.csv``, ``edits.csv``, ``edits_pairs.csv``, ``edits.md`` and ``plane.png``.
+    """Write ``edits_per_photo.csv``, ``edits.csv``, ``edits_pairs.csv``, ``strengths.csv``, ``edits.md`` and
+    ``plane.png``.
 
     Args:
         out: Folder of the evaluation.
@@ -67,6 +68,11 @@ def write_edits(
     ends = [f"{c}{end}" for c in columns for end in ("", "_low", "_high")]
     identity = [f"identity_at_{d}_{level:.2f}" for d, level in levels.items()]
     write_text(out / "edits.csv", _csv([["model", "n", *ends, *identity], *table]))
+    curves = [
+        [label, *(f"{x:.6g}" for x in point)] for label, edits in models.items() for point in edits.curve
+    ]
+    if curves:
+        write_text(out / "strengths.csv", _csv([["model", "strength", "l2", "truth_l2", "effect"], *curves]))
     measured = {
         label: tables.Measured(names, {c: np.array(v) for c, v in edits.numbers.items()}, {})
         for label, edits in models.items()
