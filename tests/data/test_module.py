@@ -137,7 +137,7 @@ def test_photos_that_are_not_square_are_counted_at_the_start(
         module = ready(folder_module(photos, tmp_path, decoded=decoded, fit=fit))
         (line,) = [record.getMessage() for record in caplog.records if "square" in record.getMessage()]
         assert "photos are not square and" in line
-        assert f"data.fit={fit}; there are also" in line
+        assert f"data.fit={fit} (of a command: --fit {fit}); there are also" in line
         side = next(side for side in module.datasets.values() if "a.png" in side.names)
         photo = side[side.names.index("a.png")]["image"]
         torch.testing.assert_close(photo, read_photo(photos / "a.png", 16, fit=fit))
