@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from hyperinverter.evaluation import statistics, tables
 from hyperinverter.evaluation.editability import Edits, Way, equal_changes
@@ -163,6 +164,10 @@ def draw_plane(models: Mapping[str, Edits], seconds: Mapping[str, float], path: 
         axis.set_xlabel("error of the inversion (L2), real photos")
         axis.grid(alpha=0.3)
     axes[0].set_yscale("log")
+    for scale in (axes[0].yaxis, *(axis.xaxis for axis in axes)):
+        scale.set_major_locator(LogLocator(subs=(1, 2, 5)))  # few enough not to overlap
+        scale.set_major_formatter(FormatStrFormatter("%g"))
+        scale.set_minor_formatter(NullFormatter())
     axes[0].set_ylabel("error of an edit with known truth (L2)")
     axes[0].set_title("lower left is better; lines: strength of the residuals", fontsize=10)
     if effects:
