@@ -41,6 +41,12 @@ def invert(
         str | None, typer.Option(metavar="pti", help="Tune the generator for each photo afterwards: pti.")
     ] = None,
     steps: Annotated[int, typer.Option(min=0, help="Of --refine.")] = 30,
+    compact: Annotated[
+        bool,
+        typer.Option(
+            "--compact", help="Keep what all photos of a model share once in the folder: small files."
+        ),
+    ] = False,
     again: Annotated[
         bool, typer.Option("--again", help="Invert photos that have their results already, too.")
     ] = False,
@@ -73,5 +79,6 @@ def invert(
         white=white,
         strength=parse_strength(strength),
         batch=batch,
+        compact=compact,
     )
     return job.run(found, again=again)

@@ -63,6 +63,7 @@ class Inversions:
         fit, white: See ``inputs.read``.
         strength: Of the residuals in the image that is drawn; the residuals in the file are complete.
         batch: Photos in one pass.
+        compact: Whether what all photos of a model share is one file of the folder; else every inversion is complete.
 
     Raises:
         UserError: If the model cannot be loaded or the folder cannot be written.
@@ -79,7 +80,9 @@ class Inversions:
         white: int | None = None,
         strength: float | Mapping[str, float] = 1.0,
         batch: int = 8,
+        compact: bool = False,
     ) -> None:
+        self.compact = compact
         self.called, self.out, self.strength, self.batch = model, out, strength, batch
         self.model = load_inverter(model)
         self.fit, self.white = fit, white
@@ -211,7 +214,7 @@ class Inversions:
             pictures.save_picture(pictures.to_picture(inversion.image[0]), self.out / f"{name}.inverted.png")
             pictures.save_picture(pictures.to_picture(inversion.w_image[0]), self.out / f"{name}.w_image.png")
             pictures.save_picture(pictures.to_picture(photo.image[0]), self.out / f"{name}.photo.png")
-            save_inversion(inversion, self.out / f"{name}{INVERSION}", origin, shared=True)
+            save_inversion(inversion, self.out / f"{name}{INVERSION}", origin, shared=self.compact)
 
     def _rows_before(self) -> dict[str, dict[str, str]]:
         file = self.out / REPORT
