@@ -48,6 +48,7 @@ def spec(generator: Generator) -> ModelSpec:
             residual_scale=0.25,
         ),
         FeatureResidualsSpec(("b8.conv1",), width=4, scale=0.5, rule="warp"),
+        edit_strength=0.5,
     )
 
 
@@ -64,7 +65,7 @@ def test_no_option_is_lost_between_specification_model_and_file(
     first = build(replace(spec, kind="w_encoder"), generator)
     assert isinstance(first, WInverter)
     assert describe(first) == replace(
-        spec, kind="w_encoder", features=None, hypernet=None, feature_residuals=None
+        spec, kind="w_encoder", features=None, hypernet=None, feature_residuals=None, edit_strength=None
     )
 
 

@@ -72,6 +72,7 @@ def model_spec(cfg: Config, generator: Generator) -> ModelSpec:
             **{name: value for name, value in options.items() if name != "init"},
         ),
         added,
+        edit_strength=_edit_strength(cfg),
     )
 
 
@@ -85,7 +86,20 @@ def _hyperstyle_spec(cfg: Config, generator: Generator) -> ModelSpec:
         scale=cfg.method.scale,
         iterations=cfg.method.iterations,
     )
-    return ModelSpec("hyperinverter", generator.config, w_encoder_spec(cfg), hyperstyle=rival)
+    return ModelSpec(
+        "hyperinverter",
+        generator.config,
+        w_encoder_spec(cfg),
+        hyperstyle=rival,
+        edit_strength=_edit_strength(cfg),
+    )
+
+
+def _edit_strength(cfg: Config) -> float | None:
+    """None for 1, as in files from before there was a choice."""
+    chosen = cfg.get("method")  # older runs have none
+    strength = 1.0 if chosen is None else float(chosen.get("edit_strength", 1.0))
+    return None if strength == 1 else strength
 
 
 def _feature_residuals(cfg: Config) -> FeatureResidualsSpec | None:

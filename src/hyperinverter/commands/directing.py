@@ -14,7 +14,7 @@ from hyperinverter.contracts import UserError
 from hyperinverter.data.transforms import read_photo
 from hyperinverter.editing import catalogue
 from hyperinverter.editing.directions import Direction
-from hyperinverter.editing.discovery import fit, from_two_groups, pca, sample_codes, sefa
+from hyperinverter.editing.discovery import fit, from_two_groups, pca, sefa
 from hyperinverter.editing.foreign import save_directions
 from hyperinverter.inversion.drawing import Drawing
 from hyperinverter.inverters import load_inverter
@@ -97,7 +97,7 @@ def discover(model: str, method: str, count: int, out: Path | None) -> int:
     if method not in ("pca", "sefa"):
         raise UserError(f"--method={method[:20]} is neither pca nor sefa")
     found = (
-        pca(sample_codes(inverter.generator), count) if method == "pca" else sefa(inverter.generator, count)
+        pca(inverter.generator.sample_codes(), count) if method == "pca" else sefa(inverter.generator, count)
     )
     _save(found, inverter, out or Path(f"{method}.safetensors"))
     return 0

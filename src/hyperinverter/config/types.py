@@ -61,6 +61,7 @@ _TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
         ("data.val_fraction", "data.test_fraction"),
         (lambda value: _is_number(value) and 0 <= value < 1, "a share from 0 to below 1"),
     ),
+    "method.edit_strength": (lambda value: _is_number(value) and 0 <= value <= 1, "a number from 0 to 1"),
     "trainer.timeout": (lambda value: _is_number(value) and value > 0, "a number of seconds above 0"),
     "trainer.save_every_kimg": (lambda value: _is_number(value) and value >= 0, "a number of at least 0"),
     "trainer.num_nodes": (lambda value: _is_whole(value, 1), "a whole number of at least 1"),
@@ -70,7 +71,13 @@ _TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
 _NOT_NULL = {
     *("generator.path", "paths.outputs", "paths.cache", "judges.perceptual", "judges.lpips", "domain.name"),
     *("trainer.accelerator", "trainer.strategy", "coverage.include", "loss.lpips_share", "trainer.timeout"),
-    *("trainer.num_nodes", "trainer.save_every_kimg", "phase.accumulate", "features.scale"),
+    *(
+        "trainer.num_nodes",
+        "trainer.save_every_kimg",
+        "phase.accumulate",
+        "features.scale",
+        "method.edit_strength",
+    ),
 }
 _GROUPS = ("panels", "paths", "evaluation", "features", "hypernet", "method", "coverage")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from hyperinverter.checkpoints.registry import domain_of, packaged_path
 from hyperinverter.contracts import UserError
 from hyperinverter.editing.directions import Direction
-from hyperinverter.editing.discovery import pca, sample_codes, sefa
+from hyperinverter.editing.discovery import pca, sefa
 from hyperinverter.editing.foreign import read_directions
 from hyperinverter.networks.generator import Generator
 
@@ -40,7 +40,7 @@ def load(name: str | Path, generator: Generator | None = None) -> dict[str, Dire
             f"directions {name!s:.80} need a generator to fit; catalogues without one: {', '.join(CATALOGUES)}"
         )
     if str(name) == "pca":
-        return pca(sample_codes(generator))
+        return pca(generator.sample_codes())
     if str(name) == "sefa":
         return sefa(generator)
     return read_directions(name, w_dim=generator.w_dim, num_ws=generator.num_ws)

@@ -23,17 +23,6 @@ SHRINKAGE = (
 )
 
 
-@torch.no_grad()
-def sample_codes(generator: Generator, count: int = 10_000, seed: int = 0) -> Tensor:
-    """Codes of random faces, ``(count, D)``: z through the mapping network, without truncation."""
-    draw = torch.Generator().manual_seed(seed)
-    parts = (min(1000, count - first) for first in range(0, count, 1000))
-    device = generator.w_avg.device
-    return torch.cat(
-        [generator.mapping(torch.randn(n, generator.z_dim, generator=draw).to(device))[:, 0] for n in parts]
-    )
-
-
 def pca(codes: Tensor, count: int = 10) -> dict[str, Direction]:
     """Principal components of codes ``(N, D)`` (GANSpace, Härkönen et al. 2020), the largest first.
 

@@ -25,15 +25,15 @@ from torch import Tensor
 from hyperinverter.contracts import Inversion, UserError
 from hyperinverter.editing import catalogue
 from hyperinverter.editing.directions import Direction
-from hyperinverter.editing.discovery import pca, sample_codes
+from hyperinverter.editing.discovery import pca
 from hyperinverter.editing.readings import FaceReadings
 from hyperinverter.inversion.drawing import Drawing
+from hyperinverter.inversion.easing import FAR
 from hyperinverter.judges.base import Judge
 from hyperinverter.networks.generator import Generator, Residuals
 
 WANTED = {"digiface": ("yaw", "smile")}  # directions of a catalogue whose readings move most
 COMPONENTS = ("pc0", "pc1")  # of generators without one; pc0 of the others, too: it needs no reading
-REACH = 2.0  # standard deviations of w along a direction, both ways: the ends
 PARTS = (-1.0, -2 / 3, -1 / 3, 1 / 3, 2 / 3, 1.0)  # of the way to an end
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 LEAST_CHANGE = 0.1  # sd of a reading: who changes less does not edit, and is not compared at equal change
@@ -135,7 +135,7 @@ class Editing:
             raise UserError("edits are measured on at least 2 photos; give more, or leave --edits out")
         self.photos, self.generator = photos, generator
         self.perceptual, self.identity = perceptual, identity
-        codes = sample_codes(generator, _CODES)
+        codes = generator.sample_codes(_CODES)
         self.read, known = self._directions(codes)
         self.ends = [end_of(direction, codes) for direction in known]
         self.seen = [
@@ -299,7 +299,7 @@ class Editing:
 
 
 def end_of(direction: Direction, codes: Tensor) -> Direction:
-    """The direction whose power 1 is its end: ``REACH`` standard deviations of w, or less where less is safe.
+    """The direction whose power 1 is its end: ``FAR`` standard deviations of w, or less where less is safe.
 
     Args:
         direction: Its power is anything; ``(D,)``, or ``(L, D)``, of which the layer that moves most counts.
@@ -308,7 +308,7 @@ def end_of(direction: Direction, codes: Tensor) -> Direction:
     steps = direction.shift.to(codes).reshape(-1, codes.shape[-1])
     longest = steps[torch.linalg.vector_norm(steps, dim=1).argmax()]
     deviation = (codes @ longest).std() / longest.square().sum()  # in powers
-    power = min(REACH * float(deviation), -direction.safe[0], direction.safe[1])
+    power = min(FAR * float(deviation), -direction.safe[0], direction.safe[1])
     return replace(direction, shift=direction.shift * power)
 
 

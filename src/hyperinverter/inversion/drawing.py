@@ -6,6 +6,7 @@ evaluation, the editor) asks for nothing more than what stands here.
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from hyperinverter.contracts import Inversion
 from hyperinverter.inversion.carrying import Rule, carried
+from hyperinverter.inversion.easing import kept
 from hyperinverter.networks.features import KIND
 from hyperinverter.networks.generator import Generator
 from hyperinverter.ops.factored import FactoredResidual, Residual
@@ -22,6 +24,7 @@ from hyperinverter.ops.factored import materialised as made
 
 Strength = float | Tensor | Mapping[str, float]
 KINDS = ("weights", "features")
+_CODES = 2000  # whose covariance says how far an edit goes
 GROUPS = {"coarse": (4, 8), "medium": (16, 32), "fine": (64, 8192)}  # sides of the blocks, both included
 
 
@@ -66,11 +69,14 @@ class Drawing(nn.Module, ABC):
         source: What was asked for when it was loaded (``digiface``, a run folder, a file); empty if it was built.
         sha256: Of the file its weights came from; empty if it was built.
         rule: What an edit does with feature residuals: one of ``inversion.carrying.RULES``.
+        edit_strength: What an edit of two standard deviations of w leaves of all residuals, see ``inversion.easing``;
+            1: all of them, as in the paper.
     """
 
     source: str = ""
     sha256: str = ""
     rule: Rule = "add"
+    edit_strength: float = 1.0
 
     @property
     @abstractmethod
@@ -127,11 +133,45 @@ class Drawing(nn.Module, ABC):
         if not isinstance(of, Inversion):
             return synthesis.with_residuals(scale_residuals(of, strength))
         scaled = scale_residuals(of.residuals, strength)
+        if self.edit_strength != 1:
+            return lambda w: self._one_by_one(of.w, scaled, as_codes(w, self.generator))
         maps = {name: made(delta) for name, delta in scaled.items() if name.endswith(KIND)}
         if not maps or self.rule == "add":
             return synthesis.with_residuals(scaled)
         own = synthesis.with_residuals({name: delta for name, delta in scaled.items() if name not in maps})
         return lambda w: own(w, carried(self.rule, own, maps, of.w, w), noise_mode="const")
+
+    def _one_by_one(self, before: Tensor, residuals: Mapping[str, Residual], after: Tensor) -> Tensor:
+        """Edits of one photo that each keep another part of its residuals, so that they share no kernel."""
+        images = [self.render(w[None], self.carry(residuals, before, w[None])) for w in after]
+        return torch.cat(images)
+
+    def carry(self, residuals: Mapping[str, Residual], before: Tensor, after: Tensor) -> dict[str, Residual]:
+        """Residuals as an edit leaves them: weaker by ``edit_strength``, and those of features moved by ``rule``.
+
+        Args:
+            residuals: Of B photos, at the strength that they are drawn with.
+            before: Codes of the photos, ``(B, D)`` or W+, ``(B, L, D)``.
+            after: The edited codes.
+
+        Returns:
+            The same names and shapes; where nothing moved, the same values.
+        """
+        if self.edit_strength != 1:
+            residuals = scale_residuals(residuals, kept(before, after, self._covariance, self.edit_strength))
+        maps = {name: made(delta) for name, delta in residuals.items() if name.endswith(KIND)}
+        if not maps or self.rule == "add":
+            return dict(residuals)
+        weights = {name: delta for name, delta in residuals.items() if name not in maps}
+        return weights | carried(self.rule, self.generator.synthesis, maps, before, after, weights)
+
+    @functools.cached_property
+    def _covariance(self) -> Tensor:
+        """Of the generator's codes, ``(D, D)``."""
+        with torch.inference_mode(False):  # it may be asked for again where gradients flow
+            codes = self.generator.sample_codes(_CODES).float()
+            centred = codes - codes.mean(0)
+            return centred.T @ centred / (_CODES - 1)
 
     @torch.no_grad()
     def edit(
@@ -142,9 +182,10 @@ class Drawing(nn.Module, ABC):
         *,
         strength: Strength = 1.0,
     ) -> Tensor:
-        """Move the codes of an inversion and draw again with the same residuals of weights.
+        """Move the codes of an inversion and draw again with its residuals.
 
-        Feature residuals are added where they were, or follow the edit: see ``rule``.
+        Residuals become weaker with the size of the edit if the model says so: see ``edit_strength``. Feature residuals
+        are added where they were, or follow the edit: see ``rule``.
 
         Args:
             inversion: Of this model.
@@ -156,12 +197,10 @@ class Drawing(nn.Module, ABC):
             RGB, ``(B, 3, R, R)``. With all powers 0 it is the inversion's image at this strength, bit for bit.
         """
         edits: Edits = [(direction, power)] if hasattr(direction, "shift") else direction  # type: ignore[list-item]
-        w, residuals = shifted(inversion.w, edits), dict(inversion.residuals)
-        if w is not inversion.w and inversion.features and self.rule != "add":
-            synthesis = self.generator.synthesis
-            weights = scale_residuals(inversion.weights, strength)
-            residuals |= carried(self.rule, synthesis, inversion.features, inversion.w, w, weights)
-        return self.render(w, residuals, strength)
+        w, residuals = shifted(inversion.w, edits), scale_residuals(inversion.residuals, strength)
+        if w is not inversion.w:
+            residuals = self.carry(residuals, inversion.w, w)
+        return self.render(w, residuals)
 
 
 class Iterative(ABC):

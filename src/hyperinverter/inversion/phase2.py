@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from hyperinverter.contracts import Inversion
-from hyperinverter.inversion.carrying import RULES, Rule, carried
+from hyperinverter.inversion.carrying import RULES, Rule
 from hyperinverter.inversion.drawing import Drawing, Strength
 from hyperinverter.inversion.phase1 import WInverter, as_photos
 from hyperinverter.networks.backbones import Backbone
 from hyperinverter.networks.encoders import FeatureEncoder
-from hyperinverter.networks.features import KIND, FeatureResiduals
+from hyperinverter.networks.features import FeatureResiduals
 from hyperinverter.networks.frozen import evaluating
 from hyperinverter.networks.generator import Generator
 from hyperinverter.networks.hypernets import HyperNetwork
@@ -114,12 +114,9 @@ class PhaseII(Drawing):
         few = slice(len(shift))
         some = {name: residual[few] for name, residual in residuals.items()}
         before, after = first.w[few], first.w[few] + shift
-        features = {name: made(residual) for name, residual in some.items() if name.endswith(KIND)}
-        weights = {name: residual for name, residual in some.items() if name not in features}
         with torch.no_grad():
             wanted = self.render(after) - first.w_image[few]
-        moved = carried(self.rule, self.generator.synthesis, features, before, after, weights)
-        return image, self.render(after, weights | moved) - image[few], wanted
+        return image, self.render(after, self.carry(some, before, after)) - image[few], wanted
 
     @torch.no_grad()
     def invert(self, images: Tensor, strength: Strength = 1.0) -> Inversion:

@@ -138,6 +138,7 @@ class ModelSpec:
     hyperstyle: HyperStyleSpec | None = (
         None  # of a "hyperinverter" that is a rival instead; then without the three above
     )
+    edit_strength: float | None = None  # of a "hyperinverter", see ``Drawing``; None: 1
 
     def plain(self) -> dict[str, Any]:
         """Numbers, strings, lists and dictionaries, for a checkpoint or a header."""
@@ -170,11 +171,10 @@ def describe(model: nn.Module) -> ModelSpec:
     if isinstance(model, HyperStyle):
         names = tuple(spec.name for spec in model.network.kernels)
         rival = _read_off(HyperStyleSpec, model.network, kernels=names, iterations=model.iterations)
-        return replace(describe(model.w_inverter), kind="hyperinverter", hyperstyle=rival)
+        return replace(_phase2(model), hyperstyle=rival)
     if isinstance(model, HyperInverter):
         return replace(
-            describe(model.w_inverter),
-            kind="hyperinverter",
+            _phase2(model),
             features=_read_off(FeaturesSpec, model.feature_encoder),
             hypernet=None if model.hypernet is None else _hypernet_spec(model.hypernet),
             feature_residuals=None
@@ -186,6 +186,12 @@ def describe(model: nn.Module) -> ModelSpec:
         encoder = _read_off(WEncoderSpec, model.encoder, iterations=iterations)
         return ModelSpec("w_encoder", model.generator.config, encoder)
     raise TypeError(f"expected a WInverter, a HyperInverter or a HyperStyle, got {type(model).__name__}")
+
+
+def _phase2(model: PhaseII) -> ModelSpec:
+    """What every phase II is, without its networks."""
+    strength = None if model.edit_strength == 1 else model.edit_strength
+    return replace(describe(model.w_inverter), kind="hyperinverter", edit_strength=strength)
 
 
 def _hypernet_spec(hypernet: HyperNetwork) -> HypernetSpec:
@@ -252,9 +258,16 @@ def build_on(first: WInverter, spec: ModelSpec, init: Init = "paper") -> PhaseII
         ValueError: If the specification has no phase II, or names something this version or the generator does not
             have.
     """
+    model = _hyperstyle(spec.hyperstyle, first) if spec.hyperstyle else _hyperinverter(first, spec, init)
+    if spec.edit_strength is not None:
+        if not 0 <= spec.edit_strength <= 1:
+            raise ValueError(f"edit_strength must be between 0 and 1, got {spec.edit_strength}")
+        model.edit_strength = float(spec.edit_strength)
+    return model
+
+
+def _hyperinverter(first: WInverter, spec: ModelSpec, init: Init) -> HyperInverter:
     features, generator = spec.features, first.generator
-    if spec.hyperstyle is not None:
-        return _hyperstyle(spec.hyperstyle, first)
     if features is None or (spec.hypernet is None and spec.feature_residuals is None):
         raise ValueError("the description lacks features or hypernet")
     hypernet = None if spec.hypernet is None else _hypernet(spec.hypernet, features.channels, generator, init)

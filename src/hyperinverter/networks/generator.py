@@ -268,6 +268,14 @@ class Generator(nn.Module):
         """Draw images ``(B, 3, R, R)`` from ``z`` ``(B, Z)``."""
         return self.synthesis(self.mapping(z, truncation_psi), noise_mode=noise_mode)
 
+    @torch.no_grad()
+    def sample_codes(self, count: int = 10_000, seed: int = 0) -> Tensor:
+        """Codes of random images, ``(count, D)``: z through the mapping network, without truncation."""
+        draw = torch.Generator().manual_seed(seed)
+        parts = (min(1000, count - first) for first in range(0, count, 1000))
+        noise = (torch.randn(n, self.z_dim, generator=draw).to(self.w_avg.device) for n in parts)
+        return torch.cat([self.mapping(z)[:, 0] for z in noise])
+
     def kernels(self) -> list[KernelSpec]:
         """List every weight that can receive residuals: convolutions and torgb by resolution, then affines.
 
