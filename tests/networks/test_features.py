@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from hyperinverter.contracts import Inversion
 from hyperinverter.editing.directions import Direction
 from hyperinverter.editing.files import load_inversion, save_inversion
-from hyperinverter.inversion.carrying import RULES, carried, moved, movement
+from hyperinverter.inversion.carrying import RULES, Carrier, carried, moved, movement
 from hyperinverter.inversion.drawing import scale_residuals
 from hyperinverter.inversion.phase1 import WInverter
 from hyperinverter.inversion.phase2 import HyperInverter
@@ -127,6 +127,30 @@ def test_no_edit_is_the_inversion_and_an_edit_is_the_same_in_both_ways(
     assert_close(both, torch.cat([inversion.image[:1], edited[:1]]), atol=1e-4, rtol=1e-4)
     plain = model.render(inversion.w + turn().shift, inversion.residuals)
     assert torch.allclose(edited, plain, atol=1e-5) == (rule == "add")
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_one_photo_is_prepared_once_and_its_maps_are_not_drawn_twice(v0: Generator, rule: str) -> None:
+    w = torch.randn(1, 16)
+    after = w + torch.randn(3, 16)
+    delta = {"b8.conv0.features": torch.randn(1, v0.config.channels(8), 8, 8)}
+    carry = Carrier(rule, v0.synthesis, delta, w)  # type: ignore[arg-type]
+    features, drawn = carry(after)
+    wanted = carried(rule, v0.synthesis, delta, w, after)  # type: ignore[arg-type]
+    assert_close(features["b8.conv0.features"], wanted["b8.conv0.features"], atol=1e-5, rtol=1e-5)
+    assert list(drawn) == (
+        [] if rule == "add" else ["b4.conv1", "b8.conv0"]
+    )  # what the residual leaves as it is
+    assert torch.equal(v0.synthesis(after, features, drawn=drawn), v0.synthesis(after, features))
+    seen: list[str] = []
+    layers = [(place, v0.synthesis.get_submodule(place)) for place in ("b8.conv0", "b8.conv1")]
+    hooks = [
+        layer.register_forward_hook(lambda *_, place=place: seen.append(place)) for place, layer in layers
+    ]
+    v0.synthesis(after, features, drawn=drawn)
+    for hook in hooks:
+        hook.remove()
+    assert seen == (["b8.conv0"] if rule == "add" else []) + ["b8.conv1"]
 
 
 def test_fading_takes_away_where_the_map_changed(v0: Generator) -> None:

@@ -55,29 +55,70 @@ def carried(
     Raises:
         ValueError: For an unknown rule.
     """
-    if rule not in RULES:
-        raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
     count = len(after)
     wide = {name: residual.expand(count, -1, -1, -1) for name, residual in features.items()}
-    if rule == "add":
-        return wide
-    before = before.expand(count, *before.shape[1:])
-    if rule == "fade":
-        return {
-            name: residual * _kept(*_maps(synthesis, name.removesuffix(KIND), before, after, weights))
-            for name, residual in wide.items()
-        }
-    place = f"b{min(FLOW_SIDE, synthesis.resolutions[-1])}.conv1"
-    flow = movement(*_maps(synthesis, place, before, after, weights))
-    return {name: moved(residual, flow) for name, residual in wide.items()}
+    return Carrier(rule, synthesis, wide, before.expand(count, *before.shape[1:]), weights)(after)[0]
 
 
-def _maps(
-    synthesis: Synthesis, place: str, before: Tensor, after: Tensor, weights: Mapping[str, Residual] | None
-) -> tuple[Tensor, Tensor]:
-    """The generator's own maps before and after, ``(B, C, S, S)`` each in float32."""
-    old, new = (synthesis.map_of(w, place, weights) for w in (before, after))
-    return old.float(), new.float()
+class Carrier:
+    """``carried`` for many edits of the same photos: what does not depend on the edit is computed once.
+
+    Args:
+        rule, synthesis, features, before, weights: As of ``carried``; B of them, or one photo for any number of edits,
+            whose residuals of weights are then part of ``synthesis``.
+    """
+
+    def __init__(
+        self,
+        rule: Rule,
+        synthesis: Synthesis,
+        features: Mapping[str, Tensor],
+        before: Tensor,
+        weights: Mapping[str, Residual] | None = None,
+    ) -> None:
+        if rule not in RULES:
+            raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
+        self.rule, self.synthesis, self.features, self.weights = rule, synthesis, features, weights
+        self._last = self._last_map()
+        if self._last:
+            old = synthesis.maps_to(before, self._last, weights)
+            self._old = {name: old[_place(name)].float() for name in features} if rule == "fade" else {}
+            self._movement = Movement(old[self._last].float()) if rule == "warp" else None
+
+    def _last_map(self) -> str:
+        """The last layer whose map the rule looks at; empty: it looks at none."""
+        if self.rule == "add" or not self.features:
+            return ""
+        if self.rule == "fade":
+            side = {_place(name): residual.shape[-1] for name, residual in self.features.items()}
+            return max(side, key=lambda place: (side[place], place))
+        return f"b{min(FLOW_SIDE, self.synthesis.resolutions[-1])}.conv1"
+
+    def __call__(self, after: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Feature residuals for edited codes, ``(B, C, S, S)`` each, and the maps that were drawn for them.
+
+        The maps are those that no feature residual changes: what ``Synthesis`` takes as ``drawn``.
+        """
+        wide = {name: residual.expand(len(after), -1, -1, -1) for name, residual in self.features.items()}
+        if not self._last:
+            return wide, {}
+        new = self.synthesis.maps_to(after, self._last, self.weights)
+        if self._movement is None:
+            found = {
+                name: residual * _kept(self._old[name], new[_place(name)].float())
+                for name, residual in wide.items()
+            }
+        else:
+            flow = self._movement(new[self._last].float())
+            found = {name: moved(residual, flow) for name, residual in wide.items()}
+        places = [place for place in new if f"{place}{KIND}" in wide]
+        last = list(new).index(places[0]) if places else len(new)
+        return found, dict(list(new.items())[: last + 1])
+
+
+def _place(name: str) -> str:
+    """``b8.conv1.features`` -> ``b8.conv1``."""
+    return name.removesuffix(KIND)
 
 
 def _kept(old: Tensor, new: Tensor, half: float = 0.5) -> Tensor:
@@ -86,7 +127,7 @@ def _kept(old: Tensor, new: Tensor, half: float = 0.5) -> Tensor:
     return torch.exp(-change / half**2)
 
 
-def movement(old: Tensor, new: Tensor, reach: int = REACH, sharpness: float = 30.0) -> Tensor:
+class Movement:
     """Where each position of a map came from: ``new[p] ~ old[p + flow[p]]``.
 
     Positions are compared by the cosine of their channels over 3x3 neighbours; the flow is the mean of all offsets
@@ -94,33 +135,52 @@ def movement(old: Tensor, new: Tensor, reach: int = REACH, sharpness: float = 30
     map that did not change gives zero exactly.
 
     Args:
-        old: ``(B, C, S, S)``.
-        new: ``(B, C, S, S)``.
+        old: ``(B, C, S, S)``, or one map for any number of new ones.
         reach: Largest offset along each axis, in positions.
         sharpness: Of the weights.
-
-    Returns:
-        ``(B, 2, S, S)``: offsets along x and y, in positions.
     """
-    return _offsets(old, new, reach, sharpness) - _offsets(old, old, reach, sharpness)
+
+    def __init__(self, old: Tensor, reach: int = REACH, sharpness: float = 30.0) -> None:
+        self.reach, self.sharpness = reach, sharpness
+        padded = F.pad(_unit(old), [reach] * 4, mode="replicate").permute(
+            0, 2, 3, 1
+        )  # (B, S + 2r, S + 2r, C)
+        # Row y of the new map is compared with the 2r + 1 rows around it: one matrix product for each row.
+        rows = padded.unfold(1, 2 * reach + 1, 1)  # (B, S, S + 2r, C, 2r + 1)
+        self._rows = rows.permute(0, 1, 4, 2, 3).flatten(2, 3)  # (B, S, (2r + 1)(S + 2r), C)
+        steps = torch.arange(-reach, reach + 1, dtype=old.dtype, device=old.device)
+        y, x = torch.meshgrid(steps, steps, indexing="ij")
+        self._steps = torch.stack([x, y], dim=-1).flatten(0, 1)  # (K, 2)
+        self._still = self._offsets(old)
+
+    def __call__(self, new: Tensor) -> Tensor:
+        """Offsets along x and y, in positions: ``(B, 2, S, S)``."""
+        return self._offsets(new) - self._still
+
+    def _offsets(self, new: Tensor) -> Tensor:
+        count, _, side, _ = new.shape
+        across, wide = 2 * self.reach + 1, side + 2 * self.reach
+        rows = self._rows.expand(count, -1, -1, -1)
+        products = _unit(new).permute(0, 2, 3, 1) @ rows.transpose(2, 3)  # (B, S, S, (2r + 1)(S + 2r))
+        # Position x needs columns x to x + 2r: in rows that are one longer they stand below each other.
+        band = F.pad(products.flatten(2), (0, side)).unflatten(2, (side, across * wide + 1))
+        band = band[..., :-1].unflatten(3, (across, wide))[..., :across]  # (B, S, S, 2r + 1, 2r + 1)
+        likeness = band.flatten(3).permute(
+            0, 3, 1, 2
+        )  # (B, K, S, S), channels last: four times as fast below
+        likeness = F.avg_pool2d(F.pad(likeness, [1] * 4, mode="replicate"), 3, stride=1)
+        weights = (self.sharpness * likeness).softmax(1)
+        return torch.einsum("bkhw,kd->bdhw", weights, self._steps)
 
 
-def _offsets(old: Tensor, new: Tensor, reach: int, sharpness: float) -> Tensor:
-    side = old.shape[-1]
-    old, new = (F.normalize(x - x.mean((2, 3), keepdim=True), dim=1) for x in (old, new))
-    padded = F.pad(old, [reach] * 4, mode="replicate")
-    steps = [(dx, dy) for dy in range(-reach, reach + 1) for dx in range(-reach, reach + 1)]
-    likeness = torch.stack(
-        [
-            (new * padded[..., reach + dy : reach + dy + side, reach + dx : reach + dx + side]).sum(1)
-            for dx, dy in steps
-        ],
-        dim=1,
-    )  # (B, K, S, S)
-    likeness = F.avg_pool2d(F.pad(likeness, [1] * 4, mode="replicate"), 3, stride=1)
-    weights = (sharpness * likeness).softmax(1)
-    offsets = torch.tensor(steps, dtype=old.dtype, device=old.device)  # (K, 2)
-    return torch.einsum("bkhw,kd->bdhw", weights, offsets)
+def movement(old: Tensor, new: Tensor) -> Tensor:
+    """``Movement`` from one map to another, ``(B, C, S, S)`` each."""
+    return Movement(old)(new)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Channels of every position without the map's mean, of length 1."""
+    return F.normalize(x - x.mean((2, 3), keepdim=True), dim=1)
 
 
 def moved(residual: Tensor, flow: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperinverter.contracts import Inversion
-from hyperinverter.inversion.carrying import Rule, carried
+from hyperinverter.inversion.carrying import Carrier, Rule, carried
 from hyperinverter.inversion.easing import kept
 from hyperinverter.networks.features import KIND
 from hyperinverter.networks.generator import Generator
@@ -139,7 +139,14 @@ class Drawing(nn.Module, ABC):
         if not maps or self.rule == "add":
             return synthesis.with_residuals(scaled)
         own = synthesis.with_residuals({name: delta for name, delta in scaled.items() if name not in maps})
-        return lambda w: own(w, carried(self.rule, own, maps, of.w, w), noise_mode="const")
+        with torch.no_grad():
+            carry = Carrier(self.rule, own, maps, of.w)
+
+        def draw(w: Tensor) -> Tensor:
+            features, drawn = carry(w)
+            return own(w, features, drawn=drawn)
+
+        return draw
 
     def _one_by_one(self, before: Tensor, residuals: Mapping[str, Residual], after: Tensor) -> Tensor:
         """Edits of one photo that each keep another part of its residuals, so that they share no kernel."""

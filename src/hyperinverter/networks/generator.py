@@ -46,7 +46,13 @@ class Synthesis(nn.Module):
         for resolution in self.resolutions:
             self.add_module(f"b{resolution}", Block(config, resolution))
 
-    def forward(self, ws: Tensor, residuals: Residuals | None = None, noise_mode: str = "const") -> Tensor:
+    def forward(
+        self,
+        ws: Tensor,
+        residuals: Residuals | None = None,
+        noise_mode: str = "const",
+        drawn: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
         """Draw images.
 
         Args:
@@ -56,6 +62,8 @@ class Synthesis(nn.Module):
                 may be factored. ``b8.conv1.features`` -> ``(B, C, 8, 8)`` is added to what that layer gives, before
                 torgb and the next layer read it.
             noise_mode: "const" (stored noise), "random" or "none".
+            drawn: Maps of the first convolutions, which are not computed again: what ``maps_to`` gives for the same
+                codes and residuals of weights.
 
         Returns:
             RGB, ``(B, 3, R, R)``, in about [-1, 1], not clamped.
@@ -64,12 +72,12 @@ class Synthesis(nn.Module):
             ValueError: For an unknown noise mode, a wrong number of codes, or residuals for tensors that do
                 not exist or have another shape.
         """
-        residuals = residuals or {}
+        residuals, drawn = residuals or {}, drawn or {}
         ws = self._checked(ws, residuals, noise_mode)
         if self._in_bfloat16(ws.device.type):
             with torch.autocast(ws.device.type, torch.bfloat16):
-                return self._draw_in_parts(ws, residuals, noise_mode)
-        return self._draw_in_parts(ws, residuals, noise_mode)
+                return self._draw_in_parts(ws, residuals, noise_mode, drawn)
+        return self._draw_in_parts(ws, residuals, noise_mode, drawn)
 
     def _checked(self, ws: Tensor, residuals: Residuals, noise_mode: str) -> Tensor:
         """Check what ``forward`` is given; return a code for every style layer, ``(B, L, D)``."""
@@ -100,19 +108,23 @@ class Synthesis(nn.Module):
         """Whether to draw in bfloat16; a precision that the caller chose is kept."""
         return self.low_precision and not torch.is_grad_enabled() and not torch.is_autocast_enabled(device)
 
-    def _draw_in_parts(self, ws: Tensor, residuals: Residuals, noise_mode: str) -> Tensor:
+    def _draw_in_parts(
+        self, ws: Tensor, residuals: Residuals, noise_mode: str, drawn: Mapping[str, Tensor]
+    ) -> Tensor:
         """Draw a batch at once, or some samples at a time where maps are large and no gradient is wanted."""
         limit = policy_of(ws).largest_map
         if limit is None or torch.is_grad_enabled() or len(ws) * self.largest_map <= limit or len(ws) < 2:
-            return self._draw(ws, residuals, noise_mode)
+            return self._draw(ws, residuals, noise_mode, drawn)
         size = max(1, limit // self.largest_map)
         parts = [slice(first, first + size) for first in range(0, len(ws), size)]
-        each = [{name: residual[part] for name, residual in residuals.items()} for part in parts]
-        return torch.cat(
-            [self._draw(ws[part], own, noise_mode) for part, own in zip(parts, each, strict=True)]
-        )
+        images = []
+        for part in parts:
+            own = {name: residual[part] for name, residual in residuals.items()}
+            maps = {name: x[part] for name, x in drawn.items()}
+            images.append(self._draw(ws[part], own, noise_mode, maps))
+        return torch.cat(images)
 
-    def _draw(self, ws: Tensor, residuals: Residuals, noise_mode: str) -> Tensor:
+    def _draw(self, ws: Tensor, residuals: Residuals, noise_mode: str, drawn: Mapping[str, Tensor]) -> Tensor:
         """``(B, L, D)`` -> ``(B, 3, R, R)``: every block doubles the features' side and adds its colours."""
         codes = ws.unbind(dim=1)  # L times (B, D)
         x = self._const(len(ws))  # (B, C, 4, 4)
@@ -120,39 +132,63 @@ class Synthesis(nn.Module):
         for k, side in enumerate(self.resolutions):
             code = 2 * k  # of conv1; a block's torgb shares its code with the next block's conv0
             if k > 0:
-                x = self._convolve(
-                    f"b{side}.conv0", x, codes[code - 1], residuals, noise_mode
-                )  # twice the side
-            x = self._convolve(f"b{side}.conv1", x, codes[code], residuals, noise_mode)  # (B, C, side, side)
+                name = f"b{side}.conv0"  # twice the side
+                x = self._convolve(name, x, codes[code - 1], residuals, noise_mode, drawn)
+            name = f"b{side}.conv1"
+            x = self._convolve(name, x, codes[code], residuals, noise_mode, drawn)  # (B, C, side, side)
             colours = self._colours(f"b{side}.torgb", x, codes[code + 1], residuals)  # (B, 3, side, side)
             image = colours if image is None else upsample_image(image) + colours
         assert image is not None
         return image
 
     def map_of(self, ws: Tensor, name: str, residuals: Residuals | None = None) -> Tensor:
-        """The map that a convolution such as ``b8.conv1`` gives, ``(B, C, S, S)``; later layers are not drawn.
+        """The map that a convolution such as ``b8.conv1`` gives, ``(B, C, S, S)``: the last of ``maps_to``."""
+        return self.maps_to(ws, name, residuals)[name]
+
+    def maps_to(self, ws: Tensor, name: str, residuals: Residuals | None = None) -> dict[str, Tensor]:
+        """What each convolution gives, up to one such as ``b8.conv1``; later layers are not drawn.
+
+        Returns:
+            Name -> ``(B, C, S, S)`` in the order of the layers, before a feature residual is added there.
 
         Raises:
             ValueError: As in ``forward``, or for a layer that does not exist.
         """
-        residuals = residuals or {}
+        residuals, maps = residuals or {}, {}
         codes = self._checked(ws, residuals, "const").unbind(dim=1)
         x = self._const(len(ws))
         for code in range(0, 2 * len(self.resolutions) - 1):  # b4.conv1, b8.conv0, b8.conv1, ...
             layer = f"b{self.resolutions[(code + 1) // 2]}.conv{(code + 1) % 2}"
-            x = self._convolve(layer, x, codes[code], residuals, "const")
+            maps[layer] = self._convolved(layer, x, codes[code], residuals, "const")
             if layer == name:
-                return x
+                return maps
+            x = self._with_features(layer, maps[layer], residuals)
         raise ValueError(f"no convolution is called {name!r}")
 
-    def _convolve(self, name: str, x: Tensor, w: Tensor, residuals: Residuals, noise_mode: str) -> Tensor:
+    def _convolve(
+        self,
+        name: str,
+        x: Tensor,
+        w: Tensor,
+        residuals: Residuals,
+        noise_mode: str,
+        drawn: Mapping[str, Tensor],
+    ) -> Tensor:
+        """What the convolution of this name gives to the next layer, with its feature residuals."""
+        x = drawn[name] if name in drawn else self._convolved(name, x, w, residuals, noise_mode)
+        return self._with_features(name, x, residuals)
+
+    def _convolved(self, name: str, x: Tensor, w: Tensor, residuals: Residuals, noise_mode: str) -> Tensor:
         """Run the convolution of this name on ``(B, I, H, W)``, with ``w`` ``(B, D)`` and its residuals."""
         layer = self._layer(name)
         given = (x, w, residuals.get(f"{name}.weight"), _made(residuals, f"{name}.affine.weight"), noise_mode)
         if self.checkpointing and torch.is_grad_enabled():
-            x = checkpoint(layer, *given, use_reentrant=False)
-        else:
-            x = layer(*given)
+            return checkpoint(layer, *given, use_reentrant=False)
+        return layer(*given)
+
+    def _with_features(self, name: str, x: Tensor, residuals: Residuals) -> Tensor:
+        """Add the feature residuals of a convolution to its map ``(B, C, S, S)``."""
+        layer = self._layer(name)
         assert isinstance(layer, StyledConv)
         of_this_call = _made(residuals, f"{name}.features")
         for added in (of_this_call, layer.features):  # the second: of ``with_residuals``
