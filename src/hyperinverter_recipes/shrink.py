@@ -2,14 +2,17 @@
 
     python -m hyperinverter_recipes.shrink exactly FACE_NETWORK.safetensors OUT.safetensors
     python -m hyperinverter_recipes.shrink phase2 MODEL.safetensors OUT.safetensors --phase1 digiface
+    python -m hyperinverter_recipes.shrink phase2 BEST.safetensors OUT.safetensors --edit-strength 0.55
 
-``exactly`` changes no number: networks that were published with 8 bits have few different ones. ``phase2`` rounds what
-phase II has trained to 8 bits, and leaves out the phase-I encoder, which ships in a file of its own.
+``exactly`` changes no number: networks that were published with 8 bits have few different ones. ``phase2`` rounds
+what phase II has trained to 8 bits, and leaves out the phase-I encoder, which ships in a file of its own. What edits
+leave of residuals (``method.edit_strength``) touches no weight and can be set afterwards.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
@@ -41,7 +44,7 @@ def shrink_exactly(source: Path, out: Path) -> None:
     save_file({name: tensor.contiguous() for name, tensor in packed.items()}, out, header)
 
 
-def shrink_phase2(source: Path, out: Path, phase1: str) -> None:
+def shrink_phase2(source: Path, out: Path, phase1: str, edit_strength: float | None = None) -> None:
     """Round phase II to 8 bits; its encoder is that of the packaged phase I of this name, or this is refused."""
     tensors, header = read(source)
     theirs, _ = read(packaged("phase1", phase1)[0])
@@ -54,6 +57,8 @@ def shrink_phase2(source: Path, out: Path, phase1: str) -> None:
             packed |= nearly(name, tensor.float())
         else:
             packed[name] = tensor.half() if tensor.is_floating_point() else tensor
+    if edit_strength is not None:
+        header["model"] = json.dumps(json.loads(header["model"]) | {"edit_strength": edit_strength})
     save_file({n: t.contiguous() for n, t in packed.items()}, out, header | {PHASE1: phase1})
 
 
@@ -63,11 +68,12 @@ def main() -> None:
     parser.add_argument("source", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--phase1", default="digiface", help="packaged phase I that the model was trained on")
+    parser.add_argument("--edit-strength", type=float, help="of phase II; default: as it was trained")
     args = parser.parse_args()
     if args.how == "exactly":
         shrink_exactly(args.source, args.out)
     else:
-        shrink_phase2(args.source, args.out, args.phase1)
+        shrink_phase2(args.source, args.out, args.phase1, args.edit_strength)
     print(sha256_of(args.out))
 
 

@@ -267,6 +267,17 @@ def test_edit_with_power_zero_is_the_inversion(inverted: Path, tmp_path: Path) -
     assert np.abs(same - np.asarray(Image.open(inverted / "a.inverted.png"))).max() == 0
 
 
+def test_edit_strength_lets_go_of_a_photo_in_large_edits_alone(inverted: Path, tmp_path: Path) -> None:
+    def edited(power: float, *typed: str) -> np.ndarray:
+        file = str(inverted / "a.inversion.safetensors")
+        assert main(["edit", file, "-d", f"yaw={power}", *typed, "--out", str(tmp_path)]) == 0
+        return np.asarray(Image.open(tmp_path / "a.edit.png")).astype(int)
+
+    assert np.array_equal(edited(0, "--edit-strength", "0"), edited(0))
+    assert np.array_equal(edited(2, "--edit-strength", "0"), edited(2, "--strength", "0"))
+    assert np.abs(edited(2, "--edit-strength", "0") - edited(2)).mean() > 1
+
+
 def test_edit_strip_and_animation(inverted: Path, tmp_path: Path) -> None:
     file = str(inverted / "a.inversion.safetensors")
     typed = ["-d", "smile=1", "-d", "light_side=0.5", "--sweep", "-1:1:5", "--animate", "webp"]

@@ -71,8 +71,9 @@ PACKAGED: dict[str, Packaged] = {
     ),
     "digiface_best_phase2": Packaged(
         "digiface_best.safetensors",
-        "0a39988721e2af78e46dd134947a6d7595c717eaa6b5ebd6c475b1b2e58e7bd0",
-        "python train.py experiment=best phase=2, rounded to 8 bits; run card in outputs/published/digiface_best",
+        "2006620f6212a7a7f386d512736e944cfb8581b3dea7b39c75b505b69a2ee291",
+        "python train.py experiment=best phase=2, rounded to 8 bits, edit_strength set afterwards; run card in "
+        "outputs/published/digiface_best",
         "MIT",
     ),
     "digiface_directions": Packaged(  # read by editing.catalogue

@@ -49,6 +49,14 @@ def edit(
         typer.Option(min=1, max=65535, help="Value of white in photos of more than 8 bits; default 65535."),
     ] = None,
     strength: Annotated[str, typer.Option(help="Of the residuals, as in `invert`.")] = "1",
+    edit_strength: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="What a large edit leaves of the residuals; a small one leaves more. Default: what the model says.",
+        ),
+    ] = None,
     sweep: Annotated[
         str | None,
         typer.Option(metavar="FROM:TO:STEPS", help="A labelled strip over powers of the first direction."),
@@ -97,6 +105,7 @@ def edit(
         fit=check_fit(fit),
         white=white,
         strength=parse_strength(strength),
+        edit_strength=edit_strength,
     )
     return editor.run(
         powers,

@@ -59,6 +59,7 @@ class Editor:
         framing: Another way to cut them out, a name of ``alignment.FRAMINGS``.
         fit, white: See ``inputs.read``.
         strength: Of the residuals.
+        edit_strength: What a large edit leaves of them; None: as the model says.
     """
 
     def __init__(
@@ -73,9 +74,12 @@ class Editor:
         fit: str = "crop",
         white: int | None = None,
         strength: float | Mapping[str, float] = 1.0,
+        edit_strength: float | None = None,
     ) -> None:
         self.found, name = found, model_for(found, model)
         self.model = load_named(name, model)
+        if edit_strength is not None:
+            self.model.edit_strength = edit_strength
         self.fit, self.white = fit, white
         self.framing = framing_for(self.model, framing) if align or framing else None
         self.source, self.out, self.strength = directions, out, strength
