@@ -1,10 +1,12 @@
-"""Make a weight file that ships smaller: a byte per number.
+"""Make a weight file that ships smaller: a byte per number, or compressed.
 
     python -m hyperinverter_recipes.shrink exactly FACE_NETWORK.safetensors OUT.safetensors
+    python -m hyperinverter_recipes.shrink gzip OUT.safetensors OUT.safetensors.gz
     python -m hyperinverter_recipes.shrink phase2 MODEL.safetensors OUT.safetensors --phase1 digiface
     python -m hyperinverter_recipes.shrink phase2 BEST.safetensors OUT.safetensors --edit-strength 0.55
 
-``exactly`` changes no number: networks that were published with 8 bits have few different ones. ``phase2`` rounds
+``exactly`` changes no number: networks that were published with 8 bits have few different ones. ``gzip`` keeps
+every byte: the file's name for run cards and protocols stays the SHA-256 of what is in it. ``phase2`` rounds
 what phase II has trained to 8 bits, and leaves out the phase-I encoder, which ships in a file of its own. What edits
 leave of residuals (``method.edit_strength``) touches no weight and can be set afterwards.
 """
@@ -12,6 +14,8 @@ leave of residuals (``method.edit_strength``) touches no weight and can be set a
 from __future__ import annotations
 
 import argparse
+import gzip
+import hashlib
 import json
 from pathlib import Path
 
@@ -23,7 +27,7 @@ from torch import Tensor
 from hyperinverter.checkpoints.opening import PHASE1
 from hyperinverter.checkpoints.packing import LEAST, exactly, nearly
 from hyperinverter.checkpoints.registry import packaged
-from hyperinverter.system.files import sha256_of
+from hyperinverter.system.files import unpacked
 
 ENCODER = "w_inverter.encoder."
 
@@ -62,9 +66,14 @@ def shrink_phase2(source: Path, out: Path, phase1: str, edit_strength: float | N
     save_file({n: t.contiguous() for n, t in packed.items()}, out, header | {PHASE1: phase1})
 
 
+def shrink_gzip(source: Path, out: Path) -> None:
+    """Compress a file; the same bytes give the same file, whenever it is made."""
+    out.write_bytes(gzip.compress(source.read_bytes(), mtime=0))
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Make a weight file that ships smaller: a byte per number.")
-    parser.add_argument("how", choices=("exactly", "phase2"))
+    parser = argparse.ArgumentParser(description="Make a weight file that ships smaller.")
+    parser.add_argument("how", choices=("exactly", "gzip", "phase2"))
     parser.add_argument("source", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--phase1", default="digiface", help="packaged phase I that the model was trained on")
@@ -72,9 +81,11 @@ def main() -> None:
     args = parser.parse_args()
     if args.how == "exactly":
         shrink_exactly(args.source, args.out)
+    elif args.how == "gzip":
+        shrink_gzip(args.source, args.out)
     else:
         shrink_phase2(args.source, args.out, args.phase1, args.edit_strength)
-    print(sha256_of(args.out))
+    print(hashlib.sha256(unpacked(args.out)).hexdigest())
 
 
 if __name__ == "__main__":

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 from importlib import resources
 from pathlib import Path
 
 import pytest
 
 from hyperinverter.checkpoints import registry
-from hyperinverter.checkpoints.registry import FETCHED, PACKAGED, fetched_path, packaged_path
+from hyperinverter.checkpoints.registry import (
+    FETCHED,
+    PACKAGED,
+    Packaged,
+    fetched_path,
+    packaged_content,
+    packaged_path,
+)
+from hyperinverter.contracts import UserError
 from hyperinverter.system.files import sha256_of
 
 ASSETS = Path(str(resources.files("hyperinverter") / "assets"))
@@ -17,13 +27,32 @@ ASSETS = Path(str(resources.files("hyperinverter") / "assets"))
 @pytest.mark.parametrize("key", list(PACKAGED))
 def test_every_packaged_file_is_the_one_released(key: str) -> None:
     path = packaged_path(key)
-    assert sha256_of(path) == PACKAGED[key].sha256
+    assert hashlib.sha256(packaged_content(key)).hexdigest() == PACKAGED[key].sha256
+    assert (sha256_of(path) == PACKAGED[key].sha256) == (path.suffix != ".gz")
     assert path.parent == Path(registry.__file__).resolve().parents[1] / "assets"
+
+
+def test_the_hash_of_a_compressed_file_is_that_of_what_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compressing a file that ships changes no hash in run cards, protocols and inversions."""
+    file = tmp_path / "weights.gz"
+    entry = Packaged(str(file), hashlib.sha256(b"weights").hexdigest(), "made here", "MIT")
+    monkeypatch.setitem(PACKAGED, "toy_phase1", entry)
+    whole = gzip.compress(b"weights")
+    file.write_bytes(whole)
+    assert packaged_content("toy_phase1") == b"weights"
+    for damaged in (whole[:-9], b"no gzip", gzip.compress(b"weighty")):
+        file.write_bytes(damaged)
+        with pytest.raises(
+            UserError, match=r"the packaged file weights.gz is damaged .*; install hyperinverter again"
+        ):
+            packaged_content("toy_phase1")
 
 
 def test_every_file_that_ships_is_in_the_table_and_in_the_notices() -> None:
     listed = [entry.file for entry in PACKAGED.values()]
-    weights = {path.name for path in ASSETS.iterdir() if path.suffix in (".safetensors", ".npz")}
+    weights = {path.name for path in ASSETS.iterdir() if path.suffix in (".safetensors", ".npz", ".gz")}
     assert sorted(listed) == sorted(weights)
     notices = (ASSETS / "NOTICE.md").read_text(encoding="utf-8")
     assert [name for name in listed if name not in notices] == []

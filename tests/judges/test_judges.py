@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 from facenet_pytorch import InceptionResnetV1
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 from torchvision import models
 
-from hyperinverter.checkpoints.registry import packaged_path
+from hyperinverter.checkpoints.reading import read_packaged
 from hyperinverter.contracts import UserError
 from hyperinverter.judges.base import Judge
 from hyperinverter.judges.identity import FFHQ_FACE, DescriptorIdentity, FaceNetIdentity
@@ -141,8 +140,7 @@ def test_effnet_enlarges_on_request(photo: Tensor) -> None:
 def test_descriptor_similarity_is_the_centred_cosine(photo: Tensor) -> None:
     judge = DescriptorIdentity()
     golden = torch.from_numpy(np.load(GOLDEN / "face_golden.npz")["torch_descriptor_crop52"])
-    with safe_open(packaged_path("face_descriptor"), "pt") as file:
-        mean = file.get_tensor("stats.mean_crop52")
+    mean = read_packaged("face_descriptor")["stats.mean_crop52"]
     want = F.cosine_similarity(golden - mean, golden.roll(1, 0) - mean, dim=1)
     assert_close(judge(photo, photo.roll(1, 0)), want, rtol=0, atol=1e-3)
     raw = F.cosine_similarity(golden, golden.roll(1, 0), dim=1)

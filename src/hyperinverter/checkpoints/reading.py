@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from hyperinverter.checkpoints import pickles
 from hyperinverter.checkpoints.packing import unpack
 from hyperinverter.checkpoints.pickles import Unreadable
-from hyperinverter.checkpoints.registry import FETCHED, fetch_command, packaged_path
+from hyperinverter.checkpoints.registry import FETCHED, fetch_command, packaged_content
 from hyperinverter.checkpoints.shapes import Load
 from hyperinverter.checkpoints.unwrapping import unwrap
 from hyperinverter.contracts import UserError
@@ -55,7 +56,7 @@ def read_packaged(key: str) -> dict[str, Tensor]:
     Raises:
         UserError: If the file is missing, or is not the one this version was released with.
     """
-    return as_floats(read_safetensors(packaged_path(key))[0])
+    return as_floats(unpack(safetensors.torch.load(packaged_content(key))))
 
 
 def read_foreign_weights(

@@ -6,20 +6,21 @@ downloaded when somebody asks (``hyperinverter weights fetch``), and ``BY_HAND``
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from hyperinverter.contracts import UserError
-from hyperinverter.system.files import sha256_of
+from hyperinverter.system.files import sha256_of, unpacked
 
 
 @dataclass(frozen=True)
 class Packaged:
     """One file under ``hyperinverter/assets``; the notices are in ``assets/NOTICE.md``."""
 
-    file: str
-    sha256: str
+    file: str  # ``.gz``: read with ``packaged_content``
+    sha256: str  # of the weights: of what is in the file where it is compressed
     source: str  # the command or package it was made with; figures in outputs/published
     licence: str
 
@@ -83,7 +84,7 @@ PACKAGED: dict[str, Packaged] = {
         "MIT",
     ),
     "digiface_sampler": Packaged(  # read by data.digiface
-        "digiface_dcgan.safetensors",
+        "digiface_dcgan.safetensors.gz",
         "ad270fc3cac0d741361b274455ce4478e7687fff36e41e4c4dab24da1dd0f5db",
         "PyPI package gan-face-generate 1.1.1",
         "MIT",
@@ -107,19 +108,19 @@ PACKAGED: dict[str, Packaged] = {
         "BSD-2-Clause",
     ),
     "face_descriptor": Packaged(
-        "face_descriptor.safetensors",
+        "face_descriptor.safetensors.gz",
         "ab3bb3807f43838ec462f075c096407d452165094b3f96600bab5f4ab2fa18df",
         _FACE_API,
         "MIT",
     ),
     "face_expression": Packaged(
-        "face_expression.safetensors",
+        "face_expression.safetensors.gz",
         "0f4d347dceb97400ded1b83edf0337809e5b87812404b4ef440e9b0fff4a58ba",
         _FACE_API,
         "MIT",
     ),
     "face_landmarks68": Packaged(
-        "face_landmarks68.safetensors",
+        "face_landmarks68.safetensors.gz",
         "29e9833d4241d90a6508caa0c1a102970e217974a36964037a5143c69e30f174",
         _FACE_API,
         "MIT",
@@ -164,16 +165,33 @@ def packaged_path(key: str) -> Path:
     Raises:
         UserError: If the file is missing, or is not the one this version was released with.
     """
+    return _verified(key)[0]
+
+
+def packaged_content(key: str) -> bytes:
+    """Return the bytes of a packaged file, by its name in ``PACKAGED``, unpacked and verified.
+
+    Raises:
+        UserError: If the file is missing, or is not the one this version was released with.
+    """
+    return _verified(key)[1]
+
+
+def _verified(key: str) -> tuple[Path, bytes]:
     path = Path(str(resources.files("hyperinverter") / "assets" / PACKAGED[key].file))
     if not path.is_file():
         raise UserError(f"the packaged file {path.name} is missing; install hyperinverter again")
-    found = sha256_of(path)
-    if found != PACKAGED[key].sha256:
+    again = "install hyperinverter again"
+    try:
+        content = unpacked(path)
+    except ValueError as error:
+        raise UserError(f"the packaged file {path.name} is damaged ({error}); {again}") from error
+    found, wanted = hashlib.sha256(content).hexdigest(), PACKAGED[key].sha256
+    if found != wanted:
         raise UserError(
-            f"the packaged file {path.name} is damaged (SHA-256 {found[:12]}..., expected "
-            f"{PACKAGED[key].sha256[:12]}...); install hyperinverter again"
+            f"the packaged file {path.name} is damaged (SHA-256 {found[:12]}..., expected {wanted[:12]}...); {again}"
         )
-    return path
+    return path, content
 
 
 # Fetched on request ---------------------------------------------------------------------------------------

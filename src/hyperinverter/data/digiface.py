@@ -22,16 +22,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor
 from tqdm import tqdm
 
 from hyperinverter.contracts import UserError
-from hyperinverter.system.files import locked, replacing, write_bytes, writing_to
+from hyperinverter.system.files import locked, replacing, unpacked, write_bytes, writing_to
 
 RESOLUTION = 64
 Z_DIM = 100
-SAMPLER = "digiface_dcgan.safetensors"
+SAMPLER = "digiface_dcgan.safetensors.gz"
 ACCEPTED = "digiface_accepted.npz"
 
 _CHUNK = 8  # images per forward pass, aligned: the same arithmetic whichever images are asked for
@@ -46,7 +46,7 @@ _BLOCK = 256  # faces drawn between two notes in the record of written files
 @lru_cache(maxsize=1)
 def _sampler_weights() -> dict[str, Tensor]:
     with as_file(files("hyperinverter") / "assets" / SAMPLER) as path:
-        return {name: tensor.float() for name, tensor in load_file(path).items()}
+        return {name: tensor.float() for name, tensor in load(unpacked(path)).items()}
 
 
 def _draw(z: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gzip
 import hashlib
 import json
 import logging
@@ -12,6 +13,7 @@ import os
 import platform
 import re
 import shutil
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -262,6 +264,21 @@ def sha256_of(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
         return digest.hexdigest()
+
+
+def unpacked(path: Path) -> bytes:
+    """The content of a file; of a ``.gz``, what is compressed in it.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    content = path.read_bytes()
+    if path.suffix != ".gz":
+        return content
+    try:
+        return gzip.decompress(content)
+    except (EOFError, OSError, zlib.error) as error:
+        raise ValueError(f"{path.name} cannot be unpacked: {error}") from error
 
 
 # Locks ---------------------------------------------------------------------------------------------------
