@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from hyperinverter.commands import options
+
 EXAMPLE = "hyperinverter evaluate digiface --data digiface --n 16 --out evaluated"
 
 
@@ -24,9 +26,9 @@ def evaluate(
     protocol: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="How images are compared: a file of conf/protocol.")
     ] = "digiface",
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("evaluated"),
+    out: options.Out = Path("evaluated"),
     n: Annotated[int | None, typer.Option(min=1, help="Only the first photos.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Photos in one pass.")] = 8,
+    batch: options.Batch = 8,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
     processes: Annotated[
         int,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from hyperinverter.contracts import UserError, shown
 from hyperinverter.system.files import distinct
+from hyperinverter.system.terminal import say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,6 +68,14 @@ def sources(places: Iterable[str | Path], *, inversions: bool = False) -> tuple[
     if renamed:
         lines.append(f"{renamed} photos share their names with others, so their results have numbers")
     return named, "; ".join(lines)
+
+
+def announced(places: Iterable[str | Path], *, inversions: bool = False) -> list[Source]:
+    """``sources``, with its line said to the person."""
+    found, line = sources(places, inversions=inversions)
+    if line:
+        say(line)
+    return found
 
 
 def single(place: str | Path) -> Source:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from hyperinverter.commands import options
+
 EXAMPLE = "hyperinverter invert photo.jpg --model digiface --out inverted"
 
 
@@ -17,26 +19,13 @@ def invert(
     model: Annotated[
         str, typer.Option(help="digiface, a run folder, a model file, or a way to invert.")
     ] = "digiface",
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("inverted"),
-    align: Annotated[
-        bool, typer.Option("--align", help="Cut photos out first, as the model's domain frames them.")
-    ] = False,
-    framing: Annotated[
-        str | None,
-        typer.Option(metavar="ffhq|digiface|centre", help="Of --align, whatever the model's domain."),
-    ] = None,
-    fit: Annotated[
-        str, typer.Option(metavar="crop|pad|squeeze", help="Of photos that are neither aligned nor square.")
-    ] = "crop",
-    white: Annotated[
-        int | None,
-        typer.Option(min=1, max=65535, help="Value of white in photos of more than 8 bits; default 65535."),
-    ] = None,
-    strength: Annotated[
-        str,
-        typer.Option(help="Of the residuals: 0 to 1, or per group of layers: coarse=1,medium=1,fine=0.5."),
-    ] = "1",
-    batch: Annotated[int, typer.Option(min=1, help="Photos in one pass.")] = 8,
+    out: options.Out = Path("inverted"),
+    align: options.Align = False,
+    framing: options.Framing = None,
+    fit: options.Fit = "crop",
+    white: options.White = None,
+    strength: options.Strength = "1",
+    batch: options.Batch = 8,
     refine: Annotated[
         str | None, typer.Option(metavar="pti", help="Tune the generator for each photo afterwards: pti.")
     ] = None,
@@ -58,18 +47,14 @@ def invert(
 
     What is done already is skipped. The exit status is 1 if a photo could not be inverted; the others are.
     """
-    from hyperinverter.commands.inputs import check_fit, parse_strength, sources
+    from hyperinverter.commands.inputs import announced, check_fit, parse_strength
     from hyperinverter.commands.inverting import Inversions
     from hyperinverter.contracts import UserError
-    from hyperinverter.system.terminal import say
 
     if refine not in (None, "pti"):
         raise UserError(f"--refine={refine[:40]} is not known: write --refine pti")
     if refine:
         model = f"{model}+pti:{steps}"
-    found, line = sources(photos)
-    if line:
-        say(line)
     job = Inversions(
         model,
         out,
@@ -81,4 +66,4 @@ def invert(
         batch=batch,
         compact=compact,
     )
-    return job.run(found, again=again)
+    return job.run(announced(photos), again=again)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from hyperinverter.commands import options
+
 EXAMPLE = "hyperinverter mix first.jpg second.jpg --layers medium,fine --out mixed"
 
 
@@ -19,20 +21,10 @@ def mix(
             help="Groups that take the second's residuals: coarse,medium,fine; the others keep the first's."
         ),
     ] = "coarse,medium,fine",
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="digiface, a run folder, or a model file. Default: what inverted the files, digiface for photos."
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("mixed"),
-    align: Annotated[
-        bool, typer.Option("--align", help="Cut photos out first, as the model's domain frames them.")
-    ] = False,
-    framing: Annotated[
-        str | None,
-        typer.Option(metavar="ffhq|digiface|centre", help="Of --align, whatever the model's domain."),
-    ] = None,
+    model: options.ModelOfFiles = None,
+    out: options.Out = Path("mixed"),
+    align: options.Align = False,
+    framing: options.Framing = None,
 ) -> int:
     """Draw the first photo's w with the second photo's residuals: FIRST_with_SECOND.png, a labelled strip."""
     from hyperinverter.commands.editing import Editor

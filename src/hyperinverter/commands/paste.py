@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from hyperinverter.commands import options
 from hyperinverter.contracts import UserError
 
 if TYPE_CHECKING:
-    from hyperinverter.alignment import Edit
-    from hyperinverter.alignment.records import Recorded
+    from hyperinverter.alignment.records import Record, Recorded
+
+    _Part = tuple[Recorded, Path, Path | None]  # a crop, the file of its edit, the file of its inversion
 
 EXAMPLE = "hyperinverter paste aligned/me.edit.png --alignment aligned --out pasted"
 
@@ -28,10 +30,7 @@ def paste(
         typer.Option(metavar="DIR|FILE", help="The alignment.json that the crops came with, or its folder."),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the photos.")],
-    mode: Annotated[
-        Literal["face", "difference"],
-        typer.Option(help="face: the edited face; difference: edit - inversion, added to the photo."),
-    ] = "face",
+    mode: options.PasteMode = "face",
     inversion: Annotated[
         Path | None,
         typer.Option(
@@ -59,21 +58,15 @@ def paste(
     faces of one photo go into one picture. Mode difference hides the errors of the inversion, and shows ghosts of
     the old contours where an edit moves them far, as a turn of the head does.
     """
-    from hyperinverter.alignment import Edit
     from hyperinverter.alignment.records import Record
-    from hyperinverter.data.transforms import load_rgb
     from hyperinverter.system.files import writing_to
 
     record = Record(alignment)
     if not record.crops:
         raise UserError(f"no crops in {record.path}; align photos first: hyperinverter align PHOTO --out DIR")
-    groups: dict[Path, list[tuple[Recorded, Path, Path | None]]] = {}
+    groups: dict[Path, list[_Part]] = {}
     for path in edited:
-        name = crop if crop is not None else record.of(path)
-        if name not in record.crops:
-            raise UserError(
-                f"{record.path} has no crop {name}; there are {', '.join(sorted(record.crops)[:5])}"
-            )
+        name = _crop_of(path, record, crop)
         before = _inversion(path, name, inversion) if mode == "difference" else None
         groups.setdefault(record.crops[name].photo, []).append((record.crops[name], path, before))
     if photo is not None and len(groups) > 1:
@@ -84,15 +77,19 @@ def paste(
             taken = [path.stem for path in list(groups)[:number]].count(source.stem)
             stem = f"{source.stem}-{taken + 1}" if taken else source.stem
             try:
-                edits = [
-                    Edit(load_rgb(path), one.crop, load_rgb(before) if before else None)
-                    for one, path, before in parts
-                ]
-                _paste_one(photo or source, parts[0][0], edits, out / stem, mode, shape, feather)
+                _paste_one(photo or source, parts, out / stem, mode, shape, feather)
             except UserError as error:
                 failed += 1
                 sys.stderr.write(f"error: {error}\n")
     return 1 if failed else 0
+
+
+def _crop_of(edited: Path, record: Record, given: str | None) -> str:
+    """The name of the crop that was edited."""
+    name = given if given is not None else record.of(edited)
+    if name not in record.crops:
+        raise UserError(f"{record.path} has no crop {name}; there are {', '.join(sorted(record.crops)[:5])}")
+    return name
 
 
 def _inversion(edited: Path, crop: str, given: Path | None) -> Path:
@@ -109,20 +106,18 @@ def _inversion(edited: Path, crop: str, given: Path | None) -> Path:
 
 
 def _paste_one(
-    photo: Path,
-    recorded: Recorded,
-    edits: Sequence[Edit],
-    target: Path,
-    mode: str,
-    shape: str,
-    feather: float,
+    photo: Path, parts: Sequence[_Part], target: Path, mode: str, shape: str, feather: float
 ) -> None:
-    from hyperinverter.alignment import paste_all
+    from hyperinverter.alignment import Edit, paste_all
+    from hyperinverter.data.transforms import load_rgb
     from hyperinverter.system.files import sha256_of
 
+    edits = [
+        Edit(load_rgb(path), one.crop, load_rgb(before) if before else None) for one, path, before in parts
+    ]
     if not photo.is_file():
         raise UserError(f"the photo {photo} is gone; say where it is now with --photo FILE")
-    if sha256_of(photo) != recorded.sha256:
+    if sha256_of(photo) != parts[0][0].sha256:
         raise UserError(f"{photo} is not the photo that was aligned; restore it, or align it again")
     pasted = paste_all(photo, edits, mode=mode, shape=shape, feather=feather)
     written = pasted.save(target.parent, target.name)
