@@ -167,8 +167,7 @@ def split_folder(
             f"formats read: {' '.join(sorted(SUFFIXES))}" + (f"; left out: {found}" if found else "")
         )
     known, own, recorded = _read_record(record, root)
-    fractions = [val_fraction, test_fraction]
-    if report and recorded and recorded != fractions:
+    if report and recorded and recorded != [val_fraction, test_fraction]:
         log.warning(
             "%s decides the split, made with data.val_fraction=%s and data.test_fraction=%s; the new values count for "
             "new photos only. To split again, remove that file or name a new one with data.split=FILE",
@@ -185,17 +184,24 @@ def split_folder(
         log.warning("%d photos listed in %s are gone from %s (%s)", len(gone), record, root, gone[0])
     if _with_new(known, split) == known:
         return split
-    needed = 2 * sum(len(name.encode("utf-8", "surrogateescape")) + 8 for name in listing.names)
+    return _write_split(record, root, listing.names, val_fraction, test_fraction)
+
+
+def _write_split(
+    record: Path, root: Path, names: list[str], val_fraction: float, test_fraction: float
+) -> dict[str, list[str]]:
+    """Add the photos that are new to the record, which another process may have done meanwhile; return the split."""
+    needed = 2 * sum(len(name.encode("utf-8", "surrogateescape")) + 8 for name in names)
     with (
         writing_to(record.parent, needed, "choose another file with data.split=FILE"),
         locked(record.with_name(f".{record.name}.lock"), "splitting the photos"),
     ):
-        known, _, recorded = _read_record(record, root)  # again: another process may have been first
-        split = _assign(listing.names, known, val_fraction, test_fraction)
+        known, _, recorded = _read_record(record, root)
+        split = _assign(names, known, val_fraction, test_fraction)
         content = {
             "version": 1,
             "root": str(root.resolve()),
-            "fractions": recorded or ([] if any(known.values()) else fractions),
+            "fractions": recorded or ([] if any(known.values()) else [val_fraction, test_fraction]),
             **_with_new(known, split),
         }
         write_bytes(record, json.dumps(content, indent=1).encode())
