@@ -94,15 +94,21 @@ class Carrier:
             return max(side, key=lambda place: (side[place], place))
         return f"b{min(FLOW_SIDE, self.synthesis.resolutions[-1])}.conv1"
 
-    def __call__(self, after: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def __call__(
+        self, after: Tensor, weights: Mapping[str, Residual] | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Feature residuals for edited codes, ``(B, C, S, S)`` each, and the maps that were drawn for them.
 
         The maps are those that no feature residual changes: what ``Synthesis`` takes as ``drawn``.
+
+        Args:
+            after: The edited codes.
+            weights: Residuals of weights that the edit is drawn with; None: those before it.
         """
         wide = {name: residual.expand(len(after), -1, -1, -1) for name, residual in self.features.items()}
         if not self._last:
             return wide, {}
-        new = self.synthesis.maps_to(after, self._last, self.weights)
+        new = self.synthesis.maps_to(after, self._last, self.weights if weights is None else weights)
         if self._movement is None:
             found = {
                 name: residual * _kept(self._old[name], new[_place(name)].float())

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperinverter.contracts import Inversion
-from hyperinverter.inversion.carrying import Carrier, Rule, carried
+from hyperinverter.inversion.carrying import Carrier, Rule
 from hyperinverter.inversion.easing import kept
 from hyperinverter.networks.features import KIND
 from hyperinverter.networks.generator import Generator
@@ -134,7 +134,7 @@ class Drawing(nn.Module, ABC):
             return synthesis.with_residuals(scale_residuals(of, strength))
         scaled = scale_residuals(of.residuals, strength)
         if self.edit_strength != 1:
-            return lambda w: self._one_by_one(of.w, scaled, as_codes(w, self.generator))
+            return self._eased(of.w, scaled)
         maps = {name: made(delta) for name, delta in scaled.items() if name.endswith(KIND)}
         if not maps or self.rule == "add":
             return synthesis.with_residuals(scaled)
@@ -148,29 +148,54 @@ class Drawing(nn.Module, ABC):
 
         return draw
 
-    def _one_by_one(self, before: Tensor, residuals: Mapping[str, Residual], after: Tensor) -> Tensor:
-        """Edits of one photo that each keep another part of its residuals, so that they share no kernel."""
-        images = [self.render(w[None], self.carry(residuals, before, w[None])) for w in after]
-        return torch.cat(images)
+    def _eased(self, before: Tensor, residuals: Mapping[str, Residual]) -> Callable[[Tensor], Tensor]:
+        """Draws edits of one photo one by one: each keeps another part of the residuals, so they share no kernel."""
+        whole = {name: made(delta) for name, delta in residuals.items()}
+        with torch.no_grad():
+            carrier = self._carrier(whole, before)
 
-    def carry(self, residuals: Mapping[str, Residual], before: Tensor, after: Tensor) -> dict[str, Residual]:
+        def draw(w: Tensor) -> Tensor:
+            images = []
+            for code in as_codes(w, self.generator).split(1):
+                kept_of_it, drawn = self.carry(whole, before, code, carrier)
+                images.append(self.generator.synthesis(code, kept_of_it, drawn=drawn))
+            return torch.cat(images)
+
+        return draw
+
+    def _carrier(self, residuals: Mapping[str, Residual], before: Tensor) -> Carrier:
+        maps = {name: made(delta) for name, delta in residuals.items() if name.endswith(KIND)}
+        weights = {name: delta for name, delta in residuals.items() if name not in maps}
+        return Carrier(self.rule, self.generator.synthesis, maps, before, weights)
+
+    def carry(
+        self,
+        residuals: Mapping[str, Residual],
+        before: Tensor,
+        after: Tensor,
+        carrier: Carrier | None = None,
+    ) -> tuple[dict[str, Residual], dict[str, Tensor]]:
         """Residuals as an edit leaves them: weaker by ``edit_strength``, and those of features moved by ``rule``.
 
         Args:
             residuals: Of B photos, at the strength that they are drawn with.
             before: Codes of the photos, ``(B, D)`` or W+, ``(B, L, D)``.
             after: The edited codes.
+            carrier: Of these residuals and codes, where there are many edits of them.
 
         Returns:
-            The same names and shapes; where nothing moved, the same values.
+            The same names and shapes, where nothing moved the same values; and maps that were drawn on the way, for
+            ``Synthesis``.
         """
-        if self.edit_strength != 1:
-            residuals = scale_residuals(residuals, kept(before, after, self._covariance, self.edit_strength))
-        maps = {name: made(delta) for name, delta in residuals.items() if name.endswith(KIND)}
-        if not maps or self.rule == "add":
-            return dict(residuals)
-        weights = {name: delta for name, delta in residuals.items() if name not in maps}
-        return weights | carried(self.rule, self.generator.synthesis, maps, before, after, weights)
+        carrier = carrier or self._carrier(residuals, before)
+        weights = {name: delta for name, delta in residuals.items() if not name.endswith(KIND)}
+        if self.edit_strength == 1:
+            features, drawn = carrier(after)
+            return weights | features, drawn
+        strength = kept(before, after, self._covariance, self.edit_strength)
+        weights = scale_residuals(weights, strength)
+        features, drawn = carrier(after, weights)
+        return weights | scale_residuals(features, strength), drawn
 
     @functools.cached_property
     def _covariance(self) -> Tensor:
@@ -205,9 +230,10 @@ class Drawing(nn.Module, ABC):
         """
         edits: Edits = [(direction, power)] if hasattr(direction, "shift") else direction  # type: ignore[list-item]
         w, residuals = shifted(inversion.w, edits), scale_residuals(inversion.residuals, strength)
-        if w is not inversion.w:
-            residuals = self.carry(residuals, inversion.w, w)
-        return self.render(w, residuals)
+        if w is inversion.w:
+            return self.render(w, residuals)
+        residuals, drawn = self.carry(residuals, inversion.w, w)
+        return self.generator.synthesis(w, residuals, drawn=drawn)
 
 
 class Iterative(ABC):

@@ -116,7 +116,8 @@ class PhaseII(Drawing):
         before, after = first.w[few], first.w[few] + shift
         with torch.no_grad():
             wanted = self.render(after) - first.w_image[few]
-        return image, self.render(after, self.carry(some, before, after)) - image[few], wanted
+        moved, drawn = self.carry(some, before, after)
+        return image, self.generator.synthesis(after, moved, drawn=drawn) - image[few], wanted
 
     @torch.no_grad()
     def invert(self, images: Tensor, strength: Strength = 1.0) -> Inversion:
