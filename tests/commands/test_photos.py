@@ -19,7 +19,7 @@ from tiny import make_generator
 from hyperinverter.commands import main
 from hyperinverter.commands.editing import parse_sweep
 from hyperinverter.commands.inputs import Source, framing_for, model_for, parse_strength, sources
-from hyperinverter.commands.inverting import Inversions, ahead
+from hyperinverter.commands.inverting import Inversions, ahead, batches, side_by_side
 from hyperinverter.contracts import UserError
 from hyperinverter.data.digiface import accepted_indices, sample_faces
 from hyperinverter.editing.files import Origin, load_inversion, save_inversion
@@ -113,6 +113,24 @@ def test_photos_are_made_ready_ahead_in_order_and_no_further_than_asked() -> Non
         assert [next(made) for _ in range(6)] == [-1, -2, -3, -4, -5, -6]
         with pytest.raises(UserError, match="seven"):
             next(made)
+
+
+def test_a_report_without_the_perceptual_distance(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert main(["invert", str(photos), "--out", str(out), "--report", "l2", "--batch", "1"]) == 0
+    rows = report(out)
+    assert [row["name"] for row in rows] == ["a", "b", "a-2"]  # as given, whichever batch was done first
+    assert all(row["st_lpips_alex"] == "" and float(row["l2"]) > 0 for row in rows)
+    assert main(["invert", str(photos), "--out", str(out), "--report", "short"]) == 1
+
+
+def test_batches_of_small_images_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_inverter("digiface")
+    for cores, expected in ((1, (1, 1)), (2, (2, 1)), (16, (4, 4))):
+        monkeypatch.setattr(torch, "get_num_threads", lambda cores=cores: cores)
+        assert side_by_side(model) == expected
+    assert side_by_side(Optimiser(make_generator(), build_judge("st_lpips_alex"))) == (1, 16)
+    assert [list(batch) for batch in batches(range(5), 2)] == [[0, 1], [2, 3], [4]]
 
 
 def test_a_disk_that_refuses_is_reported(

@@ -30,6 +30,12 @@ def invert(
         str | None, typer.Option(metavar="pti", help="Tune the generator for each photo afterwards: pti.")
     ] = None,
     steps: Annotated[int, typer.Option(min=0, help="Of --refine.")] = 30,
+    report: Annotated[
+        str,
+        typer.Option(
+            metavar="full|l2", help="Numbers in report.csv; l2 leaves out the perceptual distance: faster."
+        ),
+    ] = "full",
     compact: Annotated[
         bool,
         typer.Option(
@@ -53,6 +59,8 @@ def invert(
 
     if refine not in (None, "pti"):
         raise UserError(f"--refine={refine[:40]} is not known: write --refine pti")
+    if report not in ("full", "l2"):
+        raise UserError(f"--report={report[:40]} is not known: write --report full or --report l2")
     if refine:
         model = f"{model}+pti:{steps}"
     job = Inversions(
@@ -64,6 +72,7 @@ def invert(
         white=white,
         strength=parse_strength(strength),
         batch=batch,
+        perceptual=report == "full",
         compact=compact,
     )
     return job.run(announced(photos), again=again)
