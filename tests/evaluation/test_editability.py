@@ -20,6 +20,7 @@ from hyperinverter.data.transforms import to_tensor
 from hyperinverter.editing import catalogue
 from hyperinverter.editing.directions import Direction
 from hyperinverter.evaluation.editability import PARTS, Editing, Edits, Way, end_of, equal_changes, relative
+from hyperinverter.evaluation.measure import identity_of
 from hyperinverter.evaluation.plane import keep_edits, read_edits
 from hyperinverter.inversion.drawing import Drawing, Strength
 from hyperinverter.inversion.phase2 import HyperInverter
@@ -209,3 +210,11 @@ def test_a_self_contained_file_of_the_built_in_domain_is_known_for_what_it_is(
         f"{tmp_path / 'model.safetensors'}+pti:2"
     )  # needs no weights but those that ship
     assert refined.source.endswith("+pti:2")
+
+
+def test_a_model_whose_edits_leave_less_is_another_model() -> None:
+    """Numbers that are kept of one must not stand for the other."""
+    model = load_inverter("digiface")
+    before = identity_of(model)
+    model.edit_strength = 0.5
+    assert identity_of(model) == {**before, "edit_strength": "0.5"}

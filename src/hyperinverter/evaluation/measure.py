@@ -276,5 +276,6 @@ def _same_generator(one: Generator, two: Generator) -> bool:
 
 
 def identity_of(model: Drawing) -> dict[str, str]:
-    """What tells a model from others."""
-    return {"source": model.source, "sha256": model.sha256, "generator_sha256": model.generator.sha256}
+    """What tells a model from others; what its edits leave of residuals if that is not all of them."""
+    known = {"source": model.source, "sha256": model.sha256, "generator_sha256": model.generator.sha256}
+    return known if model.edit_strength == 1 else known | {"edit_strength": f"{model.edit_strength:g}"}
