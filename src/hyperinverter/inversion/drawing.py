@@ -93,7 +93,12 @@ class Drawing(nn.Module, ABC):
         return self.generator.img_resolution
 
     def render(
-        self, w: Tensor, residuals: Mapping[str, Residual] | None = None, strength: Strength = 1.0
+        self,
+        w: Tensor,
+        residuals: Mapping[str, Residual] | None = None,
+        strength: Strength = 1.0,
+        *,
+        drawn: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """Draw images from codes and residuals, with the stored noise.
 
@@ -103,12 +108,13 @@ class Drawing(nn.Module, ABC):
             strength: Times the residuals: 0 draws the generator's own image, 1 the full inversion, values between trade
                 detail against w's own look. One number, one per sample ``(B,)``, or one per group of layers
                 (see ``scale_residuals``).
+            drawn: Maps of the first layers that are there already, see ``Synthesis``.
 
         Returns:
             RGB, ``(B, 3, R, R)``.
         """
         codes = as_codes(w, self.generator)
-        return self.generator.synthesis(codes, scale_residuals(residuals or {}, strength), noise_mode="const")
+        return self.generator.synthesis(codes, scale_residuals(residuals or {}, strength), drawn=drawn)
 
     def prepare(
         self, of: Inversion | Mapping[str, Residual], strength: Strength = 1.0
@@ -158,7 +164,7 @@ class Drawing(nn.Module, ABC):
             images = []
             for code in as_codes(w, self.generator).split(1):
                 kept_of_it, drawn = self.carry(whole, before, code, carrier)
-                images.append(self.generator.synthesis(code, kept_of_it, drawn=drawn))
+                images.append(self.render(code, kept_of_it, drawn=drawn))
             return torch.cat(images)
 
         return draw
@@ -233,7 +239,7 @@ class Drawing(nn.Module, ABC):
         if w is inversion.w:
             return self.render(w, residuals)
         residuals, drawn = self.carry(residuals, inversion.w, w)
-        return self.generator.synthesis(w, residuals, drawn=drawn)
+        return self.render(w, residuals, drawn=drawn)
 
 
 class Iterative(ABC):

@@ -117,7 +117,7 @@ class PhaseII(Drawing):
         with torch.no_grad():
             wanted = self.render(after) - first.w_image[few]
         moved, drawn = self.carry(some, before, after)
-        return image, self.generator.synthesis(after, moved, drawn=drawn) - image[few], wanted
+        return image, self.render(after, moved, drawn=drawn) - image[few], wanted
 
     @torch.no_grad()
     def invert(self, images: Tensor, strength: Strength = 1.0) -> Inversion:
