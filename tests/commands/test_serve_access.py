@@ -51,7 +51,9 @@ def findings() -> Callable[[Any, str], list[str]]:
 def test_nothing_is_cut_off_and_axe_finds_nothing(
     browser: Any, server: Served, findings: Callable[[Any, str], list[str]], width: int, theme: str
 ) -> None:
-    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=theme)
+    context = browser.new_context(
+        viewport={"width": width, "height": 844}, color_scheme=theme, permissions=["camera"]
+    )
     page = context.new_page()
     found: list[str] = []
 
@@ -67,6 +69,11 @@ def test_nothing_is_cut_off_and_axe_finds_nothing(
     page.click("summary")
     look("evaluations")
     page.click("#gallery-back")
+    page.click("#camera")
+    page.wait_for_selector("#camera-box:not([hidden])")
+    assert page.evaluate("document.getElementById('video').srcObject.active")
+    look("the camera")
+    page.click("#camera-off")
     for name in ("none", "two"):
         page.set_input_files("#file", server.log.parent / f"{name}.png")
         page.wait_for_selector(f"#faces-title:has-text('{'No face' if name == 'none' else 'Which'}')")
