@@ -19,6 +19,7 @@ from watching import make_batches
 
 from hyperinverter import metrics
 from hyperinverter.editing.directions import Direction
+from hyperinverter.evaluation import editability
 from hyperinverter.evaluation.editability import STRENGTHS, Editing
 from hyperinverter.inversion.carrying import RULES
 from hyperinverter.inversion.hyperstyle import HyperStyle
@@ -127,9 +128,14 @@ def test_inversion_and_edits(mode: FakeTensorMode, rule: str) -> None:
 
 def turn_on(direction: Direction) -> Direction:
     """Its numbers without values, still on the host: the model should bring them over."""
+    return unseen(direction.name, torch.empty(direction.shift.shape, device="cpu"))
+
+
+def unseen(name: str, shift: Tensor) -> Direction:
+    """A direction whose numbers nobody has looked at, as its constructor does."""
     found = object.__new__(Direction)
-    object.__setattr__(found, "name", direction.name)
-    object.__setattr__(found, "shift", torch.empty(direction.shift.shape, device="cpu"))
+    object.__setattr__(found, "name", name)
+    object.__setattr__(found, "shift", shift)
     return found
 
 
@@ -157,10 +163,13 @@ def test_methods_that_look_again(mode: FakeTensorMode) -> None:
             assert on_device(model.edit(inversion, turn_on(TURN), 1.0))  # type: ignore[operator]
 
 
-def test_measuring_edits(mode: FakeTensorMode) -> None:
+def test_measuring_edits(mode: FakeTensorMode, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Both look at numbers, which fake tensors do not have: one photo moves, the other is its own mirror image.
+    monkeypatch.setattr(editability, "_not_zero", lambda steps: [True, False])
+    monkeypatch.setattr(editability, "Direction", unseen)
     model = moved(built(places=("b8.conv1",)), mode)
     judge = moved(SHIPPED["effnet_lite0"](), mode)
-    editing = object.__new__(Editing)  # its constructor looks at numbers, and so do edits of mirrored photos
+    editing = object.__new__(Editing)  # its constructor looks at numbers
     editing.generator, editing.perceptual, editing.identity = model.generator, judge, None  # type: ignore[assignment]
     editing.odd, editing.kinds = model, ("plain", "odd")  # type: ignore[assignment]
     editing.read, editing.spread, editing.seen = None, {}, []
@@ -170,6 +179,7 @@ def test_measuring_edits(mode: FakeTensorMode) -> None:
         inversion = model.invert(editing.photos)  # type: ignore[operator]
         curve = torch.zeros(len(STRENGTHS), 3, dtype=torch.float64, device="cpu")
         rows = editing._truth(model, slice(0, 2), curve)  # type: ignore[arg-type]
+        rows |= editing._flip(model, editing.photos, inversion)  # type: ignore[arg-type]
         rows |= editing._back(model, editing.photos, inversion)  # type: ignore[arg-type]
         assert rows
         assert set(map(on_device, rows.values())) == {True}

@@ -270,10 +270,8 @@ class Editing:
         mirrored = photo.flip(-1)
         steps = model.invert(mirrored).w - inversion.w
         edited = [
-            model.edit(inversion.one(i), Direction("flip", step))
-            if step.any()
-            else inversion.image[i : i + 1]
-            for i, step in enumerate(steps)
+            model.edit(inversion.one(i), Direction("flip", steps[i])) if moves else inversion.image[i : i + 1]
+            for i, moves in enumerate(_not_zero(steps))
         ]
         return self._against("flip_{}", torch.cat(edited), mirrored)
 
@@ -310,6 +308,11 @@ def end_of(direction: Direction, codes: Tensor) -> Direction:
     deviation = (codes @ longest).std() / longest.square().sum()  # in powers
     power = min(FAR * float(deviation), -direction.safe[0], direction.safe[1])
     return replace(direction, shift=direction.shift * power)
+
+
+def _not_zero(steps: Tensor) -> list[bool]:
+    """Which of ``(B, ...)`` move at all, read from the device at once."""
+    return steps.flatten(1).any(1).tolist()
 
 
 def _l2(image: Tensor, other: Tensor) -> Tensor:
