@@ -10,8 +10,9 @@ from tiny import make_generator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from hyperinverter.inversion.hyperstyle import HyperStyle
 from hyperinverter.inversion.phase1 import WInverter
-from hyperinverter.inversion.phase2 import HyperInverter
+from hyperinverter.inversion.phase2 import HyperInverter, PhaseII
 from hyperinverter.losses.reconstruction import PixelLoss
 from hyperinverter.losses.weighted import WeightedLoss
 from hyperinverter.metrics import MetricSuite
@@ -22,6 +23,7 @@ from hyperinverter.networks.encoders import FeatureEncoder, WEncoder
 from hyperinverter.networks.features import FeatureResiduals
 from hyperinverter.networks.fusion import ConcatFusion, Fusion
 from hyperinverter.networks.hypernets import HyperNetwork
+from hyperinverter.networks.hyperstyle import HyperStyleNetwork
 from hyperinverter.networks.wplus import WPlusEncoder
 from hyperinverter.tasks.common import PhaseTask, Schedule
 from hyperinverter.tasks.phase1 import NearW, PhaseIEncoder
@@ -81,6 +83,13 @@ def make_model(
     return HyperInverter(first, encoder, hypernet, added).eval()
 
 
+def make_hyperstyle() -> HyperStyle:
+    """Changes of a few per cent of the kernels, in two looks."""
+    first = make_phase1()
+    kernels = select(first.generator.kernels(), ["convs"])
+    return HyperStyle(first, HyperStyleNetwork(kernels, backbone(), hidden_dim=4), iterations=2).eval()
+
+
 def make_discriminator() -> Discriminator:
     return Discriminator(make_generator(SIDE).config)
 
@@ -107,6 +116,6 @@ def phase1_task(method: str = "w", optimizer: Callable[..., Optimizer] = Noting)
 
 
 def phase2_task(
-    model: HyperInverter | None = None, optimizer: Callable[..., Optimizer] = Noting, **options: Any
+    model: PhaseII | None = None, optimizer: Callable[..., Optimizer] = Noting, **options: Any
 ) -> PhaseIIHyper:
     return PhaseIIHyper(model or make_model(), **common(optimizer), **options)

@@ -9,7 +9,9 @@ import copy
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, TypeVar
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,7 @@ TRAINER = "cpu" if REHEARSAL else "gpu"  # Lightning's name, and that of conf/tr
 # Largest distance to float64, as a share of its norm. float32 sums over some thousand products keep 1e-5 or better;
 # tf32 has 10 bits behind the point, bfloat16 7.
 TOLERANCE = {"fp32": 1e-4, "tf32": 3e-3, "bf16": 3e-2, "fp16": 3e-2}
+_DRAWN = {"rand": torch.float32, "randn": torch.float32, "randint": torch.int64, "randperm": torch.int64}
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 M = TypeVar("M", bound=nn.Module)
@@ -57,6 +60,20 @@ def arithmetic(precision: str, autocast: bool = True) -> Iterator[None]:
         finally:
             torch.set_float32_matmul_precision(before[0])
             torch.backends.cudnn.allow_tf32 = before[1]
+
+
+@contextmanager
+def drawn_on_the_host() -> Iterator[None]:
+    """Within, torch's random numbers are those of a processor in float32, whatever device and type asks for them."""
+
+    def draw(function: Callable[..., Tensor], *given: Any, device: Any = None, **options: Any) -> Tensor:
+        drawn = function(*given, dtype=_DRAWN.get(function.__name__), device="cpu", **options)
+        return drawn.to(device, torch.get_default_dtype() if drawn.is_floating_point() else drawn.dtype)
+
+    with ExitStack() as stack:
+        for name in _DRAWN:
+            stack.enter_context(mock.patch.object(torch, name, partial(draw, getattr(torch, name))))
+        yield
 
 
 def exact(module: M) -> M:

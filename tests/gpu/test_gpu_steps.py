@@ -9,8 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from gpu_models import PLACES, Noting, make_discriminator, make_model, phase1_task, phase2_task, photos
-from place import REHEARSAL, TOLERANCE, TRAINER, arithmetic, distance, near
+from gpu_models import (
+    PLACES,
+    Noting,
+    make_discriminator,
+    make_hyperstyle,
+    make_model,
+    phase1_task,
+    phase2_task,
+    photos,
+)
+from place import REHEARSAL, TOLERANCE, TRAINER, arithmetic, distance, drawn_on_the_host, near
 from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
@@ -110,6 +119,16 @@ def compare(make: Callable[[], PhaseTask], precision: str = "fp32") -> None:
 @pytest.mark.parametrize("method", ["w", "psp"])
 def test_phase_one(method: str, precision: str) -> None:
     compare(lambda: phase1_task(method), precision)
+
+
+def test_e4e_with_its_discriminator_and_r1(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.optim, "Adam", lambda parameters, lr: Noting(parameters))  # the discriminator's
+    with drawn_on_the_host():
+        compare(lambda: phase1_task("e4e"), precision)
+
+
+def test_hyperstyle(precision: str) -> None:
+    compare(lambda: phase2_task(make_hyperstyle()), precision)
 
 
 @pytest.mark.parametrize("options", [{}, {"accumulate": 2}], ids=["plain", "accumulated"])
