@@ -40,7 +40,7 @@ test-gpu: env
 	$(BIN)/python $(TEST_GPU)
 
 # For a machine with PyTorch and Lightning that reaches no package index: carry this checkout and .gpu-wheels there.
-GPU_WHEELS := 'antlr4-python3-runtime==4.9.*' 'facenet-pytorch<2.6' 'hydra-core<1.4' lpips 'omegaconf<2.4' platformdirs pooch
+GPU_WHEELS := 'antlr4-python3-runtime==4.9.*' 'facenet-pytorch<2.6' 'hydra-core<1.4' lpips 'omegaconf<2.4' platformdirs pooch typer
 gpu-wheels: env
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir .gpu-wheels -c .ci/constraints.txt $(GPU_WHEELS)
 
