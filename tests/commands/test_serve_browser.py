@@ -125,7 +125,7 @@ def test_the_picture_follows_within_an_eighth_of_a_second(page: Any) -> None:
         while (document.body.dataset.drawn === before) await new Promise((go) => setTimeout(go, 1));
         times.push(performance.now() - begin); } return times; }"""
     )
-    assert statistics.median(times) < 500  # 66 ms on a quiet machine, both models; this one may be busy
+    assert statistics.median(times) < 500  # 33 to 74 ms on a quiet machine; this one may be busy
 
 
 def test_a_server_that_went_and_came_back_is_said_on_the_page(browser: Any, tmp_path: Path) -> None:
