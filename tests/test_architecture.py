@@ -284,6 +284,25 @@ def test_there_are_targets() -> None:
     assert len({target for target, _ in TARGETS}) > 10
 
 
+CARRIED, WHEELS = (
+    64 * 2**20,
+    3 * 2**20,
+)  # bytes that travel to a bare machine with a GPU; of them, for gpu-wheels
+
+
+def test_the_checkout_can_be_carried_to_a_bare_machine() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("no git here that knows which files belong to the checkout")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True
+    ).stdout.split(b"\0")
+    sizes = {
+        name: path.lstat().st_size for name in map(bytes.decode, listed) if (path := ROOT / name).is_file()
+    }
+    largest = sorted(sizes.items(), key=lambda pair: -pair[1])[:5]
+    assert sum(sizes.values()) < CARRIED - WHEELS, largest
+
+
 def test_no_two_test_files_have_one_name() -> None:
     names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
     assert len(names) == len(set(names))  # pytest would import the first of them twice
