@@ -31,6 +31,15 @@ from hyperinverter.contracts import UserError
         ("encoder.heads=levels", "encoder.heads must be one of layer, .*did you mean 'level'"),
         ("encoder.initial=0.5", "encoder.initial must be one of full, half, quarter, got 0.5"),
         ("domain.resolution=48", "power of two"),
+        (
+            "trainer.precision=fp16",
+            "trainer.precision must be one of 32-true, bf16-mixed, 16-mixed, got 'fp16'",
+        ),
+        ("trainer.precision=64-true", "trainer.precision must be one of 32-true"),
+        ("trainer.precision=null", "trainer.precision must be one of 32-true"),
+        ("trainer.strategy=dpp", "trainer.strategy must be one of auto, ddp, got 'dpp', did you mean 'ddp'"),
+        ("trainer.strategy=fsdp", "trainer.strategy must be one of auto, ddp"),
+        ("trainer.accelerator=gpus", "trainer.accelerator must be one of cpu, gpu.*did you mean 'gpu'"),
         ("phase.monitor=train/l2", "must be a validation number"),
         ("phase.kimg=0.001", "less than one batch"),
         ("data.num_train=2", "do not fill one batch"),
@@ -41,6 +50,19 @@ from hyperinverter.contracts import UserError
 def test_values_that_cannot_work(typed: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         config.validate(config.compose(["phase=2", typed]))
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [("16", "16-mixed"), ("bf16", "bf16-mixed"), ("32", "32-true"), ("16-mixed", "16-mixed")],
+)
+def test_short_names_of_precisions(typed: str, name: str) -> None:
+    assert config.precision(config.compose([f"trainer.precision={typed}"])) == name
+
+
+def test_a_filter_that_no_photo_is_resized_with() -> None:
+    with pytest.raises(UserError, match="data.resize must be one of bilinear, bicubic, lanczos, box"):
+        config.validate(config.compose(["data.root=x", "data.resize=nearest"]))
 
 
 def test_values_that_do_not_fit_each_other() -> None:

@@ -1,5 +1,6 @@
 import json
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -254,3 +255,24 @@ def test_headers_are_read_once(photos: Path, tmp_path: Path, monkeypatch: pytest
     assert check_headers(photos, names, memo) == {"a/05.png": "read 05.png"}
     memo.write_text("damaged")
     assert len(check_headers(photos, names, memo)) == 30
+
+
+def test_folders_that_may_not_be_read_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for an ordinary user; the system lets root read everything."""
+    for folder in ("open", "closed"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (40, 40)).save(tmp_path / folder / "x.png")
+    scandir = os.scandir
+
+    def refusing(place: str) -> object:
+        if str(place).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    listing = list_photos(tmp_path)
+    assert listing.names == ["open/x.png"]
+    assert "1 in folders that may not be read (closed)" in listing.report(tmp_path)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(UserError, match="may not be read; change its permissions"):
+        list_photos(tmp_path / "closed")

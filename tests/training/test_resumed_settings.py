@@ -194,6 +194,27 @@ def test_what_a_run_cannot_take_is_refused_with_both_values(refusals: dict[str, 
     assert "other.safetensors now, which is another file" in refusals["generator.path"]
 
 
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("generator.path", "this run goes on with the generator"),
+        ("data.root", "this run goes on with the photos in"),
+        ("data.split", "this run goes on with the recorded split"),
+        ("phase.from_run", "this run goes on with the phase I in"),
+    ],
+)
+def test_what_a_run_needs_and_is_gone_is_named_with_the_way_out(
+    key: str, said: str, refusals: dict[str, str], cut: Path, places: list[str]
+) -> None:
+    gone = cut.parent / "gone" / "it"
+    cfg = config.compose([*BEFORE, *places, f"{key}={gone}"])
+    cfg.resume = str(cut)
+    with pytest.raises(UserError, match=f"{said} {gone} .{key}.*move it back, or add {key}=PATH") as told:
+        jobs.train(cfg, cut)
+    if key in ("generator.path", "phase.from_run"):
+        assert "SHA-256" in str(told.value)
+
+
 # key -> whether the resumed run has really used the new value
 ACTS: dict[str, Callable[[Seen], bool]] = {
     "name": lambda s: s.card()["name"] == "renamed",

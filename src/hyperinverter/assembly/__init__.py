@@ -6,6 +6,7 @@ object here and passed in Python, so no shape is ever typed twice.
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 import math
@@ -64,12 +65,13 @@ class Assembled:
     loaded: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
-def build(cfg: Config, generator: Generator | None = None) -> Assembled:
+def build(cfg: Config, generator: Generator | None = None, *, begun: bool = False) -> Assembled:
     """Build every part of a run from its configuration, which is left as it is.
 
     Args:
         cfg: Settled, or as composed if there is no ``generator``.
         generator: The one that the configuration was settled with; None loads it and settles.
+        begun: Whether a checkpoint brings the weights, so that none are needed to begin with.
 
     Raises:
         UserError: If parts do not fit each other, or a file is missing or damaged.
@@ -77,6 +79,9 @@ def build(cfg: Config, generator: Generator | None = None) -> Assembled:
     if generator is None:
         generator = load_generator(cfg.generator.path)
         cfg = settle(cfg, generator)
+    if begun:
+        cfg = copy.deepcopy(cfg)
+        cfg.encoder.start = "random"
     loaded = {"generator": {"path": str(cfg.generator.path), "sha256": generator.sha256}}
     suite = MetricSuite(**_judged(cfg))
     common: dict[str, Any] = {

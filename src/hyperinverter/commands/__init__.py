@@ -63,6 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         write(f"error: {error}\n")
         return 1
+    except PermissionError as error:  # a file or folder that no reader asked about before
+        if error.filename is None:
+            raise
+        write(f"error: {os.fsdecode(error.filename)} may not be read or written; change its permissions\n")
+        return 1
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left has nowhere to go
         return 141  # as of a process that the signal for it ended

@@ -4,7 +4,14 @@ With ``sweeps`` and train.py the only part of the project that knows Hydra and O
 that a typo is answered at once.
 """
 
-from hyperinverter.config.checks import FACE_JUDGES, cautions, check_additions, check_references, validate
+from hyperinverter.config.checks import (
+    FACE_JUDGES,
+    cautions,
+    check_additions,
+    check_references,
+    precision,
+    validate,
+)
 from hyperinverter.config.entry import compose, front_door
 from hyperinverter.config.explain import diagnose
 from hyperinverter.config.groups import Config, conf_dir, groups_of, options_of
@@ -47,6 +54,7 @@ __all__ = [
     "option",
     "options_of",
     "parse_overrides",
+    "precision",
     "quote",
     "rule",
     "run_dir",

@@ -63,11 +63,15 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "data.fit": ("crop", "pad", "squeeze"),
     "data.source": ("digiface", "folder"),
     "encoder.start": ("phase1", "published", "random"),
+    "data.resize": ("bilinear", "bicubic", "lanczos", "box"),
+    "trainer.accelerator": ("cpu", "gpu", "cuda", "auto", "mps"),
+    "trainer.strategy": ("auto", "ddp"),
     "encoder.heads": ("layer", "resolution", "level"),
     "encoder.initial": ("full", "half", "quarter"),
     "features.rule": ("add", "fade", "warp"),
     "method.name": ("hyperinverter", "psp", "e4e", "restyle", "hyperstyle"),
 }
+_PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}  # short name -> Lightning's
 _GROUPS = (
     "phase",
     "phase.optimizer",
@@ -128,7 +132,25 @@ def validate(cfg: Config) -> None:
             raise UserError(
                 f"{key} must be one of {', '.join(names)}, got {value!r}{near(str(value), names)}"
             )
+    precision(cfg)
     _validate_together(cfg)
+
+
+def precision(cfg: Config) -> str:
+    """Lightning's name of ``trainer.precision``, for which people also write 32, 16 and bf16.
+
+    Raises:
+        UserError: For another one. Lightning has more, with which all weights are rounded: phase I becomes NaN in
+            16 bits, and the networks that compare images stay in 32.
+    """
+    said = str(cfg.trainer.precision)
+    name = _PRECISIONS.get(said, said)
+    known = tuple(_PRECISIONS.values())
+    if name not in known:
+        raise UserError(
+            f"trainer.precision must be one of {', '.join(known)}, got {said!r}{near(said, known)}"
+        )
+    return name
 
 
 def check_references(cfg: Config) -> None:

@@ -148,7 +148,7 @@ def _resumed(typed: list[str], resume: str) -> list[str]:
         raise UserError(f"resume={resume} is not a run: {run / CARD} is missing or unreadable")
     _say_part_of_a_sweep(run)
     before = carried(card["overrides"], run / CARD, again=("resume", "hydra.run.dir", "hydra.mode"))
-    before = [_found_again(item, run) for item in before]
+    before = [_found_again(_normalise(item), run) for item in before]
     return [*before, *typed, "hydra.mode=RUN", f"hydra.run.dir={quote(str(run))}"]
 
 
@@ -159,7 +159,7 @@ def _found_again(item: str, run: Path) -> str:
     if name not in (*INPUTS, "generator.path", "phase.from_run") or place.is_absolute() or place.exists():
         return item
     kept = given(load(run / "config.yaml"), name) if (run / "config.yaml").is_file() else None
-    return f"{key}={quote(kept)}" if isinstance(kept, str) and Path(kept).exists() else item
+    return f"{key}={quote(kept)}" if isinstance(kept, str) else item
 
 
 def _say_part_of_a_sweep(run: Path) -> None:
@@ -182,7 +182,7 @@ def _resumed_sweep(typed: list[str], sweep: Path) -> list[str]:
             f"with resume={sweep}/N"
         )
     again = ("resume", "hydra.sweep.dir")
-    before = carried(record["typed"], sweep / SWEEP, again, sweep=True)
+    before = [_normalise(item) for item in carried(record["typed"], sweep / SWEEP, again, sweep=True)]
     rest = [item for item in typed if item.split("=", 1)[0] not in again and item not in before]
     return [*before, *rest, f"hydra.sweep.dir={quote(str(sweep))}"]
 

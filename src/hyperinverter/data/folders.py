@@ -61,6 +61,8 @@ def list_photos(root: str | Path) -> Listing:
         UserError: If ``root`` is missing, is no folder, or cannot be read.
     """
     root = as_path(root)
+    if _is_closed(root):
+        raise UserError(f"the folder {root} may not be read; change its permissions")
     if not root.exists():
         raise UserError(f"no folder at {root}; give the folder of your photos with data.root=PATH")
     if not root.is_dir():
@@ -72,15 +74,17 @@ def list_photos(root: str | Path) -> Listing:
             f"{root} is an LMDB database, not a folder of photos; write its photos to files (the lmdb package iterates "
             "over them), and name their folder with data.root=PATH"
         )
-    if not os.access(root, os.R_OK | os.X_OK):
-        raise UserError(f"the folder {root} may not be read; change its permissions")
     listing = Listing([])
     seen: set[str] = set()
 
     def leave_out(reason: str, name: str) -> None:
         listing.skipped.setdefault(reason, []).append(name)
 
-    for folder, subfolders, file_names in os.walk(root, followlinks=True):
+    def closed(error: OSError) -> None:
+        place = Path(os.fsdecode(error.filename or root))
+        leave_out("in folders that may not be read", place.relative_to(root).as_posix())
+
+    for folder, subfolders, file_names in os.walk(root, followlinks=True, onerror=closed):
         real = os.path.realpath(folder)
         if real in seen:  # a link to a folder above, or another path to the same photos
             subfolders.clear()
@@ -108,6 +112,14 @@ def list_photos(root: str | Path) -> Listing:
                 listing.names.append(name)
     listing.names.sort()
     return listing
+
+
+def _is_closed(folder: Path) -> bool:
+    """Whether the system does not let this process look into a folder, or as far as to it."""
+    try:
+        return folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK)
+    except PermissionError:
+        return True
 
 
 def _begins_like_a_photo(path: str) -> bool:

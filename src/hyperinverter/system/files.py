@@ -258,7 +258,12 @@ def keep_as(source: Path, target: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, as hexadecimal digits."""
+    """SHA-256 of a file's bytes, as hexadecimal digits.
+
+    Raises:
+        UserError: If the file may not be read.
+    """
+    check_readable(path)
     with path.open("rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):

@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import distributed
 
+from hyperinverter import config
 from hyperinverter.config import Config
 from hyperinverter.contracts import UserError
 from hyperinverter.system.machine import cores
@@ -55,7 +56,7 @@ def check_devices(cfg: Config) -> None:
             f"a batch of {cfg.phase.batch_size} photos cannot be shared evenly by {world} processes; choose "
             f"phase.batch_size as a multiple of {world}"
         )
-    if world > 1 and cfg.loss.adv > 0 and str(node.precision) == "16-mixed":
+    if world > 1 and cfg.loss.adv > 0 and config.precision(cfg) == "16-mixed":
         raise UserError(
             "trainer.precision=16-mixed cannot be used with a discriminator on several processes, where gradients "
             "are not scaled: use bf16-mixed or 32-true"

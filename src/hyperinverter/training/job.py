@@ -153,6 +153,7 @@ class Job:
         config.check_additions(config.task_overrides())
         devices.check_devices(self.cfg)
         if self.resumed is not None:
+            resume.check_there(self.cfg, self.before)
             self.changed = resume.changed(self.cfg, self.resumed)
         if is_first():
             rehearsal.check_cache(Path(self.cfg.paths.cache).expanduser(), str(self.cfg.data.source))
@@ -176,7 +177,9 @@ class Job:
         self.cfg = assembly.settle(self.cfg, generator, self.folder)
         if self.resumed is None:
             self._save_config()
-        assembled = assembly.build(self.cfg, generator)
+        elif config.given(self.cfg, "phase.from_run") != assembly.PACKAGED_PHASE1:
+            resume.check_there(self.cfg, self.before, ["phase.from_run"])
+        assembled = assembly.build(self.cfg, generator, begun=self.resumed is not None)
         resume.check_files(self.before, assembled.loaded)
         self.card.update(loaded=assembled.loaded, parameters=count_parameters(assembled.task))
         if "phase1" in assembled.loaded:
@@ -316,7 +319,7 @@ class Job:
             task,
             max(cfg.phase.batch_size // everywhere, 1),
             device=device,
-            precision=str(cfg.trainer.precision),
+            precision=config.precision(cfg),
             processes=everywhere,
             average=_half_life(cfg) is not None,
         )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from hyperinverter import config
 from hyperinverter.checkpoints.opening import read_checkpoint
+from hyperinverter.checkpoints.registry import PACKAGED
 from hyperinverter.config import Config
 from hyperinverter.contracts import UserError, shown
 from hyperinverter.runs import read_card
@@ -17,6 +18,17 @@ from hyperinverter.training.checkpointing import LAST, PREVIOUS, newest_readable
 from hyperinverter.training.metrics_file import MetricsFile
 
 AUTO = "auto"  # resume=auto: the same command again goes on where it was
+# Files and folders without which a run cannot go on as it was.
+_NEEDED = {
+    "generator.path": "the generator",
+    "data.root": "the photos in",
+    "data.split": "the recorded split",
+    "judges.lpips_path": "the weights of LPIPS",
+    "judges.identity_path": "the weights of the identity network",
+    "phase.from_run": "the phase I in",
+}
+INPUTS = tuple(key for key in _NEEDED if key != "phase.from_run")  # known before the run is settled
+_LOADED = {"generator.path": "generator", "phase.from_run": "phase1"}  # key -> part of the run card
 _PARTS = {"generator": "generator (generator.path)", "phase1": "phase I (phase.from_run)"}
 
 
@@ -85,6 +97,32 @@ def changed(cfg: Config, run: Path) -> dict[str, tuple[Any, Any]]:
     for key, (old, new) in found.taken.items():
         say(f"{key}={shown(config.quote(new))} from here on, {shown(config.quote(old))} before")
     return found.taken
+
+
+def check_there(cfg: Config, before: Mapping[str, Any], keys: Iterable[str] = INPUTS) -> None:
+    """Refuse to go on without a file or folder that the run was trained with.
+
+    Args:
+        cfg: The configuration of now.
+        before: The run card as it was.
+        keys: Those to look at, of ``_NEEDED``.
+
+    Raises:
+        UserError: With the path that was expected and what to do.
+    """
+    for key in keys:
+        path = config.given(cfg, key)
+        if not isinstance(path, str) or not path or f"{path}_generator" in PACKAGED:
+            continue
+        place = Path(path).expanduser().absolute()
+        if not place.exists():
+            loaded = (before.get("loaded") or {}).get(_LOADED.get(key)) or {}
+            sha256 = loaded.get("sha256")
+            known = f", SHA-256 {shown(str(sha256)[:12])}..." if sha256 else ""
+            raise UserError(
+                f"this run goes on with {_NEEDED[key]} {place} ({key}{known}), and nothing is there: move it back, or "
+                f"add {key}=PATH with its new place"
+            )
 
 
 def check_files(before: Mapping[str, Any], loaded: Mapping[str, Mapping[str, str]]) -> None:

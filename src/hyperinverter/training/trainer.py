@@ -22,6 +22,7 @@ from pytorch_lightning.plugins.environments import (
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from hyperinverter import config
 from hyperinverter.config import Config
 from hyperinverter.contracts import UserError
 from hyperinverter.system.processes import starter
@@ -49,7 +50,7 @@ def make_trainer(cfg: Config, loggers: list[Logger], extra: list[Callback]) -> T
         plugins=[environment] if isinstance(strategy, str) else None,
         # not there on processors, where all processes take the running statistics of the first
         sync_batchnorm=not isinstance(strategy, str) and node.accelerator != "cpu",
-        precision=node.precision,
+        precision=config.precision(cfg),
         deterministic=node.deterministic,
         max_epochs=min(epochs, node.max_epochs or epochs),
         limit_train_batches=node.limit_train_batches,
