@@ -1,7 +1,10 @@
 import io
 import logging
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
@@ -348,3 +351,59 @@ def test_only_a_file_called_tga_is_read_as_one(tmp_path: Path) -> None:
     (tmp_path / "x.tga").rename(tmp_path / "x.png")
     with pytest.raises(UserError, match="cannot be read as an image"):
         read_pixels(tmp_path / "x.png", 20)
+
+
+@pytest.mark.parametrize(("largest", "white"), [(1000, 1023), (4000, 4095), (16000, 16383)])
+def test_greys_of_ten_to_fourteen_bits_name_their_white(
+    largest: int,
+    white: int,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transforms, "_reported_dark", False)
+    Image.fromarray(np.linspace(0, largest, 1024).astype(np.uint16).reshape(32, 32)).save(tmp_path / "x.tif")
+    load_rgb(tmp_path / "x.tif")
+    assert f"data.white={white} " in caplog.text
+    caplog.clear()
+    assert np.asarray(load_rgb(tmp_path / "x.tif", white)).max() >= 248
+    assert not caplog.text
+
+
+def test_colours_of_twelve_bits_in_sixteen_are_said_to_be_dark(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transforms, "_reported_dark", False)
+    for brightest, said in ((65535, False), (4095, True)):
+        values = np.linspace(0, brightest, 32 * 32 * 3).astype(">u2").reshape(32, 32, 3)
+        rows = b"".join(b"\0" + row.tobytes() for row in values)
+        header = struct.pack(">IIBBBBB", 32, 32, 16, 2, 0, 0, 0)
+        chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+        content = b"".join(
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+            for name, data in chunks
+        )
+        (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+        load_rgb(tmp_path / "x.png")
+        assert ("comes out dark" in caplog.text) is said
+
+
+def test_the_limit_of_pixels_is_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("1", (1500, 1000)).save(tmp_path / "x.png")
+    monkeypatch.setenv(transforms.LIMIT, "1")
+    with pytest.raises(
+        UserError, match="more than 1 megapixels; .*raise the limit with the variable HYPERINVERTER_MAX"
+    ):
+        load_rgb(tmp_path / "x.png")
+    monkeypatch.setenv(transforms.LIMIT, "2")
+    assert load_rgb(tmp_path / "x.png").size == (1500, 1000)
+    monkeypatch.setenv(transforms.LIMIT, "many")
+    with pytest.raises(UserError, match="must be a whole number from 1 to 178, got many"):
+        load_rgb(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("wanted", [{"resolution": 0}, {"resolution": "64"}, {"white": 0}, {"white": "4095"}])
+def test_sizes_and_whites_that_are_none(wanted: dict[str, Any], tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "x.png")
+    with pytest.raises(UserError, match="is a whole number from 1 to"):
+        read_photo(tmp_path / "x.png", **({"resolution": 32} | wanted))

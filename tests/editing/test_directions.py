@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
-from hyperinverter.contracts import UserError
+from hyperinverter.contracts import Inversion, UserError
 from hyperinverter.editing.directions import Direction, orthogonal, parse_power
-from hyperinverter.inversion.drawing import scale_residuals, shifted, strength_of
+from hyperinverter.inversion.drawing import Drawing, scale_residuals, shifted, strength_of
 from hyperinverter.networks.generator import Generator
 
 SMILE = Direction("smile", torch.randn(16, generator=torch.Generator().manual_seed(1)))
@@ -99,3 +102,19 @@ def test_strength_per_group_of_layers() -> None:
     assert strength_of("b8.conv0.weight", {"coarse": 0.1}) == 0.1
     with pytest.raises(ValueError, match="no group of layers is called 'eyes'"):
         scale_residuals(residuals, {"eyes": 1.0})
+
+
+def test_edits_of_other_things_are_named() -> None:
+    w, edit, image = torch.zeros(1, 16), partial(Drawing.edit, None), torch.zeros(1, 3, 8, 8)
+    inversion = Inversion(w=w, w_image=image, residuals={}, image=image)
+    for direction in ("smile", None, torch.ones(16), np.ones(16), [SMILE], [("smile", 1)], {"smile": 1}):
+        with pytest.raises(
+            TypeError, match="expected a direction, such as .* or pairs of direction and power"
+        ):
+            edit(inversion, direction)
+    with pytest.raises(TypeError, match="expected an inversion, as invert returns it, got Tensor"):
+        edit(w, SMILE)
+    with pytest.raises(TypeError, match="expected a power as a number, .*got str"):
+        edit(inversion, SMILE, "1")
+    with pytest.raises(ValueError, match="expected a power as a finite number, got nan"):
+        edit(inversion, SMILE, float("nan"))

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hydra.core.override_parser.types import Glob
 from omegaconf import OmegaConf
@@ -17,6 +17,8 @@ from hyperinverter.config.types import check_types
 from hyperinverter.config.values import given
 from hyperinverter.contracts import UserError
 from hyperinverter.system.errors import first_line
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 _ABOVE_ZERO = (
     *("phase.kimg", "phase.epoch_kimg", "phase.ema_kimg", "phase.optimizer.lr", "loss.r1_gamma"),
@@ -71,7 +73,11 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "features.rule": ("add", "fade", "warp"),
     "method.name": ("hyperinverter", "psp", "e4e", "restyle", "hyperstyle"),
 }
-_PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}  # short name -> Lightning's
+_PRECISIONS: dict[str, Precision] = {
+    "32": "32-true",
+    "bf16": "bf16-mixed",
+    "16": "16-mixed",
+}  # short name -> Lightning's
 _GROUPS = (
     "phase",
     "phase.optimizer",
@@ -136,7 +142,7 @@ def validate(cfg: Config) -> None:
     _validate_together(cfg)
 
 
-def precision(cfg: Config) -> str:
+def precision(cfg: Config) -> Precision:
     """Lightning's name of ``trainer.precision``, for which people also write 32, 16 and bf16.
 
     Raises:
@@ -144,13 +150,11 @@ def precision(cfg: Config) -> str:
             16 bits, and the networks that compare images stay in 32.
     """
     said = str(cfg.trainer.precision)
-    name = _PRECISIONS.get(said, said)
-    known = tuple(_PRECISIONS.values())
-    if name not in known:
-        raise UserError(
-            f"trainer.precision must be one of {', '.join(known)}, got {said!r}{near(said, known)}"
-        )
-    return name
+    known = _PRECISIONS.values()
+    for name in known:
+        if name == _PRECISIONS.get(said, said):
+            return name
+    raise UserError(f"trainer.precision must be one of {', '.join(known)}, got {said!r}{near(said, known)}")
 
 
 def check_references(cfg: Config) -> None:

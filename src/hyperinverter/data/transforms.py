@@ -10,6 +10,7 @@ import contextlib
 import functools
 import io
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from hyperinverter.system.files import as_path, write_bytes
 VERSION = 1  # of the steps above: decoded photos kept from another version are not used
 MIN_SIDE = 16  # pixels; anything smaller is no usable photo
 MAX_PIXELS = 100_000_000  # of one photo: 300 MB decoded, in every process that reads photos
+LIMIT = "HYPERINVERTER_MAX_MEGAPIXELS"  # a variable of the environment that says another limit
 
 # The only formats that Pillow may open, by content: others start foreign programs (EPS) or decode what is no photo.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "GIF", "PPM", "TGA", "JPEG2000", "AVIF")
@@ -46,6 +48,8 @@ FITS = {
 
 log = logging.getLogger(__name__)
 
+_WHITES = (255, 1023, 4095, 16383)  # of 8, 10, 12 and 14 bits, as cameras and instruments write into 16
+_LARGEST_SIDE = 1 << 14
 _LOOKED_AT = 200  # photos whose shape is looked at when a run begins
 _PROFILE_SPACES = {"RGB": "RGB", "CMYK": "CMYK", "L": "GRAY"}  # PIL mode -> ICC colour space
 _reported_enlarging = False
@@ -78,6 +82,16 @@ def read_pixels(
     path: str | Path, resolution: int, resize: str = "bilinear", fit: str = "crop", white: int | None = None
 ) -> np.ndarray:
     """:func:`read_photo` before it becomes a tensor: RGB, ``uint8 (R, R, 3)``."""
+    if (
+        isinstance(resolution, bool)
+        or not isinstance(resolution, int)
+        or not 1 <= resolution <= _LARGEST_SIDE
+    ):
+        raise UserError(
+            f"a resolution is a whole number from 1 to {_LARGEST_SIDE} pixels, got {resolution!r}"
+        )
+    if white is not None and not (isinstance(white, int) and 1 <= white <= 65535):
+        raise UserError(f"white is a whole number from 1 to 65535, such as 255 or 4095, got {white!r}")
     square = fit_square(load_rgb(path, white), resolution, resize, fit)
     return np.array(square)  # a copy: PIL's own array is read-only
 
@@ -100,7 +114,10 @@ def load_upright(path: str | Path) -> Image.Image:
     path = as_path(path)
     with _explaining(path), Image.open(path, formats=_formats(path)) as image:
         _check_size(image, path)
+        wide = image.mode == "RGB" and any(";16" in str(tile[3]) for tile in image.tile)
         image.load()
+        if wide:
+            _report_dark_colours(image, path)
         return ImageOps.exif_transpose(image)
 
 
@@ -179,12 +196,24 @@ def _explaining(path: Path, *, on_disk: bool = True) -> Iterator[None]:
         ) from error
 
 
+def _most_pixels() -> int:
+    said = os.environ.get(LIMIT, "").strip()
+    if not said:
+        return MAX_PIXELS
+    if not (said.isascii() and said.isdigit() and 0 < int(said[:9]) <= 178):  # Pillow refuses more
+        raise UserError(f"{LIMIT} must be a whole number from 1 to 178, got {shown(said, 40)}")
+    return int(said) * 10**6
+
+
 def _too_large(path: Path) -> UserError:
-    return UserError(f"{path} has more than {MAX_PIXELS // 10**6} megapixels; save it smaller first")
+    return UserError(
+        f"{path} has more than {_most_pixels() // 10**6} megapixels; save it smaller first, or raise the limit with "
+        f"the variable {LIMIT}"
+    )
 
 
 def _check_size(image: Image.Image, path: Path) -> None:
-    if image.width * image.height > MAX_PIXELS:
+    if image.width * image.height > _most_pixels():
         raise _too_large(path)
     if min(image.size) < MIN_SIDE:
         raise UserError(
@@ -284,17 +313,32 @@ def _from_wide(image: Image.Image, path: Path, white: int | None) -> Image.Image
             f"{path} has 32-bit pixels ({image.mode!r}) without a known white level; save it with 8 or 16 bits"
         )
     largest = int(values.max())
-    if white is None and largest <= 4095 and not _reported_dark:
+    whites = [level for level in _WHITES if largest <= level]
+    if white is None and whites and not _reported_dark:
         _reported_dark = True
         log.warning(
-            "%s has 16 bits and no value above %d, so it comes out nearly black; data.white=%d (of a command: --white) "
-            "says what white is",
+            "%s has 16 bits and no value above %d, so it comes out %s; data.white=%d (of a command: --white) says what "
+            "white is",
             path,
             largest,
-            255 if largest <= 255 else 4095,
+            "dark" if largest > 4095 else "nearly black",
+            whites[0],
         )
     brightest = white or 65535
     return Image.fromarray(np.round(values.clip(0, brightest) / (brightest / 255)).astype(np.uint8))
+
+
+def _report_dark_colours(image: Image.Image, path: Path) -> None:
+    """Of colours with 16 bits, Pillow keeps the upper 8: values of 12 bits are lost but for 4 of them."""
+    global _reported_dark
+    brightest = max(largest for _, largest in image.getextrema())  # type: ignore[misc]
+    if brightest < 64 and not _reported_dark:
+        _reported_dark = True
+        log.warning(
+            "%s has colours of 16 bits whose values fit in 14 or fewer, so it comes out dark, and data.white is for "
+            "grey photos only: save it with 8 bits",
+            path,
+        )
 
 
 def _to_srgb(image: Image.Image, profile: bytes, path: Path) -> Image.Image:

@@ -7,8 +7,10 @@ evaluation, the editor) asks for nothing more than what stands here.
 from __future__ import annotations
 
 import functools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from numbers import Real
 from typing import Any, Protocol
 
 import torch
@@ -234,7 +236,9 @@ class Drawing(nn.Module, ABC):
         Returns:
             RGB, ``(B, 3, R, R)``. With all powers 0 it is the inversion's image at this strength, bit for bit.
         """
-        edits: Edits = [(direction, power)] if hasattr(direction, "shift") else direction  # type: ignore[list-item]
+        if not hasattr(inversion, "residuals"):
+            raise TypeError(f"expected an inversion, as invert returns it, got {type(inversion).__name__}")
+        edits = _as_edits(direction, power)
         w, residuals = shifted(inversion.w, edits), scale_residuals(inversion.residuals, strength)
         if w is inversion.w:
             return self.render(w, residuals)
@@ -254,6 +258,32 @@ class Iterative(ABC):
     @abstractmethod
     def steps(self, photo: Tensor) -> Iterator[tuple[Any, Tensor]]:
         """What every step finds, and its image ``(B, 3, R, R)``; gradients reach the step that made them alone."""
+
+
+def _as_edits(direction: object, power: float | Tensor) -> Edits:
+    """One direction with its power as pairs; pairs stay.
+
+    Raises:
+        TypeError: For something else.
+        ValueError: For a power that is not finite.
+    """
+    given = [(direction, power)] if hasattr(direction, "shift") else direction
+    pairs = list(given) if isinstance(given, Iterable) and not isinstance(given, (str, Tensor)) else []
+    if not all(
+        isinstance(pair, tuple) and len(pair) == 2 and hasattr(pair[0], "shift") for pair in pairs
+    ) or (not pairs and given != []):
+        raise TypeError(
+            "expected a direction, such as directions.load('digiface')['smile'], or pairs of direction and power, "
+            f"got {type(direction).__name__}"
+        )
+    for _, amount in pairs:
+        if not isinstance(amount, (Real, Tensor)):
+            raise TypeError(
+                f"expected a power as a number, or one per photo (B,), got {type(amount).__name__}"
+            )
+        if isinstance(amount, Real) and not math.isfinite(amount):
+            raise ValueError(f"expected a power as a finite number, got {amount}")
+    return pairs
 
 
 def shifted(w: Tensor, edits: Edits) -> Tensor:
