@@ -3,7 +3,7 @@
     python -m hyperinverter_recipes.shrink exactly FACE_NETWORK.safetensors OUT.safetensors
     python -m hyperinverter_recipes.shrink gzip OUT.safetensors OUT.safetensors.gz
     python -m hyperinverter_recipes.shrink phase2 MODEL.safetensors OUT.safetensors --phase1 digiface
-    python -m hyperinverter_recipes.shrink phase2 BEST.safetensors OUT.safetensors --edit-strength 0.55
+    python -m hyperinverter_recipes.shrink phase2 BEST.safetensors OUT.safetensors --edit-strength 0.5
 
 ``exactly`` changes no number: networks that were published with 8 bits have few different ones. ``gzip`` keeps
 every byte: the file's name for run cards and protocols stays the SHA-256 of what is in it. ``phase2`` rounds

@@ -72,7 +72,7 @@ PACKAGED: dict[str, Packaged] = {
     ),
     "digiface_best_phase2": Packaged(
         "digiface_best.safetensors",
-        "2006620f6212a7a7f386d512736e944cfb8581b3dea7b39c75b505b69a2ee291",
+        "4ae516cd5ee8aa80ec709c5073ac00861fa1345671a1a2de44189df518c733dd",
         "python train.py experiment=best phase=2, rounded to 8 bits, edit_strength set afterwards; run card in "
         "outputs/published/digiface_best",
         "MIT",
