@@ -8,8 +8,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
@@ -125,6 +127,9 @@ def _csv(rows: list[list[str]]) -> str:
     return text.getvalue()
 
 
+_FEW = 10  # models whose colours differ, and whose legend fits between the points
+
+
 def draw_plane(models: Mapping[str, Edits], seconds: Mapping[str, float], path: Path) -> None:
     """Error of the inversion against error of the edit and against its effect, one point per model.
 
@@ -136,7 +141,7 @@ def draw_plane(models: Mapping[str, Edits], seconds: Mapping[str, float], path: 
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 2 if effects else 1, squeeze=False)[0]
     for index, (label, edits) in enumerate(models.items()):
-        colour = f"C{index % 10}"
+        colour: Any = f"C{index % 10}" if len(models) <= _FEW else colormaps["tab20"](index % 20)
         truth = sorted(c for c in edits.numbers if c.startswith("truth_l2_"))
         odd = [c for c in truth if c.endswith("_odd")] or truth
         pictures = [("inversion_l2", odd)]
@@ -173,5 +178,8 @@ def draw_plane(models: Mapping[str, Edits], seconds: Mapping[str, float], path: 
     if effects:
         axes[1].set_ylabel("effect on real photos (sd of the reading)")
         axes[1].set_title("upper left is better; lines: strength of the residuals", fontsize=10)
-    axes[-1].legend(fontsize=8, framealpha=0.9)
+    if len(models) <= _FEW:
+        axes[-1].legend(fontsize=8, framealpha=0.9)
+    else:
+        figure.legend(*axes[-1].get_legend_handles_labels(), fontsize=8, loc="outside right upper")
     figure.savefig(path, dpi=130)
