@@ -111,6 +111,12 @@ def test_strength_tells_features_from_weights_and_blocks() -> None:
     assert sizes({"coarse": 0.5, "features": 0.5}) == (0.25, 0.5)
 
 
+@pytest.mark.parametrize("strength", [float("nan"), float("inf"), {"coarse": float("nan")}])
+def test_a_strength_that_is_not_finite_is_refused(strength: float | dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="expected a finite strength"):
+        scale_residuals({NAME: torch.ones(1, 1, 8, 8)}, strength)
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_no_edit_is_the_inversion_and_an_edit_is_the_same_in_both_ways(
     model: HyperInverter, inversion: Inversion, rule: str, monkeypatch: pytest.MonkeyPatch

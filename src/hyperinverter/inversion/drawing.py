@@ -336,7 +336,7 @@ def scale_residuals(residuals: Mapping[str, Residual], strength: Strength) -> di
     layer in no named group keeps its residual.
 
     Raises:
-        ValueError: For a group that does not exist.
+        ValueError: For a group that does not exist, or a strength that is not finite.
         TypeError: For a strength that is neither a number nor one of these.
     """
     values = strength.values() if isinstance(strength, Mapping) else [strength]
@@ -344,6 +344,8 @@ def scale_residuals(residuals: Mapping[str, Residual], strength: Strength) -> di
         raise TypeError(
             f"expected strength as a number, one per sample (B,), or GROUP -> number, got {type(wrong[0]).__name__}"
         )
+    if wrong := [v for v in values if isinstance(v, (int, float)) and not math.isfinite(v)]:
+        raise ValueError(f"expected a finite strength, got {wrong[0]}")
     if isinstance(strength, Mapping):
         unknown = [
             name for name in strength if name not in {*GROUPS, *KINDS, "torgb"} and not _is_block(name)
