@@ -196,6 +196,44 @@ def test_the_command_writes_tables_and_the_plane(tmp_path: Path) -> None:
     assert "effect_smile" in (tmp_path / "e" / "edits.md").read_text()
 
 
+def test_odd_details_may_come_from_a_model_that_is_not_in_the_table(tmp_path: Path) -> None:
+    typed = [
+        "evaluate",
+        "phase1@digiface",
+        "--n",
+        "2",
+        "--edits",
+        "2",
+        "--without",
+        "frechet_effnet_lite0",
+        "--without",
+        "kernel_effnet_lite0",
+    ]
+    assert main([*typed, "--odd", "digiface_best", "--out", str(tmp_path / "e")]) == 0
+    said = (tmp_path / "e" / "edits.md").read_text()
+    assert "`digiface_best` found on other photos" in said
+    assert "| truth_l2_yaw_odd |" in said
+
+
+def test_a_model_without_residuals_makes_no_odd_details(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = [
+        "evaluate",
+        "digiface",
+        "--n",
+        "2",
+        "--edits",
+        "2",
+        "--odd",
+        "phase1@digiface",
+        "--out",
+        str(tmp_path),
+    ]
+    assert main(typed) == 1
+    assert "--odd=phase1@digiface: it finds no residuals" in capsys.readouterr().err
+
+
 def test_a_self_contained_file_of_the_built_in_domain_is_known_for_what_it_is(
     editing: Editing, tmp_path: Path
 ) -> None:

@@ -161,13 +161,13 @@ def test_time_is_measured_alone_and_once(tmp_path: Path, monkeypatch: pytest.Mon
     from hyperinverter.evaluation import measure, timing
 
     asked = [0]
-    real = timing.time_model
+    real = timing.time_models
 
-    def quick(*given: object) -> object:
+    def quick(*given: object, **named: object) -> object:
         asked[0] += 1
-        return real(*given, budget=0.2)  # type: ignore[arg-type]
+        return real(*given, budget=0.2, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(measure, "time_model", quick)
+    monkeypatch.setattr(measure, "time_models", quick)
     typed = ["evaluate", "digiface", "--n", "2", *PLAIN, "--out", str(tmp_path)]
     assert main([*typed, "--time"]) == 0
     assert main([*typed, "--time"]) == 0
@@ -197,7 +197,7 @@ def test_seconds_until_a_search_is_as_close_as_a_model(
     from hyperinverter.evaluation import measure, timing
     from hyperinverter.evaluation.reach import seconds_until
 
-    monkeypatch.setattr(measure, "time_model", partial(timing.time_model, budget=0.05))
+    monkeypatch.setattr(measure, "time_models", partial(timing.time_models, budget=0.05))
     typed = ["evaluate", "digiface", "few=w_opt:12", "tuned=digiface+pti:21", "--n", "2", *PLAIN]
     assert main([*typed, "--time", "--out", str(tmp_path)]) == 0
     reached = {row["search"]: row for row in rows(tmp_path / "reach.csv")}

@@ -54,6 +54,14 @@ def evaluate(
     edits: Annotated[
         int, typer.Option(min=0, help="Also measure how well edits survive, on this many photos.")
     ] = 0,
+    odd: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="With --edits: whose residuals make odd faces; best one that is not in the table. Default: digiface, "
+            "for its generator.",
+        ),
+    ] = None,
     part: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> int:
     """Compare ways to invert: table.md, table.csv, table.tex, per_photo.csv, pairs.csv and worst_best.png.
@@ -77,5 +85,6 @@ def evaluate(
         without or [],
         time,
         edits=edits,
+        odd=odd,
     )
     return run(request, part)

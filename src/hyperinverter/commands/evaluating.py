@@ -23,7 +23,14 @@ from hyperinverter.commands.inputs import sources
 from hyperinverter.contracts import UserError
 from hyperinverter.data.digiface import face_names, prepare_digiface
 from hyperinverter.data.transforms import read_pixels
-from hyperinverter.evaluation.measure import PHOTO, Measuring, Photos, safe_name, safe_names
+from hyperinverter.evaluation.measure import (
+    PHOTO,
+    Measuring,
+    Photos,
+    refuse_different,
+    safe_name,
+    safe_names,
+)
 from hyperinverter.evaluation.protocol import Protocol
 from hyperinverter.evaluation.run import evaluate, measure_edits
 from hyperinverter.evaluation.scoring import Scorer
@@ -55,6 +62,7 @@ class Request:
     without: Sequence[str]
     time: bool | None  # None: if there are TIMED_FROM photos
     edits: int = 0  # photos on which edits are measured
+    odd: str | None = None  # whose residuals make odd faces for them
 
 
 def run(asked: Request, part: str | None = None) -> int:
@@ -83,6 +91,7 @@ def _run(asked: Request, part: str | None) -> int:
     cache = Path(str(config.compose([]).paths.cache)).expanduser()
     protocol = Protocol.of(config.option("protocol", asked.protocol), asked.protocol).without(asked.without)
     models, recipes = load_models(asked.models, device, cache)
+    odd = _odd_details(asked, models, device, cache) if asked.edits else None
     resolution = next(iter(models.values())).resolution
     photos = find_photos(asked.data, asked.n, resolution, cache)
     protocol.check_count(len(photos.names))
@@ -109,17 +118,34 @@ def _run(asked: Request, part: str | None) -> int:
     evaluate(measuring, asked.out, timed=timed, together=together)
     files = "table.md, table.csv, table.tex, per_photo.csv, pairs.csv, worst_best.png"
     if asked.edits:
-        measure_edits(measuring, asked.out, asked.edits, _odd_details(models, device))
+        measure_edits(measuring, asked.out, asked.edits, odd)
         files += ", edits.md, edits.csv, edits_per_photo.csv, edits_pairs.csv, strengths.csv, plane.png"
     print((asked.out / "table.md").read_text(encoding="utf-8"), end="")
     say(f"{short(asked.out)}: {files}")
     return 0
 
 
-def _odd_details(models: Mapping[str, Drawing], device: torch.device) -> Drawing | None:
-    """Whose residuals make the odd details of edits with known truth: always the same model of a generator."""
-    generator = next(iter(models.values())).generator
-    return load_inverter(BUILT_IN).to(device) if domain_of(generator.sha256) == BUILT_IN else None
+def _odd_details(
+    asked: Request, models: Mapping[str, Drawing], device: torch.device, cache: Path
+) -> tuple[str, Drawing] | None:
+    """Whose residuals make the odd details of edits with known truth: unless asked for, the packaged model's.
+
+    Raises:
+        UserError: If the one that was asked for draws with another generator, or finds no residuals.
+    """
+    first = next(iter(models.values()))
+    if asked.odd is None:
+        known = domain_of(first.generator.sha256) == BUILT_IN
+        return (BUILT_IN, load_inverter(BUILT_IN).to(device)) if known else None
+    label, name = named(asked.odd)
+    model = load_inverter(name, cache).to(device)
+    refuse_different({**models, f"--odd {label}": model})
+    side = first.resolution
+    if not model.invert(torch.zeros(1, 3, side, side, device=device)).residuals:
+        raise UserError(
+            f"--odd={asked.odd}: it finds no residuals, and they make the odd details; name another model"
+        )
+    return label, model
 
 
 def _measure_together(measuring: Measuring, asked: Request, total: int) -> None:

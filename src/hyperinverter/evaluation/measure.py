@@ -27,9 +27,9 @@ from hyperinverter.evaluation.timing import (
     BATCHES,
     device_name,
     keep_timings,
-    read_timings,
     synchronise,
-    time_model,
+    time_models,
+    timed_together,
 )
 from hyperinverter.evaluation.work import Piece, Work
 from hyperinverter.inversion.drawing import Drawing
@@ -37,6 +37,7 @@ from hyperinverter.inversion.optimise import Optimiser
 from hyperinverter.inversion.tuning import PivotalTuning
 from hyperinverter.networks.generator import Generator
 from hyperinverter.system.files import writing
+from hyperinverter.system.machine import now
 
 Advance = Callable[[float], None]
 SECONDS = "seconds"
@@ -186,16 +187,19 @@ class Measuring:
         ]
         return [(label, some) for label, some in left if some]
 
-    def time(self, label: str) -> None:
-        """Time a model on the first photos, unless that was done on this device."""
-        folder = self.works[label].folder
-        before = read_timings(folder)
-        if before and before[0].device == device_name(self.device):
-            return
+    def timed(self) -> bool:
+        """Whether these models were timed in turn, on this device."""
+        return timed_together([self.works[label].folder for label in self.models], device_name(self.device))
+
+    def time(self, advance: Advance = lambda done: None) -> None:
+        """Time the models in turn on the first photos; ``advance`` is called ``timing.ROUNDS`` times."""
         photos = self._photos(self.photos.read(self.photos.names[: max(BATCHES)]))
-        rows = time_model(self.models[label], photos)
-        keep_trace(folder, self.models[label], photos[:1])
-        keep_timings(folder, rows)
+        found = time_models(self.models, photos, advance=advance)
+        moment = now()
+        for label, rows in found.items():
+            folder = self.works[label].folder
+            keep_trace(folder, self.models[label], photos[:1])
+            keep_timings(folder, rows, moment)
 
     def photos_of(self, names: Sequence[str]) -> Tensor:
         """Photos by their short names, as models take them: ``(B, 3, R, R)`` in [-1, 1]."""

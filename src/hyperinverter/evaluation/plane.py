@@ -37,7 +37,11 @@ def read_edits(path: Path) -> Edits | None:
 
 
 def write_edits(
-    out: Path, models: Mapping[str, Edits], seconds: Mapping[str, float], names: list[str]
+    out: Path,
+    models: Mapping[str, Edits],
+    seconds: Mapping[str, float],
+    names: list[str],
+    odd: str | None = None,
 ) -> None:
     """Write ``edits_per_photo.csv``, ``edits.csv``, ``edits_pairs.csv``, ``strengths.csv``, ``edits.md`` and
     ``plane.png``.
@@ -47,6 +51,7 @@ def write_edits(
         models: Label -> what was measured.
         seconds: Label -> seconds per photo.
         names: Of the photos.
+        odd: Whose residuals made the odd details.
     """
     columns = list(dict.fromkeys(name for edits in models.values() for name in edits.numbers))
     rows = [
@@ -82,7 +87,7 @@ def write_edits(
     }
     found = tables.pairs(measured)
     write_text(out / "edits_pairs.csv", tables.pairs_csv(found))
-    text = _markdown(["model", *columns, *identity], readable, len(names))
+    text = _about(len(names), odd) + _markdown(["model", *columns, *identity], readable)
     if found:
         short = {pair: {c: row[c] for c in row if c.startswith(_SAID)} for pair, row in found.items()}
         said = "\n".join(f"- {sentence}" for sentence in tables.sentences(short))
@@ -100,8 +105,7 @@ _ABOUT = """# Edits, on {n} photos
 
 - The ends of a direction are two standard deviations of w along it, or less where less is safe.
 - `effect_NAME`: how far the reading moves on real photos from one end to the other, in its standard deviations.
-- `truth_*`: against an edit to the positive end whose result is known, drawn plainly and with odd details. Odd details
-  are residuals that the packaged model of the paper's design found on other photos, which favours that model.
+- `truth_*`: against an edit to the positive end whose result is known{odd}.
 - `flip_*`: a photo moved to the code of its mirror image, against that image; favours nobody.
 - `back_l2`: error after an edit and its reverse; `inversion_l2`: before.
 - `identity_at_NAME_CHANGE`: identity of edited photos where the reading has moved by so many standard deviations, which
@@ -110,7 +114,15 @@ _ABOUT = """# Edits, on {n} photos
 """
 
 
-def _markdown(head: list[str], rows: list[list[str]], count: int) -> str:
+_ODD = """, drawn plainly and with odd details. Odd details
+  are residuals that {odd} found on other photos, which favours {odd} if it is in the table"""
+
+
+def _about(count: int, odd: str | None) -> str:
+    return _ABOUT.format(n=count, odd="" if odd is None else _ODD.format(odd=f"`{odd}`"))
+
+
+def _markdown(head: list[str], rows: list[list[str]]) -> str:
     """The table on its side: one row per number, which are many."""
     labels = [row[0] for row in rows]
     lines = [
@@ -118,7 +130,7 @@ def _markdown(head: list[str], rows: list[list[str]], count: int) -> str:
         "|" + " --- |" * (len(rows) + 1),
     ]
     lines += [f"| {name} | {' | '.join(row[i] for row in rows)} |" for i, name in enumerate(head) if i > 0]
-    return _ABOUT.format(n=count) + "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def _csv(rows: list[list[str]]) -> str:

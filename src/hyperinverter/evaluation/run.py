@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 from hyperinverter.contracts import UserError
 from hyperinverter.evaluation import report
 from hyperinverter.evaluation.editability import Editing, Edits
-from hyperinverter.evaluation.measure import Measuring
+from hyperinverter.evaluation.measure import Measuring, identity_of
 from hyperinverter.evaluation.plane import keep_edits, read_edits, write_edits
 from hyperinverter.evaluation.report import Results
+from hyperinverter.evaluation.timing import ROUNDS
 from hyperinverter.inversion.drawing import Drawing
 from hyperinverter.system.files import writing
 from hyperinverter.system.progress import counted
-from hyperinverter.system.terminal import say
 
 
 def evaluate(
@@ -39,21 +41,22 @@ def evaluate(
         "evaluating", measuring.left()
     ) as advance:  # all, or what a process that was stopped has left
         measuring.run(advance=advance)
-    if timed:
-        for label in measuring.models:
-            say(f"timing {label}")
-            measuring.time(label)
+    if timed and not measuring.timed():
+        with counted("timing", ROUNDS) as advance:
+            measuring.time(advance)
     return report.write_report(out, measuring.protocol)
 
 
-def measure_edits(measuring: Measuring, out: Path, count: int, odd: Drawing | None) -> None:
+def measure_edits(
+    measuring: Measuring, out: Path, count: int, odd: tuple[str, Drawing] | None = None
+) -> None:
     """Measure how the models edit, on the first photos; what is done is kept, model by model.
 
     Args:
         measuring: Models, photos and protocol.
         out: The folder.
         count: Photos.
-        odd: Its residuals make odd details, see ``Editing``.
+        odd: A name for tables, and the model whose residuals make odd details, see ``Editing``.
 
     Raises:
         UserError: If there are too few photos, or the protocol has no perceptual distance.
@@ -67,12 +70,16 @@ def measure_edits(measuring: Measuring, out: Path, count: int, odd: Drawing | No
             "it, or leave --edits out"
         )
     done: dict[str, Edits] = {}
-    files = {label: work.folder / f"editing-{len(names)}.json" for label, work in measuring.works.items()}
+    label_of_odd, maker = odd or (None, None)
+    kind = "" if maker is None else f"-{_digest(identity_of(maker))}"
+    files = {
+        label: work.folder / f"editing-{len(names)}{kind}.json" for label, work in measuring.works.items()
+    }
     waiting = [label for label in measuring.models if not files[label].is_file()]
     if waiting:
         first = next(iter(measuring.models.values()))
         photos = measuring.photos_of(names)
-        editing = Editing(photos, first.generator, perceptual[0], same[0] if same else None, odd)
+        editing = Editing(photos, first.generator, perceptual[0], same[0] if same else None, maker)
         with counted("editing", len(waiting) * editing.steps()) as advance:
             for label in waiting:
                 found = editing.measure(measuring.models[label], advance)
@@ -86,4 +93,8 @@ def measure_edits(measuring: Measuring, out: Path, count: int, odd: Drawing | No
         label: float(values.mean()) for label in done if len(values := measuring.seconds_of(label, names))
     }
     with writing(out, "choose another folder with --out"):
-        write_edits(out, done, seconds, names)
+        write_edits(out, done, seconds, names, label_of_odd)
+
+
+def _digest(identity: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]

@@ -1,4 +1,4 @@
-"""How long a way to invert takes: what is timed, how often, on what; never with reading, aligning or saving.
+"""How long ways to invert take: what is timed, how often, on what; never with reading, aligning or saving.
 
 Photos and weights are on the device, the device is waited for on both sides of a call, and calls to warm up come first.
 A way that takes minutes is timed a few times only; the number of calls stands next to every median.
@@ -25,8 +25,13 @@ from hyperinverter.system.files import parse_json, write_json
 from hyperinverter.system.machine import cpu_name, peak_ram_bytes, reset_peak_ram
 
 WARM_UP, CALLS = 10, 50
-BUDGET = 20.0  # seconds for the calls of one row; at least one call is made
+BUDGET = 20.0  # seconds for the calls of one model; at least one call is made
+SLOW, SLOW_CALLS = (
+    6,
+    3,
+)  # models whose first call takes longer than the budget, but not six budgets, are called three times
 BATCHES = (1, 8)
+ROUNDS = 2 * len(BATCHES) * CALLS  # inversions and edits
 _FILE = "timing.json"
 
 
@@ -64,71 +69,127 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
 
 
-def time_model(model: Drawing, photos: Tensor, budget: float = BUDGET) -> list[Timing]:
-    """Time the inversion of one photo and of eight, its parts, and an edit.
+def time_models(
+    models: Mapping[str, Drawing],
+    photos: Tensor,
+    budget: float = BUDGET,
+    advance: Callable[[int], None] = lambda rounds: None,
+) -> dict[str, list[Timing]]:
+    """Time the inversion of one photo and of eight, its parts, and an edit, of models that take turns.
+
+    Call by call, so that all models meet what else the machine does, and their seconds can be divided by each other.
 
     Args:
-        model: On its device, in eval mode.
+        models: By their labels; on their device, in eval mode.
         photos: ``(N, 3, R, R)`` on the same device; with fewer than eight they are repeated.
-        budget: Seconds for the calls of one row. A way whose first call takes longer is timed with that call alone,
-            and only on a single photo.
+        budget: Seconds for the calls of one model. One whose first call takes longer is slow: it is called
+            ``SLOW_CALLS`` times, or only once if that call takes ``SLOW`` budgets, and on a single photo.
+        advance: Called after every round, ``ROUNDS`` in all.
+
+    Returns:
+        The rows of every model.
     """
-    device, rows = photos.device, []
+    rows: dict[str, list[Timing]] = {label: [] for label in models}
+    left = dict(models)
     for batch in BATCHES:
         some = photos[torch.arange(batch) % len(photos)]
-        calls: dict[str, Callable[[], Any]] = {"inversion": partial(model.invert, some)}
-        phase1 = getattr(model, "w_inverter", None)
-        if isinstance(phase1, Drawing):
-            calls["phase I"] = partial(phase1.invert, some)
-        taken, peak = _times(calls, device, budget)
-        if (
-            "phase I" in taken
-        ):  # the second network and the second image: what the inversion takes more, call by call
-            taken["phase II"] = [a - b for a, b in zip(taken["inversion"], taken["phase I"], strict=True)]
-        rows += [_row(part, batch, seconds, peak, device) for part, seconds in taken.items()]
-        slow = len(taken["inversion"]) == 1
-        if batch == 1 or not slow:
-            rows += _time_edits(model, model.invert(some), batch, budget)
-        if slow:
-            break
+        inverting = {
+            label: _Turns(_inverting(model, some), some.device, budget) for label, model in left.items()
+        }
+        _take_turns(list(inverting.values()), budget, advance)
+        fast = {label: model for label, model in left.items() if not inverting[label].slow}
+        edited = left if batch == 1 else fast
+        editing = {
+            label: _Turns(_editing(model, inverting[label].found["inversion"]), some.device, budget)
+            for label, model in edited.items()
+        }
+        _take_turns(list(editing.values()), budget, advance)
+        for label in left:
+            rows[label] += inverting[label].rows(batch)
+            rows[label] += editing[label].rows(batch) if label in editing else []
+        left = fast
     return rows
 
 
-def _time_edits(model: Drawing, inversion: Inversion, batch: int, budget: float) -> list[Timing]:
-    device = inversion.w.device
-    step = _Step("step", torch.full((inversion.w.shape[-1],), 0.01, device=device))
+def _inverting(model: Drawing, photos: Tensor) -> dict[str, Callable[[], Any]]:
+    calls: dict[str, Callable[[], Any]] = {"inversion": partial(model.invert, photos)}
+    phase1 = getattr(model, "w_inverter", None)
+    if isinstance(phase1, Drawing):
+        calls["phase I"] = partial(phase1.invert, photos)
+    return calls
+
+
+def _editing(model: Drawing, inversion: Inversion) -> dict[str, Callable[[], Any]]:
+    step = _Step("step", torch.full((inversion.w.shape[-1],), 0.01, device=inversion.w.device))
     calls: dict[str, Callable[[], Any]] = {"edit": lambda: model.edit(inversion, step, 1.0)}
-    if batch == 1:
+    if len(inversion.w) == 1:
         prepared, moved = model.prepare(inversion), inversion.w + step.shift
         calls["prepared edit"] = lambda: prepared(moved)
-    taken, peak = _times(calls, device, budget)
-    return [_row(part, batch, seconds, peak, device) for part, seconds in taken.items()]
+    return calls
 
 
-@torch.no_grad()
-def _times(
-    calls: Mapping[str, Callable[[], Any]], device: torch.device, budget: float
-) -> tuple[dict[str, list[float]], int]:
-    """Seconds of calls that take turns, so that all meet what else the machine does; and the peak, in bytes."""
-    _reset_peak(device)
-    first = {name: [_seconds(call, device)] for name, call in calls.items()}
-    together = sum(seconds[0] for seconds in first.values())
-    if together > budget:  # slow: the first call is all there is
-        return first, _peak_bytes(device)
-    begin = time.perf_counter()
-    for _ in range(WARM_UP - 1):
-        for call in calls.values():
-            call()
-        if time.perf_counter() - begin > budget / 4:
-            break
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    begin = time.perf_counter()
+class _Turns:
+    """Calls of one model that belong together, and their seconds.
+
+    The first calls are made at once and alone, so that the peak of the memory is this model's.
+
+    Attributes:
+        seconds: Name -> of every call.
+        found: Name -> what the first call returned.
+        first: Seconds of the first calls, together.
+        slow: Whether that is more than the budget.
+    """
+
+    @torch.no_grad()
+    def __init__(self, calls: Mapping[str, Callable[[], Any]], device: torch.device, budget: float) -> None:
+        self._calls, self._device = calls, device
+        _reset_peak(device)
+        made = {name: _seconds(call, device) for name, call in calls.items()}
+        self._peak = _peak_bytes(device)
+        self.seconds = {name: [seconds] for name, (seconds, _) in made.items()}
+        self.found = {name: found for name, (_, found) in made.items()}
+        self.first = sum(seconds for seconds, _ in made.values())
+        self.slow = self.first > budget
+
+    @torch.no_grad()
+    def call(self) -> None:
+        for name, call in self._calls.items():
+            self.seconds[name].append(_seconds(call, self._device)[0])
+
+    def spent(self) -> float:
+        return sum(sum(seconds) for seconds in self.seconds.values())
+
+    def forget(self) -> None:
+        """Leave out the calls that warmed up."""
+        self.seconds = {name: [] for name in self.seconds}
+
+    def rows(self, batch: int) -> list[Timing]:
+        taken = dict(self.seconds)
+        if (
+            "phase I" in taken
+        ):  # the second network and the second image: what an inversion takes more, call by call
+            taken["phase II"] = [a - b for a, b in zip(taken["inversion"], taken["phase I"], strict=True)]
+        return [_row(part, batch, seconds, self._peak, self._device) for part, seconds in taken.items()]
+
+
+def _take_turns(models: Sequence[_Turns], budget: float, advance: Callable[[int], None]) -> None:
+    """Call all models in turn: fast ones ``CALLS`` times, after calls to warm up; slow ones now and then in between."""
+    fast = [model for model in models if not model.slow]
+    again = [model for model in models if model.slow and model.first <= SLOW * budget]
+    for model in fast:
+        for _ in range(WARM_UP - 1):
+            model.call()
+            if model.spent() > budget / 4:
+                break
+        model.forget()
+    pauses = {CALLS * call // SLOW_CALLS for call in range(1, SLOW_CALLS)}
     for made in range(CALLS):
-        if made and time.perf_counter() - begin > budget:
-            break
-        for name, call in calls.items():
-            taken[name].append(_seconds(call, device))
-    return taken, _peak_bytes(device)
+        for model in again if made in pauses else ():
+            model.call()
+        for model in fast:
+            if not made or model.spent() <= budget:
+                model.call()
+        advance(1)
 
 
 def _row(part: str, batch: int, seconds: Sequence[float], peak: int, device: torch.device) -> Timing:
@@ -137,12 +198,12 @@ def _row(part: str, batch: int, seconds: Sequence[float], peak: int, device: tor
     return Timing(part, batch, median, p5, p95, len(seconds), memory, name, torch.get_num_threads())
 
 
-def _seconds(call: Callable[[], Any], device: torch.device) -> float:
+def _seconds(call: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
     synchronise(device)
     begin = time.perf_counter()
-    call()
+    found = call()
     synchronise(device)
-    return time.perf_counter() - begin
+    return time.perf_counter() - begin, found
 
 
 def _reset_peak(device: torch.device) -> None:
@@ -159,18 +220,31 @@ def _peak_bytes(device: torch.device) -> int:
 # Files and tables --------------------------------------------------------------------------------------------------
 
 
-def keep_timings(folder: Path, rows: Sequence[Timing]) -> None:
-    """Note what was timed of a model in the folder of its pieces."""
-    write_json(folder / _FILE, [asdict(row) for row in rows])
+def keep_timings(folder: Path, rows: Sequence[Timing], moment: str) -> None:
+    """Note what was timed of a model in the folder of its pieces, and a name for the turns it was timed in."""
+    write_json(folder / _FILE, {"moment": moment, "rows": [asdict(row) for row in rows]})
 
 
 def read_timings(folder: Path) -> list[Timing]:
     """What was timed of a model; nothing if it was not."""
+    return _stored(folder)[1]
+
+
+def timed_together(folders: Sequence[Path], device: str) -> bool:
+    """Whether all of these models were timed on this device, in the same turns."""
+    stored = [_stored(folder) for folder in folders]
+    return (
+        all(rows and rows[0].device == device for _, rows in stored)
+        and len({moment for moment, _ in stored}) == 1
+    )
+
+
+def _stored(folder: Path) -> tuple[str, list[Timing]]:
     try:
         stored = parse_json((folder / _FILE).read_bytes())
-        return [Timing(**row) for row in stored]
-    except (OSError, ValueError, TypeError):
-        return []  # not timed yet, or by another version: timed again
+        return str(stored["moment"]), [Timing(**row) for row in stored["rows"]]
+    except (OSError, ValueError, TypeError, KeyError):
+        return "", []  # not timed yet, or by another version: timed again
 
 
 def timing_csv(timings: Mapping[str, Sequence[Timing]]) -> str:
@@ -211,7 +285,7 @@ def timing_markdown(timings: Mapping[str, Sequence[Timing]]) -> str:
         "",
         "On "
         + "; ".join(f"{device}, {threads} thread{'s' * (threads > 1)}" for device, threads in sorted(where))
-        + ".",
+        + ("." if len(timings) == 1 else "; the models took turns, call by call."),
     ]
     return "\n".join(lines) + "\n"
 

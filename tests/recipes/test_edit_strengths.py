@@ -1,0 +1,58 @@
+"""What an edit leaves of residuals is chosen on validation photos, and the model is left as it was."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hyperinverter.contracts import UserError
+from hyperinverter.data.digiface import split_indices
+from hyperinverter.evaluation.editability import PARTS, Edits, Way
+from hyperinverter.inversion.drawing import Drawing
+from hyperinverter_recipes.edit_strengths import edit_strengths, markdown, validation_faces
+
+
+class Phase1(Drawing):
+    generator = None  # type: ignore[assignment]
+
+    def invert(self, images: Any, strength: Any = 1.0) -> Any:
+        raise NotImplementedError
+
+
+def edits(effect: float) -> Edits:
+    numbers = {
+        "effect_yaw": [effect, effect],
+        "flip_l2": [0.1],
+        "flip_id_descriptor": [0.2],
+        "back_l2": [0.3],
+    }
+    return Edits(numbers, {"yaw": Way(list(PARTS), [0.0] * 6, [0.4, 0, 0, 0, 0, 0.6])})
+
+
+def test_every_strength_is_measured_and_the_models_own_is_put_back() -> None:
+    model = SimpleNamespace(edit_strength=0.7, w_inverter=Phase1())
+    seen: list[Any] = []
+
+    def measure(asked: Any, advance: Any) -> Edits:
+        seen.append("phase I" if asked is model.w_inverter else model.edit_strength)
+        return edits(2.0 if asked is model.w_inverter else 1.0)
+
+    editing = SimpleNamespace(steps=lambda: 1, measure=measure)
+    found = edit_strengths(model, editing, (1.0, 0.5))  # type: ignore[arg-type]
+    assert seen == ["phase I", 1.0, 0.5]
+    assert model.edit_strength == 0.7
+    assert "| 0.5 | 0.500 | 0.500 | 0.1000 | 0.2000 | 0.3000 |" in markdown(found)
+    assert "| phase I | 1.000 |" in markdown(found)
+
+
+def test_a_model_without_residuals_has_nothing_to_let_go_of() -> None:
+    with pytest.raises(UserError, match="name a model of phase II"):
+        edit_strengths(Phase1(), SimpleNamespace())  # type: ignore[arg-type]
+
+
+def test_the_choice_does_not_see_test_photos() -> None:
+    assert validation_faces(2).shape == (2, 3, 64, 64)
+    splits = split_indices()
+    assert not set(splits["val"]) & set(splits["test"])
