@@ -27,7 +27,10 @@ QUICKLY = [f"--without={name}" for name in ("st_lpips_alex", "id_descriptor", "f
         (["--data", "gone"], "there is no photo or folder gone"),
         (["--n", "2000"], "the built-in faces have 1,000 for test"),
         (["--data", "FACES", "--n", "4"], "holds 3 photos; choose at most as many"),
-        (["--protocol", "papper"], "there is no protocol 'papper'; there are: digiface, paper"),
+        (
+            ["--protocol", "papper"],
+            "there is no protocol 'papper'; there are: digiface, paper, paper_churches",
+        ),
         (["--protocol", "paper", "--data", "FACES"], "is mostly bias, it needs at least 1,000"),
         (["--protocol", "paper", "--data", "FACES", "--without", "fid"], "leave it out with --without kid"),
         (

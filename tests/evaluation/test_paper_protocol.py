@@ -16,6 +16,8 @@ from torchvision import models
 from hyperinverter import config
 from hyperinverter.checkpoints.registry import FETCHED, PACKAGED
 from hyperinverter.commands import main
+from hyperinverter.contracts import UserError
+from hyperinverter.evaluation.protocol import Protocol
 from hyperinverter.evaluation.published import PUBLISHED, SOURCES
 from hyperinverter.judges.identity import DetectedFaceNetIdentity
 
@@ -120,11 +122,11 @@ def test_protocols_name_the_files_of_the_registry() -> None:
     known = {**{k: v.sha256 for k, v in FETCHED.items()}, **{k: v.sha256 for k, v in PACKAGED.items()}}
     known |= {"id_descriptor": known["face_descriptor"], "st_lpips_alex": known["stlpips_alex"]}
     known["effnet_lite0"] = known["efficientnet_lite0"]
-    for name in ("digiface", "paper"):
+    for name in ("digiface", "paper", "paper_churches"):
         content = config.option("protocol", name)
         named = {**content["photo"], **{s["network"]: s for s in content["sets"].values()}}
         hashes = {label: s["sha256"] for label, s in named.items() if s.get("sha256")}
-        assert len(hashes) >= 3
+        assert len(hashes) >= 2
         assert all(known[label] == sha256 for label, sha256 in hashes.items())
 
 
@@ -138,3 +140,15 @@ def test_faces_are_compared_where_they_are(weights: dict[str, Path], faces: Path
     assert float(judge(photo, photo)) == pytest.approx(1, abs=1e-5)
     assert float(judge(moved, still)) > 0.98  # a fixed crop would show two different places
     assert torch.isnan(judge(photo, torch.zeros_like(photo))).all()
+
+
+def test_churches_are_judged_without_identity_next_to_their_own_rows() -> None:
+    faces, churches = (
+        Protocol.of(config.option("protocol", name), name) for name in ("paper", "paper_churches")
+    )
+    assert set(churches.photo) == set(faces.photo) - {"id_facenet_mtcnn"}
+    assert churches.sets["kid"]["subset_size"] == 100  # faces: 1,000
+    churches.check_count(300)
+    with pytest.raises(UserError, match="at least 300"):
+        churches.check_count(299)
+    assert len(PUBLISHED[str(churches.published)]) == 6
