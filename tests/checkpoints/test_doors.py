@@ -26,6 +26,7 @@ from hyperinverter.checkpoints import (
 from hyperinverter.checkpoints.starts import start_from_published
 from hyperinverter.contracts import UserError
 from hyperinverter.editing.foreign import read_directions
+from hyperinverter.editing.styles import StyleSpace
 from hyperinverter.judges.catalogue import FROM_FILE, build_judge
 from hyperinverter.networks.backbones import IRSE50, Backbone, ResNet34
 from hyperinverter.training.resume import find_resume
@@ -53,7 +54,10 @@ DOORS: dict[str, tuple[Door, str | None]] = {
     "phase I": (lambda path: load_w_inverter(path, make_generator()), "encoder.input_layer.0.weight"),
     "hypernetwork": (lambda path: load_hyperinverter(path, make_generator()), "hypernet.b4.weight"),
     "resumed run": (lambda path: find_resume(cast(Any, SimpleNamespace(resume=str(path)))), "model.weight"),
-    "direction": (lambda path: read_directions(path, w_dim=16, num_ws=6), None),
+    "direction": (
+        lambda path: read_directions(path, w_dim=16, num_ws=6, space=StyleSpace(make_generator())),
+        None,
+    ),
     "start of IR-SE-50": (start(IRSE50), "input_layer.0.weight"),
     "start of ResNet-34": (start(ResNet34), "conv1.weight"),
 }

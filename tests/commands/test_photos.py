@@ -369,9 +369,33 @@ def test_directions_fit_to_labels_and_folders(tmp_path: Path, capsys: pytest.Cap
     assert main(["directions", "list", str(fitted)]) == 0
 
 
+def test_edits_in_stylespace(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A channel by its place, StyleCLIP's files, and the direction that comes out of them."""
+    draw = np.random.default_rng(0)
+    np.save(tmp_path / "fs3.npy", draw.normal(size=(128, 32)).astype(np.float32))  # of the first convolution
+    np.save(tmp_path / "text.npy", draw.normal(size=32))
+    files = [str(tmp_path / name) for name in ("fs3.npy", "text.npy")]
+    file = str(tmp_path / "beard.safetensors")
+    typed = ["directions", "fit", *files, "--name", "beard", "--threshold", "1.5", "--out", file]
+    assert main(typed) == 0
+    assert "channels of styles: b4.conv1" in capsys.readouterr().out
+    assert main(["directions", "show", file, "beard"]) == 0
+    assert "StyleCLIP's alpha" in capsys.readouterr().out
+    typed = ["edit", str(photos / "a.png"), "-d", "beard=3", "-d", "s5_2=-4", "--directions", file]
+    assert main([*typed, "--sweep", "-5:5:9", "--out", str(tmp_path)]) == 0
+    edited, strip = (np.asarray(Image.open(tmp_path / f"a.{kind}.png")) for kind in ("edit", "sweep"))
+    assert edited.shape == (64, 64, 3)
+    assert strip.shape[1] > 9 * 64
+    assert main(["directions", "show", "s5_2"]) == 0
+    assert "channel 2 of b16.conv0" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("typed", "sentence"),
     [
+        (["edit", "PHOTO", "-d", "s99_0=1"], "no style layer '99'"),
+        (["directions", "fit", "fs3.npy"], "fit needs StyleCLIP's fs3.npy and a text.npy"),
+        (["directions", "fit", "fs3.npy", "text.npy"], "there is no file fs3.npy"),
         (["invert", "missing.png"], "there is no photo or folder missing.png"),
         (["invert", "PHOTO", "--strength", "much"], "neither a number nor GROUP=NUMBER"),
         (["invert", "PHOTO", "--model", "nothing"], "nothing"),

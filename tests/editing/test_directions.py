@@ -11,7 +11,8 @@ from torch.testing import assert_close
 
 from hyperinverter.contracts import Inversion, UserError
 from hyperinverter.editing.directions import Direction, orthogonal, parse_power
-from hyperinverter.inversion.drawing import Drawing, scale_residuals, shifted, strength_of
+from hyperinverter.inversion.drawing import Drawing, scale_residuals, strength_of
+from hyperinverter.inversion.shifting import shifted
 from hyperinverter.networks.generator import Generator
 
 SMILE = Direction("smile", torch.randn(16, generator=torch.Generator().manual_seed(1)))

@@ -219,6 +219,8 @@ KINDS: dict[str, Kind] = {
     "checkpoint": Kind(("last.ckpt",), ("model", "w encoder", "resume"), 10, of_program),
     "judge": Kind(("judge.pth", "judge_old.pth"), ("judge",), 8, of_program),
     "directions": Kind(("one.npy", "many.npz", "one.pt"), ("directions",), 5, of_program),
+    "directions in styles": Kind(("layers.npz", "layers.pkl", "harmful.pkl"), ("directions",), 3, of_program),
+    "lists of channels": Kind(("channels.csv",), ("directions",), 1, of_csv),
     "directions of ours": Kind(("ours.safetensors",), ("directions",), 2, of_header),
     "run card": Kind(("run.json", "harmful.json"), ("run",), 7, of_json),
     "sweep record": Kind(("sweep.json",), ("sweep",), 6, of_json),
@@ -284,6 +286,10 @@ def _write_networks(folder: Path) -> None:
     np.save(folder / "one.npy", np.ones((1, 4), np.float32))
     np.savez(folder / "many.npz", lat_mean=np.ones((1, 4)), lat_comp=np.eye(4)[:, None], lat_stdev=np.ones(4))
     torch.save(torch.ones(1, 4), folder / "one.pt")
+    layers = [np.ones(3, np.float32) for _ in range(5)]
+    (folder / "layers.pkl").write_bytes(pickle.dumps(layers))
+    np.savez(folder / "layers.npz", *layers)
+    (folder / "channels.csv").write_text("name,layer,channel,amount\nhair,b4.conv1,0,2\nhair,0,1,-1\n")
     save_directions({"smile": Direction("smile", torch.ones(4))}, folder / "ours.safetensors", {})
 
 
@@ -360,9 +366,11 @@ def doors(folder: Path) -> dict[str, Callable[[Path], Any]]:
     from hyperinverter.data.folders import split_folder
     from hyperinverter.data.transforms import read_photo
     from hyperinverter.editing.foreign import read_directions
+    from hyperinverter.editing.styles import StyleSpace
     from hyperinverter.training.resume import find_resume
 
     own = load_generator(LEGACY / "generator.safetensors")
+    space = StyleSpace(own)
 
     def configuration(path: Path) -> None:
         cfg = config.load(path)
@@ -385,7 +393,7 @@ def doors(folder: Path) -> dict[str, Callable[[Path], Any]]:
         "w inverter": lambda path: load_w_inverter(path, own),
         "resume": lambda path: find_resume(SimpleNamespace(resume=str(path))),  # type: ignore[arg-type]
         "judge": lambda path: read_foreign_weights(path, "id_moco", "conv1.weight"),
-        "directions": lambda path: read_directions(path, w_dim=4, num_ws=4),
+        "directions": lambda path: read_directions(path, w_dim=4, num_ws=4, space=space),
         "run": _open_run,
         "sweep": lambda path: _open_sweep(path, folder / "run.json"),
         "configuration": configuration,

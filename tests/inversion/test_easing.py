@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from hyperinverter.editing.directions import Direction
-from hyperinverter.inversion.drawing import scale_residuals, shifted
+from hyperinverter.inversion.drawing import scale_residuals
 from hyperinverter.inversion.easing import FAR, distance, kept
 from hyperinverter.inversion.phase2 import HyperInverter
+from hyperinverter.inversion.shifting import shifted
 from hyperinverter.inversion.specification import (
     FeatureResidualsSpec,
     FeaturesSpec,

@@ -136,6 +136,7 @@ def unseen(name: str, shift: Tensor) -> Direction:
     found = object.__new__(Direction)
     object.__setattr__(found, "name", name)
     object.__setattr__(found, "shift", shift)
+    object.__setattr__(found, "styles", {})
     return found
 
 

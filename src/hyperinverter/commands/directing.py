@@ -15,7 +15,8 @@ from hyperinverter.data.transforms import read_photo
 from hyperinverter.editing import catalogue
 from hyperinverter.editing.directions import Direction
 from hyperinverter.editing.discovery import fit, from_two_groups, pca, sefa
-from hyperinverter.editing.foreign import save_directions
+from hyperinverter.editing.foreign import pickled_arrays, read_array, save_directions
+from hyperinverter.editing.styles import StyleSpace
 from hyperinverter.inversion.drawing import Drawing
 from hyperinverter.inverters import load_inverter
 from hyperinverter.system.files import writing
@@ -36,24 +37,50 @@ def show_one(given: Sequence[str], model: str) -> int:
     """Everything known about one direction."""
     if not given:
         raise UserError("which direction? For example: hyperinverter directions show smile")
-    known = catalogue.for_generator(load_inverter(model).generator, given[0] if len(given) > 1 else None)
+    generator = load_inverter(model).generator
+    known = catalogue.for_generator(generator, given[0] if len(given) > 1 else None)
     name = given[-1]
-    if name not in known:
-        raise UserError(f"there is no direction {name[:40]!r}; there are: {', '.join(known)}")
-    direction = known[name]
+    direction = catalogue.named(name, known, generator)
     lines = {
         "what": direction.about,
-        "power 1": f"{direction.unit}; moves w by {direction.length:.3g}",
+        "power 1": direction.unit
+        + (f"; moves w by {direction.length:.3g}" if direction.shift.numel() else ""),
         "safe": "{:g} to {:g}".format(*direction.safe),
-        "moves": "all style layers"
-        if direction.shift.ndim == 1
-        else f"its own way in each of {len(direction.shift)} layers",
+        "moves": _what_moves(direction),
         **{key.replace("_", " "): value for key, value in direction.facts.items()},
     }
     print(name)
     for key, value in lines.items():
         if value != "":
             print(f"  {key}: {value}")
+    return 0
+
+
+def _what_moves(direction: Direction) -> str:
+    parts = []
+    if direction.shift.numel():
+        layers = f"its own way in each of {len(direction.shift)} layers"
+        parts.append("all style layers" if direction.shift.ndim == 1 else layers)
+    counts = {layer: int(shift.count_nonzero()) for layer, shift in direction.styles.items()}
+    if counts:
+        where = ", ".join(f"{layer} {count}" for layer, count in counts.items())
+        parts.append(f"{sum(counts.values())} channels of styles: {where}")
+    return "; ".join(parts)
+
+
+def fit_to_text(given: Sequence[str], model: str, name: str, threshold: float, out: Path | None) -> int:
+    """StyleCLIP's global direction for a text, from its file of effects and the text's CLIP features."""
+    if not 2 <= len(given) <= 3:
+        raise UserError(
+            "fit needs StyleCLIP's fs3.npy and a text.npy, target - neutral, and may be given its S_mean_std"
+        )
+    inverter = load_inverter(model)
+    space = StyleSpace(inverter.generator)
+    effects, text, *rest = (Path(place).expanduser() for place in given)
+    deviations = space.by_layer(pickled_arrays(rest[0])) if rest else None
+    found = space.from_text(name, read_array(effects), read_array(text), threshold, deviations)
+    print(f"{name}: {_what_moves(found)}")
+    _save({name: found}, inverter, out or Path(f"{name}.safetensors"))
     return 0
 
 
@@ -77,7 +104,8 @@ def fit_to(
         found = fit(name, _codes(inverter, photos), labels, shrinkage=shrinkage, keep=still)
     else:
         raise UserError(
-            "fit needs a CSV with the columns photo,label, or two folders: photos without it, photos with it"
+            "fit needs a CSV with the columns photo,label, or two folders: photos without it, photos with it; or "
+            "StyleCLIP's fs3.npy and a text.npy"
         )
     print(
         f"{name}: {found.kind} {found.score:.2f} on photos left out of the fit; power 1 moves w by "

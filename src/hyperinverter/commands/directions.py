@@ -16,7 +16,8 @@ def directions(
         list[str] | None,
         typer.Argument(
             metavar="WHAT",
-            help="list, show: a catalogue or file, and a name. fit: a CSV of photo,label, or two folders.",
+            help="list, show: a catalogue or file, and a name. fit: a CSV of photo,label, or two folders; or "
+            "StyleCLIP's fs3.npy, the text's difference as text.npy, and S_mean_std if you have it.",
         ),
     ] = None,
     model: Annotated[str, typer.Option(help="digiface, a run folder, or a model file.")] = "digiface",
@@ -27,6 +28,9 @@ def directions(
     shrinkage: Annotated[
         float, typer.Option(min=0, help="fit: 0.3 for shapes and expressions, 3 for colours and pose.")
     ] = 0.3,
+    threshold: Annotated[
+        float, typer.Option(min=0, help="fit with fs3.npy: what a channel must have in common with the text.")
+    ] = 0.13,
     method: Annotated[str, typer.Option(help="discover: pca or sefa.")] = "pca",
     count: Annotated[int, typer.Option(min=1, help="discover: how many.")] = 10,
     out: Annotated[Path | None, typer.Option(help="fit, discover: the file to write (.safetensors).")] = None,
@@ -40,6 +44,8 @@ def directions(
         return directing.show_all(given, model)
     if action == "show":
         return directing.show_one(given, model)
+    if action == "fit" and given and Path(given[0]).suffix == ".npy":
+        return directing.fit_to_text(given, model, name, threshold, out)
     if action == "fit":
         wanted = [part for part in keep.split(",") if part]
         return directing.fit_to(given, model, name, keep=wanted, shrinkage=shrinkage, out=out)

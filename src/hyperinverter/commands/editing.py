@@ -19,7 +19,7 @@ from hyperinverter.editing.animation import save_animation as save_animation
 from hyperinverter.editing.directions import Direction
 from hyperinverter.editing.files import load_inversion
 from hyperinverter.editing.moves import interpolated, with_residuals_of
-from hyperinverter.inversion.drawing import shifted
+from hyperinverter.inversion.shifting import shifted, style_shifts
 from hyperinverter.system.files import writing
 from hyperinverter.system.progress import progress
 from hyperinverter.system.terminal import say
@@ -120,14 +120,13 @@ class Editor:
         known = catalogue.for_generator(self.model.generator, self.source)
         found = []
         for name, power in powers:
-            if name not in known:
-                raise UserError(f"there is no direction {name[:40]!r}; there are: {', '.join(known)}")
-            low, high = known[name].safe
+            direction = catalogue.named(name, known, self.model.generator)
+            low, high = direction.safe
             if not low <= power <= high:
                 say(
                     f"{name}={power:g} is outside of its safe range {low:g} to {high:g}: faces may fall apart"
                 )
-            found.append((known[name], power))
+            found.append((direction, power))
         return found
 
     def inversion(self, source: Source) -> tuple[Inversion, Matrix | None]:
@@ -181,8 +180,13 @@ class Editor:
         """One picture per power of the first direction; the weights of the photo are made once."""
         draw = self.model.prepare(inversion, self.strength)
         w = inversion.w.expand(len(powers), *inversion.w.shape[1:])
-        codes = shifted(w, [(first, torch.tensor(powers)), *others])
-        return [pictures.to_picture(image) for part in codes.split(8) for image in draw(part)]
+        edits: list[tuple[Direction, float | Tensor]] = [(first, torch.tensor(powers)), *others]
+        codes, styles = shifted(w, edits), style_shifts(w, edits)
+        frames = []
+        for part in (slice(start, start + 8) for start in range(0, len(powers), 8)):
+            images = draw(codes[part], {name: shift[part] for name, shift in styles.items()})
+            frames += [pictures.to_picture(image) for image in images]
+        return frames
 
     @torch.no_grad()
     def between(

@@ -41,7 +41,8 @@ EditStrength = Annotated[
 Catalogue = Annotated[
     str | None,
     typer.Option(
-        help="Where names come from: digiface, pca, sefa, or a file. Default: the model's catalogue, else pca."
+        help="Where names come from: digiface, pca, sefa, or a file. Default: the model's catalogue, else pca. "
+        "s6_501 is channel 501 of style layer 6, everywhere."
     ),
 ]
 

@@ -6,6 +6,7 @@ smiling = shifted(inversion.w, [(directions["smile"], 2.0)])
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from hyperinverter.checkpoints.registry import domain_of, packaged_path
@@ -13,6 +14,7 @@ from hyperinverter.contracts import UserError
 from hyperinverter.editing.directions import Direction
 from hyperinverter.editing.discovery import pca, sefa
 from hyperinverter.editing.foreign import read_directions
+from hyperinverter.editing.styles import StyleSpace
 from hyperinverter.networks.generator import Generator
 
 CATALOGUES = {"digiface": "digiface_directions"}  # name -> key of the packaged file
@@ -43,7 +45,19 @@ def load(name: str | Path, generator: Generator | None = None) -> dict[str, Dire
         return pca(generator.sample_codes())
     if str(name) == "sefa":
         return sefa(generator)
-    return read_directions(name, w_dim=generator.w_dim, num_ws=generator.num_ws)
+    return read_directions(name, w_dim=generator.w_dim, num_ws=generator.num_ws, space=StyleSpace(generator))
+
+
+def named(name: str, known: Mapping[str, Direction], generator: Generator) -> Direction:
+    """A direction by its name, or a channel of StyleSpace by its place: ``s6_501`` is channel 501 of style layer 6.
+
+    Raises:
+        UserError: If there is none.
+    """
+    found = known.get(name) or StyleSpace(generator).named(name)
+    if found is None:
+        raise UserError(f"there is no direction {name[:40]!r}; there are: {', '.join(known)}")
+    return found
 
 
 def for_generator(generator: Generator, name: str | None = None) -> dict[str, Direction]:

@@ -150,6 +150,8 @@ def fit(
         else (_rank_correlation(predicted, labels), "rank correlation")
     )
     if keep:
+        if styled := [d.name for d in keep.values() if not d.shift.numel()]:
+            raise UserError(f"{styled[0]} moves styles, which a direction in w cannot avoid: leave it out")
         axis = orthogonal(axis, [d.shift for d in keep.values() if d.shift.ndim == 1], name=name)
     per_step = _slope(plain @ axis, labels) * float(axis.norm()) ** 2  # label per step of `axis`
     shift = axis * (float(labels.std()) / per_step) if per_step > 0 else axis / axis.norm()

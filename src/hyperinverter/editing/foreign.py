@@ -1,14 +1,16 @@
 """Directions in the files that people have: InterFaceGAN, GANSpace, SeFa, StyleCLIP and their relatives.
 
-Nothing in a file is executed: ``.npy`` and ``.npz`` are read without pickles, ``.pt`` as tensors only. The layouts are
-those of the projects named at each reader.
+Nothing in a file is executed: ``.npy`` and ``.npz`` are read without pickles, ``.pt`` as tensors only, and pickles by
+a reader of our own that calls nothing. The layouts are those of the projects named at each reader.
 """
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import math
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,17 +22,24 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from hyperinverter.checkpoints.pickles import Unreadable, load_plain
+from hyperinverter.checkpoints.pickles import Unreadable, as_tensor, load_plain
+from hyperinverter.checkpoints.pickles import read as read_pickle
 from hyperinverter.contracts import UserError
 from hyperinverter.editing.directions import Direction
+from hyperinverter.editing.styles import StyleSpace
 from hyperinverter.system.errors import first_line
 from hyperinverter.system.files import parse_json, write_bytes
 
 OURS = "hyperinverter.directions"
+_LAYER = re.compile(r"b\d+\.(conv[01]|torgb)")
+_MOST_LAYERS = 64
+_LAYERS = "a list of layers with numpy.savez(FILE, *layers)"
 _LARGEST = 256 * 2**20  # bytes; the largest known file of directions has 11 MB
 
 
-def read_directions(path: str | Path, *, w_dim: int, num_ws: int) -> dict[str, Direction]:
+def read_directions(
+    path: str | Path, *, w_dim: int, num_ws: int, space: StyleSpace | None = None
+) -> dict[str, Direction]:
     """Read every direction of a file, for a generator of this width and number of style layers.
 
     These are known:
@@ -40,12 +49,17 @@ def read_directions(path: str | Path, *, w_dim: int, num_ws: int) -> dict[str, D
       InterFaceGAN, e4e, PTI, HyperInverter, StyleFeatureEditor;
     - GANSpace's components, whose power 1 is one standard deviation: ``.pt`` with mean, comp, std, or ``.npz`` with
       lat_mean, lat_comp, lat_stdev;
-    - closed-form factors: ``.pt`` with eigvec.
+    - closed-form factors: ``.pt`` with eigvec;
+    - shifts of styles, one array for each layer, in the order of StyleSpace, for all layers or all but torgb's:
+      ``.npz``, ``.pt`` and ``.pkl`` (what StyleCLIP calls boundary), or all in one vector: ``.npy``;
+    - lists of channels: ``.csv`` with the columns name, layer, channel, and ``amount`` in standard deviations of the
+      channel (1 if left out) or ``step`` in numbers of S. Lines of one name are one direction.
 
     Args:
         path: The file. ``FILE:3-5`` takes the style layers 3 to 5 only.
         w_dim: D.
         num_ws: L.
+        space: S of the generator; None: files of styles are refused.
 
     Returns:
         Name -> direction. A file of one direction gives it the file's name.
@@ -61,8 +75,9 @@ def read_directions(path: str | Path, *, w_dim: int, num_ws: int) -> dict[str, D
         raise UserError(f"there is no file {place}: give a file of directions, or a name of the catalogue")
     if place.stat().st_size > _LARGEST:
         raise UserError(f"{place} is larger than any file of directions (256 MB): is it the right file?")
-    found = _read(place, w_dim, num_ws)
-    fitting = {name: direction.fit_for(w_dim, num_ws) for name, direction in found.items()}
+    found = _read(place, w_dim, num_ws, space)
+    widths = {} if space is None else space.widths
+    fitting = {name: direction.fit_for(w_dim, num_ws, widths) for name, direction in found.items()}
     if layers is not None:
         fitting = {name: d.in_layers(layers[0], layers[1] + 1, num_ws) for name, d in fitting.items()}
     return fitting
@@ -82,6 +97,8 @@ def save_directions(directions: Mapping[str, Direction], path: str | Path, facts
     }
     metadata = {"kind": OURS, "facts": json.dumps(dict(facts)), "directions": json.dumps(described)}
     tensors = {d.name: d.shift.float().contiguous() for d in directions.values()}
+    for d in directions.values():
+        tensors |= {f"{d.name}/{layer}": shift.float().contiguous() for layer, shift in d.styles.items()}
     write_bytes(Path(path), save(tensors, metadata))
 
 
@@ -92,19 +109,32 @@ def _layers(text: str, typed: str) -> tuple[int, int]:
     return int(first), int(last or first)
 
 
-def _read(place: Path, w_dim: int, num_ws: int) -> dict[str, Direction]:
+def _read(place: Path, w_dim: int, num_ws: int, space: StyleSpace | None) -> dict[str, Direction]:
     name = _name_of(place)
     ending = place.suffix.lower()
     if ending == ".safetensors":
         return _ours(place)
+    if ending == ".csv":
+        return channel_lists(place, _needed(space, place))
     if ending == ".npy":
-        return {name: _single(name, _array(place), place, w_dim, num_ws)}
+        return {name: _single(name, read_array(place), place, w_dim, num_ws, space)}
     if ending == ".npz":
-        return _components(place, _arrays(place), "lat_mean", "lat_comp", "lat_stdev")
+        arrays = _arrays(place)
+        if arrays and not any(key.startswith("lat_") for key in arrays):
+            return {name: _needed(space, place).shifts(name, _in_order(arrays))}
+        return _components(place, arrays, "lat_mean", "lat_comp", "lat_stdev")
+    if ending == ".pkl":
+        return {name: _needed(space, place).shifts(name, pickled_arrays(place))}
     if ending in (".pt", ".pth"):
         content = _tensors(place)
         if isinstance(content, Tensor):
-            return {name: _single(name, content, place, w_dim, num_ws)}
+            return {name: _single(name, content, place, w_dim, num_ws, space)}
+        parts = list(content.values()) if isinstance(content, dict) else content
+        if isinstance(parts, (list, tuple)) and parts and all(isinstance(part, Tensor) for part in parts):
+            if not isinstance(content, dict):
+                return {name: _needed(space, place).shifts(name, parts)}
+            if all(isinstance(key, str) and _LAYER.fullmatch(key) for key in content):
+                return {name: _needed(space, place).shifts(name, content)}
         if isinstance(content, dict) and {"mean", "comp", "std"} <= content.keys():
             return _components(place, content, "mean", "comp", "std")
         if isinstance(content, dict) and isinstance(content.get("eigvec"), Tensor):
@@ -117,11 +147,23 @@ def _read(place: Path, w_dim: int, num_ws: int) -> dict[str, Direction]:
         raise UserError(
             f"{place} holds no direction: a tensor, components (mean, comp, std) or factors (eigvec)"
         )
-    if ending == ".pkl":
-        raise UserError(
-            f"{place} is a pickle, which could execute anything when it is opened: save its array with numpy.save"
-        )
-    raise UserError(f"{place} is no file of directions: .safetensors, .npy, .npz and .pt are read")
+    raise UserError(
+        f"{place} is no file of directions: .safetensors, .npy, .npz, .pt, .pkl and .csv are read"
+    )
+
+
+def _needed(space: StyleSpace | None, place: Path) -> StyleSpace:
+    if space is None:
+        raise UserError(f"{place} moves styles: give the generator that they belong to")
+    return space
+
+
+def _in_order(arrays: Mapping[str, Tensor]) -> Mapping[str, Tensor] | list[Tensor]:
+    """Arrays by the names of layers, or in the order of the numbers in their names: ``arr_0``, ``arr_1`` ..."""
+    numbers = {key: key.removeprefix("arr_") for key in arrays}
+    if not all(number.isdecimal() for number in numbers.values()):
+        return arrays
+    return [arrays[key] for key in sorted(arrays, key=lambda key: int(numbers[key]))]
 
 
 def _name_of(place: Path) -> str:
@@ -138,19 +180,41 @@ def _ours(place: Path) -> dict[str, Direction]:
                 raise UserError(f"{place} is a safetensors file, but not one of directions")
             described = parse_json(metadata["directions"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
-        return {name: _described(name, shift, described[name]) for name, shift in tensors.items()}
+        return {
+            name: _described(
+                name,
+                shift,
+                described[name],
+                {
+                    key.removeprefix(f"{name}/"): part
+                    for key, part in tensors.items()
+                    if key.startswith(f"{name}/")
+                },
+            )
+            for name, shift in tensors.items()
+            if "/" not in name
+        }
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise UserError(
             f"{place} is damaged or not a file of directions ({str(error)[:200]}): copy it again"
         ) from error
 
 
-def _described(name: str, shift: Tensor, said: Mapping[str, Any]) -> Direction:
+def _described(name: str, shift: Tensor, said: Mapping[str, Any], styles: Mapping[str, Tensor]) -> Direction:
     low, high = (float(value) for value in said["safe"])
-    return Direction(name, shift, (low, high), str(said["unit"]), str(said["about"]), dict(said["facts"]))
+    return Direction(
+        name, shift, (low, high), str(said["unit"]), str(said["about"]), dict(said["facts"]), styles
+    )
 
 
-def _array(place: Path) -> Tensor:
+def read_array(place: Path) -> Tensor:
+    """The numbers of a ``.npy`` file, in float32.
+
+    Raises:
+        UserError: If it is damaged, or holds objects.
+    """
+    if not place.is_file():
+        raise UserError(f"there is no file {place}: give a .npy file of numbers")
     try:
         with place.open("rb") as file:
             return torch.from_numpy(_read_array(file, place.stat().st_size))
@@ -158,7 +222,7 @@ def _array(place: Path) -> Tensor:
         if "allow_pickle" in str(error) or "Object" in str(error):
             raise UserError(
                 f"{place} is an array of Python objects, which could execute anything when it is opened: save plain "
-                "numbers with numpy.save(FILE, array.astype('float32'))"
+                f"numbers with numpy.save(FILE, array.astype('float32')), {_LAYERS}"
             ) from error
         raise UserError(f"{place} is no readable .npy file ({first_line(error)}): copy it again") from error
 
@@ -166,7 +230,8 @@ def _array(place: Path) -> Tensor:
 def _arrays(place: Path) -> dict[str, Tensor]:
     try:
         with zipfile.ZipFile(place) as archive:
-            members = [member for member in archive.infolist() if member.filename.startswith("lat_")]
+            held = archive.infolist()
+            members = [member for member in held if member.filename.startswith("lat_")] or held
             if sum(member.file_size for member in members) > _LARGEST:
                 raise ValueError("it unpacks to more than 256 MB")
             arrays = {}
@@ -203,7 +268,63 @@ def _tensors(place: Path) -> Any:
         ) from error
 
 
-def _single(name: str, values: Tensor, place: Path, w_dim: int, num_ws: int) -> Direction:
+def pickled_arrays(place: Path) -> list[Tensor]:
+    """The arrays of a pickled list, of the last one if it is a list of lists; nothing of it is executed.
+
+    A list of layers, as StyleCLIP's GetBoundary makes it; or its ``S_mean_std``, means and standard deviations.
+
+    Raises:
+        UserError: If it holds something else.
+    """
+    refusal = (
+        f"{place} is a pickle, but not of a list of arrays; nothing of it was executed: save its array with "
+    )
+    refusal += f"numpy.save, {_LAYERS}"
+    try:
+        content = read_pickle(place)
+        while isinstance(content, (list, tuple)) and content and isinstance(content[-1], (list, tuple)):
+            content = content[-1]
+        held = [as_tensor(part) for part in content] if isinstance(content, (list, tuple)) else [None]
+        if not 0 < len(held) <= _MOST_LAYERS or sum(part.nbytes for part in held if part) > _LARGEST:
+            raise UserError(refusal)
+        found = [part.load().float() for part in held if part is not None]
+    except (Unreadable, OSError) as error:
+        raise UserError(refusal) from error
+    if len(found) != len(held):
+        raise UserError(refusal)
+    return found
+
+
+def channel_lists(place: Path, space: StyleSpace) -> dict[str, Direction]:
+    """Directions of single channels, a line for each channel."""
+    lists: dict[str, list[tuple[str, int, float]]] = {}
+    number = 1
+    try:
+        with place.open(encoding="utf-8-sig", newline="", errors="replace") as lines:
+            table = csv.DictReader(lines)
+            columns = set(table.fieldnames or ())
+            if not {"name", "layer", "channel"} <= columns or {"amount", "step"} <= columns:
+                raise UserError(
+                    f"{place} needs the columns name, layer, channel, and amount or step; it has: "
+                    f"{', '.join(columns)[:200]}"
+                )
+            for row in table:
+                number = table.line_num
+                amount = float(row.get("step") or row.get("amount") or 1)
+                moved = str(row["layer"]).strip(), int(row["channel"]), amount
+                lists.setdefault(str(row["name"]).strip(), []).append(moved)
+    except (TypeError, ValueError, csv.Error) as error:
+        raise UserError(
+            f"{place}, line {number}: a line is a name, a layer, a channel and a number"
+        ) from error
+    if not lists:
+        raise UserError(f"{place} has no line below the names of its columns: one for each channel")
+    return {name: space.channels(name, moved, raw="step" in columns) for name, moved in lists.items()}
+
+
+def _single(
+    name: str, values: Tensor, place: Path, w_dim: int, num_ws: int, space: StyleSpace | None = None
+) -> Direction:
     """One direction in any of the shapes people store it in."""
     flat = values.detach().float()
     while flat.ndim > 2 and flat.shape[0] == 1:
@@ -212,6 +333,13 @@ def _single(name: str, values: Tensor, place: Path, w_dim: int, num_ws: int) -> 
         flat = flat[0]
     if flat.ndim == 1 and flat.numel() == num_ws * w_dim and flat.numel() != w_dim:
         flat = flat.view(num_ws, w_dim)  # StyleFeatureEditor's boundaries of W+
+    if flat.ndim == 1 and flat.numel() != w_dim and space is not None and space.fits(flat.numel()):
+        return space.shifts(name, flat)
+    if flat.ndim == 2 and len(flat) > _MOST_LAYERS:
+        raise UserError(
+            f"{place} holds {len(flat)} rows, not a direction; StyleCLIP's fs3.npy becomes one with a text: "
+            "hyperinverter directions fit fs3.npy text.npy"
+        )
     if flat.ndim == 2 and torch.equal(flat, flat[:1].expand_as(flat)):
         flat = flat[0].clone()  # e4e's pose.pt: the same row for every layer
     if flat.ndim not in (1, 2):

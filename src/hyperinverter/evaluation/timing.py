@@ -10,7 +10,7 @@ import csv
 import io
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ class _Step:
 
     name: str
     shift: Tensor
+    styles: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def synchronise(device: torch.device) -> None:

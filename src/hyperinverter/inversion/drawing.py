@@ -9,8 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from numbers import Real
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from hyperinverter.contracts import Inversion
 from hyperinverter.inversion.carrying import Carrier, Rule
 from hyperinverter.inversion.easing import kept
+from hyperinverter.inversion.shifting import Edits, Shift, as_edits, shifted, style_shifts
 from hyperinverter.networks.features import KIND
 from hyperinverter.networks.generator import Generator
 from hyperinverter.ops.factored import FactoredResidual, Residual
@@ -30,19 +30,11 @@ _CODES = 2000  # whose covariance says how far an edit goes
 GROUPS = {"coarse": (4, 8), "medium": (16, 32), "fine": (64, 8192)}  # sides of the blocks, both included
 
 
-class Shift(Protocol):
-    """What an edit needs to know of a direction."""
+class Draw(Protocol):
+    """The generator of one photo."""
 
-    @property
-    def name(self) -> str:
-        """For sentences, and for an order that does not depend on the caller."""
-
-    @property
-    def shift(self) -> Tensor:
-        """What power 1 adds to w: ``(D,)`` for all style layers, or ``(L, D)``."""
-
-
-Edits = Iterable[tuple[Shift, float | Tensor]]
+    def __call__(self, w: Tensor, styles: Mapping[str, Tensor] | None = None, /) -> Tensor:
+        """Codes ``(B, D)`` or ``(B, L, D)``, and what ``style_shifts`` gives, -> RGB ``(B, 3, R, R)``."""
 
 
 def as_codes(w: object, generator: Generator) -> Tensor:
@@ -118,9 +110,7 @@ class Drawing(nn.Module, ABC):
         codes = as_codes(w, self.generator)
         return self.generator.synthesis(codes, scale_residuals(residuals or {}, strength), drawn=drawn)
 
-    def prepare(
-        self, of: Inversion | Mapping[str, Residual], strength: Strength = 1.0
-    ) -> Callable[[Tensor], Tensor]:
+    def prepare(self, of: Inversion | Mapping[str, Residual], strength: Strength = 1.0) -> Draw:
         """Return the generator of one photo, to draw that photo's edits.
 
         The residuals are added to the weights once. All codes of a batch then share their kernels, so that an
@@ -132,7 +122,7 @@ class Drawing(nn.Module, ABC):
             strength: As in ``render``.
 
         Returns:
-            w ``(B, D)`` or ``(B, L, D)`` -> RGB ``(B, 3, R, R)``.
+            w ``(B, D)`` or ``(B, L, D)`` -> RGB ``(B, 3, R, R)``. What ``style_shifts`` gives is a second argument.
 
         Raises:
             ValueError: For residuals of several photos.
@@ -150,22 +140,23 @@ class Drawing(nn.Module, ABC):
         with torch.no_grad():
             carry = Carrier(self.rule, own, maps, of.w)
 
-        def draw(w: Tensor) -> Tensor:
-            features, drawn = carry(w)
-            return own(w, features, drawn=drawn)
+        def draw(w: Tensor, styles: Mapping[str, Tensor] | None = None, /) -> Tensor:
+            features, drawn = carry(w, styles)
+            return own(w, {**features, **(styles or {})}, drawn=drawn)
 
         return draw
 
-    def _eased(self, before: Tensor, residuals: Mapping[str, Residual]) -> Callable[[Tensor], Tensor]:
+    def _eased(self, before: Tensor, residuals: Mapping[str, Residual]) -> Draw:
         """Draws edits of one photo one by one: each keeps another part of the residuals, so they share no kernel."""
         whole = {name: made(delta) for name, delta in residuals.items()}
         with torch.no_grad():
             carrier = self._carrier(whole, before)
 
-        def draw(w: Tensor) -> Tensor:
+        def draw(w: Tensor, styles: Mapping[str, Tensor] | None = None, /) -> Tensor:
             images = []
-            for code in as_codes(w, self.generator).split(1):
-                kept_of_it, drawn = self.carry(whole, before, code, carrier)
+            for index, code in enumerate(as_codes(w, self.generator).split(1)):
+                own = {name: shift[index : index + 1] for name, shift in (styles or {}).items()}
+                kept_of_it, drawn = self.carry(whole, before, code, carrier, styles=own)
                 images.append(self.render(code, kept_of_it, drawn=drawn))
             return torch.cat(images)
 
@@ -182,28 +173,34 @@ class Drawing(nn.Module, ABC):
         before: Tensor,
         after: Tensor,
         carrier: Carrier | None = None,
+        *,
+        styles: Mapping[str, Tensor] | None = None,
     ) -> tuple[dict[str, Residual], dict[str, Tensor]]:
         """Residuals as an edit leaves them: weaker by ``edit_strength``, and those of features moved by ``rule``.
+
+        ``edit_strength`` looks at the way of w alone: an edit of styles leaves w, and all of the residuals.
 
         Args:
             residuals: Of B photos, at the strength that they are drawn with.
             before: Codes of the photos, ``(B, D)`` or W+, ``(B, L, D)``.
             after: The edited codes.
             carrier: Of these residuals and codes, where there are many edits of them.
+            styles: What ``style_shifts`` gives for the edit.
 
         Returns:
-            The same names and shapes, where nothing moved the same values; and maps that were drawn on the way, for
-            ``Synthesis``.
+            The same names and shapes, where nothing moved the same values, and ``styles``; and maps that were drawn on
+            the way, for ``Synthesis``.
         """
+        shifts: dict[str, Residual] = dict(styles or {})
         carrier = carrier or self._carrier(residuals, before)
         weights = {name: delta for name, delta in residuals.items() if not name.endswith(KIND)}
         if self.edit_strength == 1:
-            features, drawn = carrier(after)
-            return weights | features, drawn
+            features, drawn = carrier(after, weights | shifts)
+            return weights | features | shifts, drawn
         strength = kept(before, after, self._covariance, self.edit_strength)
         weights = scale_residuals(weights, strength)
-        features, drawn = carrier(after, weights)
-        return weights | scale_residuals(features, strength), drawn
+        features, drawn = carrier(after, weights | shifts)
+        return weights | scale_residuals(features, strength) | shifts, drawn
 
     @functools.cached_property
     def _covariance(self) -> Tensor:
@@ -238,11 +235,12 @@ class Drawing(nn.Module, ABC):
         """
         if not hasattr(inversion, "residuals"):
             raise TypeError(f"expected an inversion, as invert returns it, got {type(inversion).__name__}")
-        edits = _as_edits(direction, power)
+        edits = as_edits(direction, power)
         w, residuals = shifted(inversion.w, edits), scale_residuals(inversion.residuals, strength)
-        if w is inversion.w:
+        styles = style_shifts(inversion.w, edits)
+        if w is inversion.w and not styles:
             return self.render(w, residuals)
-        residuals, drawn = self.carry(residuals, inversion.w, w)
+        residuals, drawn = self.carry(residuals, inversion.w, w, styles=styles)
         return self.render(w, residuals, drawn=drawn)
 
 
@@ -258,74 +256,6 @@ class Iterative(ABC):
     @abstractmethod
     def steps(self, photo: Tensor) -> Iterator[tuple[Any, Tensor]]:
         """What every step finds, and its image ``(B, 3, R, R)``; gradients reach the step that made them alone."""
-
-
-def _as_edits(direction: object, power: float | Tensor) -> Edits:
-    """One direction with its power as pairs; pairs stay.
-
-    Raises:
-        TypeError: For something else.
-        ValueError: For a power that is not finite.
-    """
-    given = [(direction, power)] if hasattr(direction, "shift") else direction
-    pairs = list(given) if isinstance(given, Iterable) and not isinstance(given, (str, Tensor)) else []
-    if not all(
-        isinstance(pair, tuple) and len(pair) == 2 and hasattr(pair[0], "shift") for pair in pairs
-    ) or (not pairs and given != []):
-        raise TypeError(
-            "expected a direction, such as directions.load('digiface')['smile'], or pairs of direction and power, "
-            f"got {type(direction).__name__}"
-        )
-    for _, amount in pairs:
-        if not isinstance(amount, (Real, Tensor)):
-            raise TypeError(
-                f"expected a power as a number, or one per photo (B,), got {type(amount).__name__}"
-            )
-        if isinstance(amount, Real) and not math.isfinite(amount):
-            raise ValueError(f"expected a power as a finite number, got {amount}")
-    return pairs
-
-
-def shifted(w: Tensor, edits: Edits) -> Tensor:
-    """Move codes along several directions at once.
-
-    The shifts are added in the order of their names before they meet w, so the order in which edits are given does
-    not matter, and powers that are all zero give ``w`` itself.
-
-    Args:
-        w: ``(B, D)`` or W+, ``(B, L, D)``.
-        edits: Directions and their powers: one number, or one per sample, ``(B,)``.
-
-    Returns:
-        Shaped like ``w``; ``(B, L, D)`` if a direction moves layers differently.
-
-    Raises:
-        ValueError: If a direction does not fit the codes.
-    """
-    total: Tensor | None = None
-    for direction, power in sorted(edits, key=lambda edit: edit[0].name):
-        step = _step(direction, power, w)
-        if step is not None:
-            total = step if total is None else total + step
-    if total is None:
-        return w
-    if w.ndim == 3:
-        return w + total  # (B, L, D) + (B or 1, L or 1, D)
-    return w + total[:, 0] if total.shape[1] == 1 else w[:, None] + total
-
-
-def _step(direction: Shift, power: float | Tensor, w: Tensor) -> Tensor | None:
-    """What an edit adds: ``(B or 1, L or 1, D)``; None for the power 0."""
-    shift = direction.shift.to(w)
-    layers_differ = shift.ndim == 2 and w.ndim == 3 and len(shift) != w.shape[1]
-    if shift.shape[-1] != w.shape[-1] or layers_differ:
-        raise ValueError(
-            f"the direction {direction.name} {tuple(shift.shape)} does not fit codes {tuple(w.shape)}"
-        )
-    shift = shift[None, None] if shift.ndim == 1 else shift[None]
-    if isinstance(power, Tensor):
-        return power.to(w).view(-1, 1, 1) * shift
-    return None if power == 0 else power * shift
 
 
 def scale_residuals(residuals: Mapping[str, Residual], strength: Strength) -> dict[str, Residual]:

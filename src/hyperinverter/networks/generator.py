@@ -29,6 +29,7 @@ from hyperinverter.ops.policy import policy_of
 from hyperinverter.ops.resample import upsample_image
 
 Residuals = Mapping[str, Residual]
+STYLE = ".affine.bias"  # ends the name of a shift of styles
 
 
 class Synthesis(nn.Module):
@@ -60,7 +61,8 @@ class Synthesis(nn.Module):
             residuals: ``KernelSpec.name`` -> ``(B, *shape)``, added to the stored weights before gain,
                 modulation and demodulation (HyperInverter, Eq. 4: theta + delta theta). Those of convolutions
                 may be factored. ``b8.conv1.features`` -> ``(B, C, 8, 8)`` is added to what that layer gives, before
-                torgb and the next layer read it.
+                torgb and the next layer read it. ``b8.conv1.affine.bias`` -> ``(B, C)`` moves that layer's style
+                (see ``styles``).
             noise_mode: "const" (stored noise), "random" or "none".
             drawn: Maps of the first convolutions, which are not computed again: what ``maps_to`` gives for the same
                 codes and residuals of weights.
@@ -93,7 +95,9 @@ class Synthesis(nn.Module):
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of all that can receive a residual, without the batch axis."""
-        weights = {name: tuple(p.shape) for name, p in self.named_parameters() if name.endswith(".weight")}
+        weights = {
+            name: tuple(p.shape) for name, p in self.named_parameters() if name.endswith((".weight", STYLE))
+        }
         return weights | {f"{place}.features": shape for place, shape in self.feature_maps().items()}
 
     def feature_maps(self) -> dict[str, tuple[int, int, int]]:
@@ -103,6 +107,16 @@ class Synthesis(nn.Module):
             for name, layer in self.named_modules()
             if isinstance(layer, StyledConv)
         }
+
+    def styles(self) -> dict[str, int]:
+        """Layers in the order of StyleSpace, ``b4.conv1``, ``b4.torgb``, ``b8.conv0`` ...: channels of their style.
+
+        A style is what a layer's affine makes of w, before torgb's gain: S of Wu et al. 2021, "StyleSpace Analysis".
+        The order and the numbers of layers are theirs.
+        """
+        kinds = [(side, kind) for side in self.resolutions for kind in ("conv0", "conv1", "torgb")]
+        names = [f"b{side}.{kind}" for side, kind in kinds if (side, kind) != (4, "conv0")]
+        return {name: len(self.get_parameter(f"{name}{STYLE}")) for name in names}
 
     def _in_bfloat16(self, device: str) -> bool:
         """Whether to draw in bfloat16; a precision that the caller chose is kept."""
@@ -181,7 +195,8 @@ class Synthesis(nn.Module):
     def _convolved(self, name: str, x: Tensor, w: Tensor, residuals: Residuals, noise_mode: str) -> Tensor:
         """Run the convolution of this name on ``(B, I, H, W)``, with ``w`` ``(B, D)`` and its residuals."""
         layer = self._layer(name)
-        given = (x, w, residuals.get(f"{name}.weight"), _made(residuals, f"{name}.affine.weight"), noise_mode)
+        affine, shift = _made(residuals, f"{name}.affine.weight"), _made(residuals, f"{name}{STYLE}")
+        given = (x, w, residuals.get(f"{name}.weight"), affine, noise_mode, shift)
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(layer, *given, use_reentrant=False)
         return layer(*given)
@@ -197,8 +212,8 @@ class Synthesis(nn.Module):
 
     def _colours(self, name: str, x: Tensor, w: Tensor, residuals: Residuals) -> Tensor:
         """What the torgb layer of this name adds to the image, ``(B, 3, H, W)`` in float32 (or float64 as given)."""
-        deltas = _made(residuals, f"{name}.weight"), _made(residuals, f"{name}.affine.weight")
-        colours = self._layer(name)(x, w, *deltas)
+        tensors = (f"{name}.weight", f"{name}.affine.weight", f"{name}{STYLE}")
+        colours = self._layer(name)(x, w, *(_made(residuals, tensor) for tensor in tensors))
         return colours if colours.dtype == torch.float64 else colours.float()
 
     def _layer(self, name: str) -> nn.Module:

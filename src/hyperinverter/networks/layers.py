@@ -37,10 +37,14 @@ class EqualLinear(nn.Module):
         self.weight_gain = gain * lr_multiplier / math.sqrt(in_features)
         self.bias_gain = gain * lr_multiplier
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Map ``(B, in)`` to ``(B, out)``; ``residual`` ``(B, out, in)`` is added to the stored weight."""
+    def forward(self, x: Tensor, residual: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+        """Map ``(B, in)`` to ``(B, out)``.
+
+        ``residual`` ``(B, out, in)`` is added to the stored weight, ``shift`` ``(B, out)`` to the stored bias.
+        """
+        bias = self.bias if shift is None else self.bias + shift
         # weight and bias are read once, not scaled first
-        out = torch.addmm(self.bias, x, self.weight.T, beta=self.bias_gain, alpha=self.weight_gain)
+        out = torch.addmm(bias, x, self.weight.T, beta=self.bias_gain, alpha=self.weight_gain)
         if residual is not None:
             out = out + torch.bmm(residual, x[:, :, None])[:, :, 0] * self.weight_gain
         return leaky_relu(out) if self.activate else out

@@ -120,9 +120,15 @@ class StyledConv(nn.Module):
         self.register_buffer("features", None, persistent=False)
 
     def forward(
-        self, x: Tensor, w: Tensor, delta: Residual | None, affine_delta: Tensor | None, noise_mode: str
+        self,
+        x: Tensor,
+        w: Tensor,
+        delta: Residual | None,
+        affine_delta: Tensor | None,
+        noise_mode: str,
+        style_shift: Tensor | None = None,
     ) -> Tensor:
-        style = self.affine(w, affine_delta)
+        style = self.affine(w, affine_delta, style_shift)
         factor: Tensor | None
         if isinstance(delta, FactoredResidual):
             x, factor = residual_conv2d(x, self.weight, delta, style, up=self.up, gain=GAIN)
@@ -150,8 +156,15 @@ class ToRGB(nn.Module):
         self.weight = nn.Parameter(torch.randn(config.img_channels, in_channels, 1, 1))
         self.bias = nn.Parameter(torch.zeros(config.img_channels))
 
-    def forward(self, x: Tensor, w: Tensor, delta: Tensor | None, affine_delta: Tensor | None) -> Tensor:
-        style = self.affine(w, affine_delta)
+    def forward(
+        self,
+        x: Tensor,
+        w: Tensor,
+        delta: Tensor | None,
+        affine_delta: Tensor | None,
+        style_shift: Tensor | None = None,
+    ) -> Tensor:
+        style = self.affine(w, affine_delta, style_shift)
         weight = (self.weight if delta is None else self.weight + delta).flatten(-3)  # (..., 3, C)
         # One matrix product per sample in x's layout: in the other, the gradient makes each pass 4 times slower. (For
         # narrow maps without gradients the other is faster, but whether gradients are wanted should not change images.)

@@ -28,8 +28,9 @@ from hyperinverter.data.transforms import load_rgb, photo_size, to_tensor
 from hyperinverter.editing import catalogue
 from hyperinverter.editing.animation import save_animation
 from hyperinverter.editing.files import Origin, load_inversion, save_inversion
-from hyperinverter.inversion.drawing import KINDS, Drawing, shifted
+from hyperinverter.inversion.drawing import KINDS, Draw, Drawing
 from hyperinverter.inversion.optimise import Optimiser
+from hyperinverter.inversion.shifting import shifted, style_shifts
 from hyperinverter.inversion.tuning import PivotalTuning
 from hyperinverter.inverters import load_inverter
 from hyperinverter.judges.catalogue import build_judge
@@ -110,7 +111,7 @@ class Studio:
         self.framing = framing_for(self.models[0], framing)
         self.directions = catalogue.for_generator(generator)
         self.distance, self.identity = build_judge("st_lpips_alex"), build_judge("id_descriptor")
-        self._kept: OrderedDict[Any, Callable[[Tensor], Tensor]] = OrderedDict()
+        self._kept: OrderedDict[Any, Draw] = OrderedDict()
         self.examples = [Image.fromarray(face) for face in sample_faces(accepted_indices()[:EXAMPLES])]
 
     def about(self) -> dict[str, Any]:
@@ -251,10 +252,11 @@ class Studio:
         found = []
         for each in powers or (moves.powers,):
             edits = [(self.directions[name], power) for name, power in each.items()]
-            found.append(pictures.to_picture(draw(shifted(inversion.w, edits))[0]))
+            images = draw(shifted(inversion.w, edits), style_shifts(inversion.w, edits))
+            found.append(pictures.to_picture(images[0]))
         return found
 
-    def _prepared(self, opened: Opened, model: int, moves: Moves) -> Callable[[Tensor], Tensor]:
+    def _prepared(self, opened: Opened, model: int, moves: Moves) -> Draw:
         """The photo's own generator, made once for each strength; the last ones are kept."""
         key = (opened.number, model, tuple(sorted(moves.strength.items())))
         if key not in self._kept:

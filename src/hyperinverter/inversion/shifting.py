@@ -1,0 +1,125 @@
+"""What edits add: to codes, and to the styles that layers make of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from numbers import Real
+from typing import Protocol
+
+from torch import Tensor
+
+from hyperinverter.networks.generator import STYLE
+
+
+class Shift(Protocol):
+    """What an edit needs to know of a direction."""
+
+    @property
+    def name(self) -> str:
+        """For sentences, and for an order that does not depend on the caller."""
+
+    @property
+    def shift(self) -> Tensor:
+        """What power 1 adds to w: ``(D,)`` for all style layers, or ``(L, D)``; ``(0,)``: nothing."""
+
+    @property
+    def styles(self) -> Mapping[str, Tensor]:
+        """What power 1 adds to styles, layer -> ``(C,)``: see ``Synthesis.styles``."""
+
+
+Edits = Iterable[tuple[Shift, float | Tensor]]
+
+
+def as_edits(direction: object, power: float | Tensor) -> Edits:
+    """One direction with its power as pairs; pairs stay.
+
+    Raises:
+        TypeError: For something else.
+        ValueError: For a power that is not finite.
+    """
+    given = [(direction, power)] if hasattr(direction, "shift") else direction
+    pairs = list(given) if isinstance(given, Iterable) and not isinstance(given, (str, Tensor)) else []
+    if not all(
+        isinstance(pair, tuple) and len(pair) == 2 and hasattr(pair[0], "shift") for pair in pairs
+    ) or (not pairs and given != []):
+        raise TypeError(
+            "expected a direction, such as directions.load('digiface')['smile'], or pairs of direction and power, "
+            f"got {type(direction).__name__}"
+        )
+    for _, amount in pairs:
+        if not isinstance(amount, (Real, Tensor)):
+            raise TypeError(
+                f"expected a power as a number, or one per photo (B,), got {type(amount).__name__}"
+            )
+        if isinstance(amount, Real) and not math.isfinite(amount):
+            raise ValueError(f"expected a power as a finite number, got {amount}")
+    return pairs
+
+
+def shifted(w: Tensor, edits: Edits) -> Tensor:
+    """Move codes along several directions at once.
+
+    The shifts are added in the order of their names before they meet w, so the order in which edits are given does
+    not matter, and powers that are all zero give ``w`` itself.
+
+    Args:
+        w: ``(B, D)`` or W+, ``(B, L, D)``.
+        edits: Directions and their powers: one number, or one per sample, ``(B,)``.
+
+    Returns:
+        Shaped like ``w``; ``(B, L, D)`` if a direction moves layers differently.
+
+    Raises:
+        ValueError: If a direction does not fit the codes.
+    """
+    total: Tensor | None = None
+    for direction, power in sorted(edits, key=lambda edit: edit[0].name):
+        step = _step(direction, power, w)
+        if step is not None:
+            total = step if total is None else total + step
+    if total is None:
+        return w
+    if w.ndim == 3:
+        return w + total  # (B, L, D) + (B or 1, L or 1, D)
+    return w + total[:, 0] if total.shape[1] == 1 else w[:, None] + total
+
+
+def _step(direction: Shift, power: float | Tensor, w: Tensor) -> Tensor | None:
+    """What an edit adds: ``(B or 1, L or 1, D)``; None for the power 0, and for an edit of styles alone."""
+    if not direction.shift.numel():
+        return None
+    shift = direction.shift.to(w)
+    layers_differ = shift.ndim == 2 and w.ndim == 3 and len(shift) != w.shape[1]
+    if shift.shape[-1] != w.shape[-1] or layers_differ:
+        raise ValueError(
+            f"the direction {direction.name} {tuple(shift.shape)} does not fit codes {tuple(w.shape)}"
+        )
+    shift = shift[None, None] if shift.ndim == 1 else shift[None]
+    if isinstance(power, Tensor):
+        return power.to(w).view(-1, 1, 1) * shift
+    return None if power == 0 else power * shift
+
+
+def style_shifts(w: Tensor, edits: Edits) -> dict[str, Tensor]:
+    """What several directions at once add to styles, by the names of residuals that ``Synthesis`` takes.
+
+    It is added after residuals were scaled: the strength of an inversion does not change the power of an edit.
+
+    Args:
+        w: The codes, ``(B, D)`` or W+, ``(B, L, D)``, for their number and kind.
+        edits: As of ``shifted``; their order does not matter.
+
+    Returns:
+        ``b8.conv1.affine.bias`` -> ``(B, C)``; empty if no direction moves styles, or all powers are zero.
+    """
+    total: dict[str, Tensor] = {}
+    for direction, power in sorted(edits, key=lambda edit: edit[0].name):
+        if not isinstance(power, Tensor) and power == 0:
+            continue
+        for layer, shift in direction.styles.items():
+            size = power.to(w).view(-1, 1) if isinstance(power, Tensor) else power
+            step = (size * shift.to(w)).expand(len(w), -1)
+            name = f"{layer}{STYLE}"
+            total[name] = step if name not in total else total[name] + step
+    return total
