@@ -95,7 +95,7 @@ LIBRARY_ROOMS = {
     "pooch": {"checkpoints.fetch"},
     "requests": {"checkpoints.fetch"},
     "tqdm": {"data", "checkpoints.fetch", "recipes", "commands.align"},
-    "facenet_pytorch": {"judges", "alignment", "data.digiface", "recipes"},
+    "facenet_pytorch": {"judges", "alignment", "recipes"},
 }
 
 FILES = [*sorted(SOURCES.rglob("*.py")), ROOT / "train.py"]

@@ -21,7 +21,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from hyperinverter.data.folders import check_headers, default_record, list_photos, split_folder
+from hyperinverter.data.folders import default_record, split_folder
+from hyperinverter.data.listing import check_headers, list_photos
 from hyperinverter.data.module import ImageDataModule
 from hyperinverter.data.transforms import read_pixels
 

@@ -143,122 +143,164 @@ class Faces:
         return self.pixels[pick].permute(0, 3, 1, 2).float() / 127.5 - 1, self.z[pick]
 
 
-def train(args: argparse.Namespace) -> None:
-    torch.manual_seed(args.seed)
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    faces = Faces(args.faces, first=1512)  # test and validation faces come first and are never seen
-    features = Features(faces.pixels[:256].permute(0, 3, 1, 2).float() / 127.5 - 1)
-    generator, encoder = Generator(CONFIG), AutoEncoderHead(CONFIG.w_dim)
-    if args.start:
-        weights = {k: v.float() for k, v in load_file(args.start).items()}
-        kept = {k.removeprefix("synthesis."): v for k, v in weights.items() if k.startswith("synthesis.")}
-        generator.synthesis.load_state_dict(kept)
-        generator.mapping.w_avg.copy_(weights["mapping.w_avg"])
-    sizes = tuple(128 // s for s in features.net.strides)
-    heads = Heads(features.net.channels, sizes)
-    averaged = copy.deepcopy(generator).requires_grad_(False)
-    encoder.to(memory_format=torch.channels_last)
-    groups = [
-        {"params": list(generator.synthesis.parameters()), "speed": 1.0},
-        {"params": list(encoder.parameters()), "speed": 0.5, "betas": (0.9, 0.99)},
-    ]
-    optimizer = torch.optim.Adam(groups, lr=args.lr, betas=(0.0, 0.99))
-    heads_optimizer = torch.optim.Adam(
-        [p for p in heads.parameters() if p.requires_grad], lr=args.lr_heads, betas=(0.0, 0.99)
-    )
-    modules = {"generator": generator, "averaged": averaged, "encoder": encoder, "heads": heads}
-    seen, state = 0, out / "state.pt"
-    if state.exists():
-        saved = torch.load(state, weights_only=True)
-        for name, module in modules.items():
-            module.load_state_dict(saved[name])
-        optimizer.load_state_dict(saved["optimizer"])
-        heads_optimizer.load_state_dict(saved["critic"])
-        seen = saved["seen"]
-        torch.set_rng_state(saved["rng"])
-    total, batch = int(args.kimg * 1000), args.batch
-    draws = torch.Generator().manual_seed(args.seed + seen)
-    numbers: dict[str, float] = {}
-    bar = tqdm(total=total, initial=seen, unit="img", mininterval=10)
-    step, started = 0, time.monotonic()
-    while seen < total:
-        left = 1 - seen / total
-        for group in optimizer.param_groups:
-            fade = min(1.0, seen / 1000 + 0.01, left / 0.4 + 0.02)  # warm-up, then a long fade
-            group["lr"] = args.lr * group["speed"] * fade
-        for group in heads_optimizer.param_groups:
-            group["lr"] = args.lr_heads * min(1.0, left / 0.4 + 0.02)
-        photo, _ = faces.batch(batch, draws)
+class Training:
+    """Networks, their optimizers and the count of images; begins with ``state.pt`` of its folder if there is one."""
+
+    def __init__(self, args: argparse.Namespace, faces: Faces) -> None:
+        torch.manual_seed(args.seed)
+        self.args, self.faces = args, faces
+        self.out = Path(args.out)
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.features = Features(faces.pixels[:256].permute(0, 3, 1, 2).float() / 127.5 - 1)
+        self.generator = Generator(CONFIG)
+        if args.start:
+            _start_from(self.generator, args.start)
+        self.encoder = AutoEncoderHead(CONFIG.w_dim)
+        sizes = tuple(64 * ENLARGE // stride for stride in self.features.net.strides)
+        self.heads = Heads(self.features.net.channels, sizes)
+        self.averaged = copy.deepcopy(self.generator).requires_grad_(False)
+        self.encoder.to(memory_format=torch.channels_last)
+        groups = [
+            {"params": list(self.generator.synthesis.parameters()), "speed": 1.0},
+            {"params": list(self.encoder.parameters()), "speed": 0.5, "betas": (0.9, 0.99)},
+        ]
+        self.optimizer = torch.optim.Adam(groups, lr=args.lr, betas=(0.0, 0.99))
+        self.heads_optimizer = torch.optim.Adam(
+            [p for p in self.heads.parameters() if p.requires_grad], lr=args.lr_heads, betas=(0.0, 0.99)
+        )
+        self.seen = 0
+        if self._state_file.exists():
+            self._resume()
+
+    def run(self) -> None:
+        """Train up to ``--kimg``; every ``--every`` steps save the state, a grid of pictures and a line of numbers."""
+        args, total = self.args, int(self.args.kimg * 1000)
+        draws = torch.Generator().manual_seed(args.seed + self.seen)
+        numbers: dict[str, float] = {}
+        bar = tqdm(total=total, initial=self.seen, unit="img", mininterval=10)
+        step, started = 0, time.monotonic()
+        while self.seen < total:
+            self._set_rates(total)
+            photo, _ = self.faces.batch(args.batch, draws)
+            w, image, now = self._step(photo)
+            self._average(w)
+            self.seen += args.batch
+            step += 1
+            numbers = {k: 0.98 * numbers.get(k, v) + 0.02 * v for k, v in now.items()}
+            bar.update(args.batch)
+            if step % 20 == 0:
+                bar.set_postfix({k: f"{v:.3f}" for k, v in numbers.items()})
+            if step % args.every == 0 or self.seen >= total:
+                self._save()
+                self._draw(photo[:8], image[:8], w[:8])
+                self._log(numbers, time.monotonic() - started)
+
+    def _set_rates(self, total: int) -> None:
+        """A short warm-up, then a long fade."""
+        left = 1 - self.seen / total
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.args.lr * group["speed"] * min(1.0, self.seen / 1000 + 0.01, left / 0.4 + 0.02)
+        for group in self.heads_optimizer.param_groups:
+            group["lr"] = self.args.lr_heads * min(1.0, left / 0.4 + 0.02)
+
+    def _step(self, photo: Tensor) -> tuple[Tensor, Tensor, dict[str, float]]:
+        """One step of generator and encoder, then one of the heads: codes, images and the losses."""
         # Until the autoencoder draws faces, the heads would win at once and teach nothing.
-        judged = seen >= args.adv_from
-        w = generator.w_avg + encoder(photo)
-        image = generator.synthesis(w)
+        judged = self.seen >= self.args.adv_from
+        w = self.generator.w_avg + self.encoder(photo)
+        image = self.generator.synthesis(w)
         with torch.no_grad():
-            real = features(photo)
-        fake = features(image)
-        heads.requires_grad_(False)
+            real = self.features(photo)
+        fake = self.features(image)
+        self.heads.requires_grad_(False)
         l1 = (
             F.l1_loss(image, photo)
             + sum(F.l1_loss(F.avg_pool2d(image, k), F.avg_pool2d(photo, k)) for k in (4, 16)) / 2
         )
         lp = perceptual(fake, real)
-        fool = -heads(fake).mean() if judged else l1.new_zeros(())
-        loss = args.l1 * l1 + args.lp * lp + args.adv * fool
-        optimizer.zero_grad(set_to_none=True)
+        fool = -self.heads(fake).mean() if judged else l1.new_zeros(())
+        loss = self.args.l1 * l1 + self.args.lp * lp + self.args.adv * fool
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimizer.step()
-        heads.heads.requires_grad_(True)
-        hinge = l1.new_zeros(())
-        if judged:
-            hinge = F.relu(1 - heads(real)).mean() + F.relu(1 + heads([tap.detach() for tap in fake])).mean()
-            heads_optimizer.zero_grad(set_to_none=True)
-            hinge.backward()
-            heads_optimizer.step()
-        with torch.no_grad():
-            decay = 0.5 ** (batch / min(EMA_KIMG * 1000, max(seen, 1) * 0.2 + 200))
-            for mean, new in zip(averaged.parameters(), generator.parameters(), strict=True):
-                mean.lerp_(new, 1 - decay)
-            generator.w_avg.lerp_(w.detach().mean(0), 0.01)
-            averaged.mapping.w_avg.copy_(generator.w_avg)
-        seen += batch
-        step += 1
-        now = {"l1": float(l1), "lp": float(lp), "fool": float(fool), "hinge": float(hinge)}
-        numbers = {k: 0.98 * numbers.get(k, v) + 0.02 * v for k, v in now.items()}
-        bar.update(batch)
-        if step % 20 == 0:
-            bar.set_postfix({k: f"{v:.3f}" for k, v in numbers.items()})
-        if step % args.every == 0 or seen >= total:
-            with replacing(state, sole=True) as part:
-                torch.save(
-                    {name: module.state_dict() for name, module in modules.items()}
-                    | {
-                        "optimizer": optimizer.state_dict(),
-                        "critic": heads_optimizer.state_dict(),  # its name in earlier files
-                        "seen": seen,
-                        "rng": torch.get_rng_state(),
-                    },
-                    part,
-                )
-            with torch.no_grad():
-                rows = torch.cat([photo[:8], image[:8], averaged.synthesis(w[:8])])
-            save_image(rows.clamp(-1, 1) / 2 + 0.5, out / f"grid_{seen:06d}.png", nrow=8)
-            with (out / "log.jsonl").open("a") as file:
-                seconds = time.monotonic() - started
-                file.write(
-                    json.dumps(
-                        {
-                            "seen": seen,
-                            "seconds": round(seconds),
-                            **{k: round(v, 4) for k, v in numbers.items()},
-                        }
-                    )
-                    + "\n"
-                )
-    fit_mapping(averaged, encoder, faces)
+        self.optimizer.step()
+        self.heads.heads.requires_grad_(True)
+        hinge = self._step_of_heads(real, [tap.detach() for tap in fake]) if judged else 0.0
+        return w.detach(), image, {"l1": float(l1), "lp": float(lp), "fool": float(fool), "hinge": hinge}
+
+    def _step_of_heads(self, real: list[Tensor], fake: list[Tensor]) -> float:
+        hinge = F.relu(1 - self.heads(real)).mean() + F.relu(1 + self.heads(fake)).mean()
+        self.heads_optimizer.zero_grad(set_to_none=True)
+        hinge.backward()
+        self.heads_optimizer.step()
+        return float(hinge)
+
+    @torch.no_grad()
+    def _average(self, w: Tensor) -> None:
+        """The averaged generator, and the mean of the codes in both."""
+        decay = 0.5 ** (self.args.batch / min(EMA_KIMG * 1000, max(self.seen, 1) * 0.2 + 200))
+        for mean, new in zip(self.averaged.parameters(), self.generator.parameters(), strict=True):
+            mean.lerp_(new, 1 - decay)
+        self.generator.w_avg.lerp_(w.mean(0), 0.01)
+        self.averaged.mapping.w_avg.copy_(self.generator.w_avg)
+
+    @property
+    def _state_file(self) -> Path:
+        return self.out / "state.pt"
+
+    @property
+    def _saved(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
+        """What a state file holds, by its name there."""
+        return {
+            "generator": self.generator,
+            "averaged": self.averaged,
+            "encoder": self.encoder,
+            "heads": self.heads,
+            "optimizer": self.optimizer,
+            "critic": self.heads_optimizer,  # its name in earlier files
+        }
+
+    def _save(self) -> None:
+        state = {name: part.state_dict() for name, part in self._saved.items()}
+        with replacing(self._state_file, sole=True) as file:
+            torch.save(state | {"seen": self.seen, "rng": torch.get_rng_state()}, file)
+
+    def _resume(self) -> None:
+        state = torch.load(self._state_file, weights_only=True)
+        for name, part in self._saved.items():
+            part.load_state_dict(state[name])
+        self.seen = state["seen"]
+        torch.set_rng_state(state["rng"])
+
+    @torch.no_grad()
+    def _draw(self, photo: Tensor, image: Tensor, w: Tensor) -> None:
+        """Photos, what is drawn of them, and what the averaged generator draws: a row each."""
+        rows = torch.cat([photo, image, self.averaged.synthesis(w)])
+        save_image(rows.clamp(-1, 1) / 2 + 0.5, self.out / f"grid_{self.seen:06d}.png", nrow=8)
+
+    def _log(self, numbers: dict[str, float], seconds: float) -> None:
+        line = {"seen": self.seen, "seconds": round(seconds), **{k: round(v, 4) for k, v in numbers.items()}}
+        with (self.out / "log.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _start_from(generator: Generator, path: str) -> None:
+    """Give a generator the synthesis network and the mean code of a file."""
+    weights = {name: tensor.float() for name, tensor in load_file(path).items()}
+    kept = {k.removeprefix("synthesis."): v for k, v in weights.items() if k.startswith("synthesis.")}
+    generator.synthesis.load_state_dict(kept)
+    generator.mapping.w_avg.copy_(weights["mapping.w_avg"])
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train the generator, fit its mapping network, and write samples and the file that ships."""
+    faces = Faces(args.faces, first=1512)  # test and validation faces come first and are never seen
+    training = Training(args, faces)
+    training.run()
+    averaged = training.averaged
+    fit_mapping(averaged, training.encoder, faces)
     with torch.no_grad():
-        save_image(averaged(faces.z[:64]).clamp(-1, 1) / 2 + 0.5, out / "samples.png", nrow=8)
-    export(averaged, faces, args, out / "digiface_generator.safetensors")
+        save_image(averaged(faces.z[:64]).clamp(-1, 1) / 2 + 0.5, training.out / "samples.png", nrow=8)
+    export(averaged, faces, args, training.out / "digiface_generator.safetensors")
 
 
 def fit_mapping(generator: Generator, encoder: nn.Module, faces: Faces, steps: int = 6000) -> None:

@@ -12,7 +12,7 @@ from PIL import Image, ImageCms, ImageDraw
 from hyperinverter.alignment import Crop, Edit, paste, paste_all
 from hyperinverter.alignment.crop import cut
 from hyperinverter.contracts import UserError
-from hyperinverter.data.transforms import to_rgb
+from hyperinverter.data.colours import to_rgb
 
 SIZE = (200, 160)
 CORNERS = np.array([[52.0, 38.0], [40.0, 118.0], [120.0, 130.0], [132.0, 50.0]])

@@ -37,7 +37,7 @@ from hyperinverter.checkpoints import (
 )
 from hyperinverter.checkpoints.unwrapping import unwrap
 from hyperinverter.contracts import UserError
-from hyperinverter.data.folders import list_photos
+from hyperinverter.data.listing import list_photos
 from hyperinverter.inversion.specification import describe
 from hyperinverter.networks.discriminator import Discriminator
 

@@ -9,7 +9,7 @@ import pytest
 from hyperinverter.contracts import UserError
 from hyperinverter.data import decoded
 from hyperinverter.data.decoded import Decoded, decode_photos
-from hyperinverter.data.folders import list_photos
+from hyperinverter.data.listing import list_photos
 from hyperinverter.data.transforms import read_pixels
 
 

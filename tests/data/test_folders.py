@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from hyperinverter.contracts import UserError
-from hyperinverter.data.folders import check_headers, default_record, list_photos, split_folder
+from hyperinverter.data.folders import default_record, split_folder
+from hyperinverter.data.listing import check_headers, list_photos
 
 
 def sides(split: dict[str, list[str]]) -> dict[str, str]:
@@ -249,7 +250,7 @@ def test_headers_are_read_once(photos: Path, tmp_path: Path, monkeypatch: pytest
     names, memo = list_photos(photos).names, tmp_path / "memo.json"
     bad = check_headers(photos, names, memo)
     assert list(bad) == ["a/05.png"]
-    monkeypatch.setattr("hyperinverter.data.folders.unreadable_header", lambda path: f"read {path.name}")
+    monkeypatch.setattr("hyperinverter.data.listing.unreadable_header", lambda path: f"read {path.name}")
     assert check_headers(photos, names, memo) == bad
     shutil.copy(photos / "b" / "00.png", photos / "a" / "05.png")
     assert check_headers(photos, names, memo) == {"a/05.png": "read 05.png"}

@@ -13,7 +13,8 @@ import torch
 from PIL import Image, ImageCms
 
 from hyperinverter.contracts import UserError
-from hyperinverter.data import transforms
+from hyperinverter.data import colours, opening, squares
+from hyperinverter.data.opening import unreadable_header
 from hyperinverter.data.transforms import (
     load_rgb,
     read_photo,
@@ -22,7 +23,6 @@ from hyperinverter.data.transforms import (
     to_image,
     to_pixels,
     to_tensor,
-    unreadable_header,
 )
 
 MakeImage = Callable[..., Image.Image]
@@ -30,9 +30,9 @@ MakeImage = Callable[..., Image.Image]
 
 @pytest.fixture(autouse=True)
 def _nothing_told_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transforms, "_reported_enlarging", False)
-    monkeypatch.setattr(transforms, "_reported_shapes", False)
-    monkeypatch.setattr(transforms, "_reported_dark", False)
+    monkeypatch.setattr(squares, "_reported_enlarging", False)
+    monkeypatch.setattr(squares, "_reported_shapes", False)
+    monkeypatch.setattr(colours, "_reported_dark", False)
 
 
 def assert_like(pixels: np.ndarray, image: Image.Image, tolerance: int) -> None:
@@ -272,9 +272,9 @@ def test_tiny_photo(tmp_path: Path, size: tuple[int, int]) -> None:
 
 def test_huge_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("RGB", (3000, 1500)).save(tmp_path / "x.png")
-    monkeypatch.setattr(transforms, "MAX_PIXELS", 5_000_000)
+    monkeypatch.setattr(opening, "MAX_PIXELS", 5_000_000)
     assert load_rgb(tmp_path / "x.png").size == (3000, 1500)
-    monkeypatch.setattr(transforms, "MAX_PIXELS", 4_000_000)
+    monkeypatch.setattr(opening, "MAX_PIXELS", 4_000_000)
     for read in (lambda path: read_photo(path, 64), load_rgb):
         with pytest.raises(UserError, match=r"x\.png has more than 4 megapixels; save it smaller"):
             read(tmp_path / "x.png")
@@ -313,7 +313,7 @@ def test_photos_that_are_not_square_become_what_was_asked_and_are_reported_once(
     image = Image.new("RGB", (64, 32), "black")
     image.paste("red", (0, 0, 16, 32))  # outside of the middle square
     image.save(tmp_path / "x.png")
-    crop, pad, squeeze = (read_pixels(tmp_path / "x.png", 32, fit=fit) for fit in transforms.FITS)
+    crop, pad, squeeze = (read_pixels(tmp_path / "x.png", 32, fit=fit) for fit in squares.FITS)
     assert crop.max() == 0
     assert (pad[[0, -1]] == 255).all()
     for picture in (pad[12:20], squeeze):
@@ -361,7 +361,7 @@ def test_greys_of_ten_to_fourteen_bits_name_their_white(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(transforms, "_reported_dark", False)
+    monkeypatch.setattr(colours, "_reported_dark", False)
     Image.fromarray(np.linspace(0, largest, 1024).astype(np.uint16).reshape(32, 32)).save(tmp_path / "x.tif")
     load_rgb(tmp_path / "x.tif")
     assert f"data.white={white} " in caplog.text
@@ -373,7 +373,7 @@ def test_greys_of_ten_to_fourteen_bits_name_their_white(
 def test_colours_of_twelve_bits_in_sixteen_are_said_to_be_dark(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transforms, "_reported_dark", False)
+    monkeypatch.setattr(colours, "_reported_dark", False)
     for brightest, said in ((65535, False), (4095, True)):
         values = np.linspace(0, brightest, 32 * 32 * 3).astype(">u2").reshape(32, 32, 3)
         rows = b"".join(b"\0" + row.tobytes() for row in values)
@@ -390,14 +390,14 @@ def test_colours_of_twelve_bits_in_sixteen_are_said_to_be_dark(
 
 def test_the_limit_of_pixels_is_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("1", (1500, 1000)).save(tmp_path / "x.png")
-    monkeypatch.setenv(transforms.LIMIT, "1")
+    monkeypatch.setenv(opening.LIMIT, "1")
     with pytest.raises(
         UserError, match="more than 1 megapixels; .*raise the limit with the variable HYPERINVERTER_MAX"
     ):
         load_rgb(tmp_path / "x.png")
-    monkeypatch.setenv(transforms.LIMIT, "2")
+    monkeypatch.setenv(opening.LIMIT, "2")
     assert load_rgb(tmp_path / "x.png").size == (1500, 1000)
-    monkeypatch.setenv(transforms.LIMIT, "many")
+    monkeypatch.setenv(opening.LIMIT, "many")
     with pytest.raises(UserError, match="must be a whole number from 1 to 178, got many"):
         load_rgb(tmp_path / "x.png")
 

@@ -23,7 +23,8 @@ from scipy.ndimage import maximum_filter, uniform_filter
 from hyperinverter.alignment.crop import cut
 from hyperinverter.alignment.geometry import Crop
 from hyperinverter.contracts import UserError
-from hyperinverter.data.transforms import from_rgb, load_upright, to_rgb
+from hyperinverter.data.colours import from_rgb, to_rgb
+from hyperinverter.data.transforms import load_upright
 from hyperinverter.system.files import replacing
 
 MODES = ("face", "difference")

@@ -668,9 +668,7 @@ def _nothing_outside(storage: _Storage, key: str) -> _Storage:
 
 def _interpret(cursor: _Cursor, work: _Work, hold: _Hold = _nothing_outside) -> Any:
     """Run one pickle to its end and return what it describes."""
-    stack: list[Any] = []
-    marked: list[list[Any]] = []  # stacks below a mark
-    memo: dict[int, Any] = {}
+    machine = _Machine(work, hold)
     while code := cursor.read(1):
         work.step()
         opcode = _OPCODES.get(code.decode("latin-1"))
@@ -681,93 +679,111 @@ def _interpret(cursor: _Cursor, work: _Work, hold: _Hold = _nothing_outside) -> 
             argument = opcode.arg.reader(cast(IO[bytes], io.BytesIO(cursor.text())))  # type: ignore[union-attr]
         elif opcode.arg is not None:
             argument = opcode.arg.reader(cast(IO[bytes], cursor))
-        match opcode.name:
+        if opcode.name == "STOP":
+            return machine.stack.pop()
+        group = _GROUPS.get(opcode.name)
+        if group is None:
+            raise Unreadable(
+                f"is a pickle with the instruction {opcode.name}, which files of networks do not use"
+            )
+        group(machine, opcode.name, argument)
+    raise Unreadable("is cut short")
+
+
+class _Machine:
+    """The state of a pickle that runs; every method carries out a group of instructions, see ``_GROUPS``."""
+
+    def __init__(self, work: _Work, hold: _Hold) -> None:
+        self.stack: list[Any] = []
+        self._marked: list[list[Any]] = []  # stacks below a mark
+        self._memo: dict[int, Any] = {}
+        self._work, self._hold = work, hold
+
+    def _since_mark(self) -> list[Any]:
+        """What was put on the stack since the last mark; it is taken off, and so is the mark."""
+        given, self.stack = self.stack, self._marked.pop()
+        return given
+
+    def arrange(self, name: str, argument: Any) -> None:
+        """The stack itself, and what is remembered of it."""
+        match name:
             case "PROTO" | "FRAME":
                 pass
-            case "STOP":
-                return stack.pop()
             case "MARK":
-                marked.append(stack)
-                stack = []
+                self._marked.append(self.stack)
+                self.stack = []
             case "POP":
-                stack.pop()
+                self.stack.pop()
             case "POP_MARK":
-                stack = marked.pop()
-            case "NONE":
-                stack.append(None)
-            case "NEWTRUE":
-                stack.append(True)
-            case "NEWFALSE":
-                stack.append(False)
-            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "LONG4" | "INT" | "LONG":
-                if argument.bit_length() > _MAX_BITS:
-                    raise Unreadable(f"holds a whole number of more than {_MAX_BITS} bits")
-                stack.append(argument)
-            case (
-                "BINFLOAT"
-                | "FLOAT"
-                | "BINUNICODE"
-                | "SHORT_BINUNICODE"
-                | "BINUNICODE8"
-                | "UNICODE"
-                | "BINBYTES"
-                | "SHORT_BINBYTES"
-                | "BINBYTES8"
-                | "BYTEARRAY8"
-                | "BINSTRING"
-                | "SHORT_BINSTRING"
-                | "STRING"
-            ):
-                stack.append(argument)
+                self._since_mark()
             case "BINPUT" | "LONG_BINPUT" | "PUT":
-                memo[argument] = stack[-1]
+                self._memo[argument] = self.stack[-1]
             case "MEMOIZE":
-                memo[len(memo)] = stack[-1]
+                self._memo[len(self._memo)] = self.stack[-1]
             case "BINGET" | "LONG_BINGET" | "GET":
-                stack.append(memo[argument])
+                self.stack.append(self._memo[argument])
+
+    def put_constant(self, name: str, argument: Any) -> None:
+        """None, true and false, numbers, texts and bytes."""
+        if isinstance(argument, int) and argument.bit_length() > _MAX_BITS:
+            raise Unreadable(f"holds a whole number of more than {_MAX_BITS} bits")
+        self.stack.append({"NEWTRUE": True, "NEWFALSE": False}.get(name, argument))
+
+    def put_container(self, name: str, argument: Any) -> None:
+        """Tuples, lists, sets and dictionaries, empty or of what the stack holds."""
+        match name:
             case "EMPTY_TUPLE":
-                stack.append(())
+                self.stack.append(())
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                count = int(opcode.name[-1])
-                stack[-count:] = [_items(stack, count)]
+                count = int(name[-1])
+                self.stack[-count:] = [_items(self.stack, count)]
             case "TUPLE":
-                items, stack = tuple(stack), marked.pop()
-                stack.append(items)
+                items = tuple(self._since_mark())
+                self.stack.append(items)
             case "EMPTY_LIST" | "EMPTY_SET":  # a set as a list: nothing foreign is ever hashed
-                stack.append([])
+                self.stack.append([])
             case "LIST" | "FROZENSET":
-                given, stack = stack, marked.pop()
-                stack.append(given)
-            case "APPEND":
-                item = stack.pop()
-                _append(stack[-1], (item,))
-            case "APPENDS" | "ADDITEMS":
-                items, stack = tuple(stack), marked.pop()
-                _append(stack[-1], items)
+                given = self._since_mark()
+                self.stack.append(given)
             case "EMPTY_DICT":
-                stack.append({})
+                self.stack.append({})
             case "DICT":
-                items, stack = tuple(stack), marked.pop()
-                stack.append(_set_items({}, zip(items[::2], items[1::2], strict=True)))
+                items = tuple(self._since_mark())
+                self.stack.append(_set_items({}, zip(items[::2], items[1::2], strict=True)))
+
+    def fill(self, name: str, argument: Any) -> None:
+        """Items into the list or the dictionary below them."""
+        match name:
+            case "APPEND":
+                item = self.stack.pop()
+                _append(self.stack[-1], (item,))
+            case "APPENDS" | "ADDITEMS":
+                items = tuple(self._since_mark())
+                _append(self.stack[-1], items)
             case "SETITEM":
-                key, value = _items(stack, 2)
-                del stack[-2:]
-                _set_items(stack[-1], [(key, value)])
+                key, value = _items(self.stack, 2)
+                del self.stack[-2:]
+                _set_items(self.stack[-1], [(key, value)])
             case "SETITEMS":
-                items, stack = tuple(stack), marked.pop()
-                _set_items(stack[-1], zip(items[::2], items[1::2], strict=True))
+                items = tuple(self._since_mark())
+                _set_items(self.stack[-1], zip(items[::2], items[1::2], strict=True))
+
+    def describe(self, name: str, argument: Any) -> None:
+        """What the pickle names, would call, and would set on the result."""
+        stack = self.stack
+        match name:
             case "GLOBAL":
-                module, _, name = argument.partition(" ")
-                stack.append(_global(module, name))
+                module, _, named = argument.partition(" ")
+                stack.append(_global(module, named))
             case "STACK_GLOBAL":
-                module, name = _items(stack, 2)
-                stack[-2:] = [_global(module, name)]
+                module, named = _items(stack, 2)
+                stack[-2:] = [_global(module, named)]
             case "REDUCE" | "NEWOBJ":
                 made, arguments = _items(stack, 2)
-                stack[-2:] = [_made(made, _expect(arguments, tuple), work)]
+                stack[-2:] = [_made(made, _expect(arguments, tuple), self._work)]
             case "NEWOBJ_EX":  # the keywords are kept as one more argument
                 made, arguments, keywords = _items(stack, 3)
-                stack[-3:] = [_made(made, (*_few(arguments), _expect(keywords, dict)), work)]
+                stack[-3:] = [_made(made, (*_few(arguments), _expect(keywords, dict)), self._work)]
             case "BUILD":
                 state = stack.pop()
                 if isinstance(stack[-1], Record):
@@ -775,12 +791,22 @@ def _interpret(cursor: _Cursor, work: _Work, hold: _Hold = _nothing_outside) -> 
                 else:  # attributes of a container or a tensor, such as the versions torch notes on a state dict
                     _expect(stack[-1], (dict, list, StoredTensor))
             case "BINPERSID":
-                stack.append(_persistent(_few(stack.pop()), hold))
-            case name:
-                raise Unreadable(
-                    f"is a pickle with the instruction {name}, which files of networks do not use"
-                )
-    raise Unreadable("is cut short")
+                stack.append(_persistent(_few(stack.pop()), self._hold))
+
+
+_NAMES = {  # of the instructions that files of networks use
+    _Machine.arrange: "PROTO FRAME MARK POP POP_MARK BINPUT LONG_BINPUT PUT MEMOIZE BINGET LONG_BINGET GET",
+    _Machine.put_constant: (
+        "NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 LONG4 INT LONG BINFLOAT FLOAT UNICODE BINUNICODE "
+        "SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 STRING BINSTRING SHORT_BINSTRING"
+    ),
+    _Machine.put_container: (
+        "EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3 TUPLE EMPTY_LIST LIST EMPTY_SET FROZENSET EMPTY_DICT DICT"
+    ),
+    _Machine.fill: "APPEND APPENDS ADDITEMS SETITEM SETITEMS",
+    _Machine.describe: "GLOBAL STACK_GLOBAL REDUCE NEWOBJ NEWOBJ_EX BUILD BINPERSID",
+}
+_GROUPS = {name: group for group, names in _NAMES.items() for name in names.split()}
 
 
 def _items(stack: list[Any], count: int) -> tuple[Any, ...]:

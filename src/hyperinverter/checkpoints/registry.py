@@ -92,7 +92,7 @@ PACKAGED: dict[str, Packaged] = {
     "digiface_accepted": Packaged(  # read by data.digiface
         "digiface_accepted.npz",
         "fb1f2c20dffe989ab52a2065c3587185e560acef086b9cf15514d5a49b91cc8e",
-        "python -m hyperinverter.data.digiface accept --count 22000",
+        "python -m hyperinverter_recipes.digiface_accepted --count 22000",
         "MIT",
     ),
     "efficientnet_lite0": Packaged(

@@ -80,7 +80,7 @@ def _domain(domain: str, framing: str | None, size: int | None) -> tuple[str, in
 
 def _photos(asked: Sequence[Path], out: Path) -> Iterator[tuple[Path, str]]:
     """Every photo asked for and, where its file shows it already, why it cannot be read."""
-    from hyperinverter.data.folders import list_photos
+    from hyperinverter.data.listing import list_photos
 
     seen, own = set(), out.resolve()
     for path in asked:

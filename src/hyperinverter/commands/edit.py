@@ -9,17 +9,27 @@ import typer
 
 from hyperinverter.commands import options
 
+Powers = Annotated[
+    list[str],
+    typer.Option(
+        "--direction", "-d", metavar="NAME=POWER", help="What to change, and how much. Several add up."
+    ),
+]
+Sweep = Annotated[
+    str | None,
+    typer.Option(metavar="FROM:TO:STEPS", help="A labelled strip over powers of the first direction."),
+]
+Paste = Annotated[
+    Path | None,
+    typer.Option(metavar="PHOTO", help="Put the edited face back into this photo, which --align has cut."),
+]
+
 EXAMPLE = "hyperinverter edit photo.jpg --direction smile=2 --out edited"
 
 
 def edit(
     photos: options.Sources,
-    direction: Annotated[
-        list[str],
-        typer.Option(
-            "--direction", "-d", metavar="NAME=POWER", help="What to change, and how much. Several add up."
-        ),
-    ],
+    direction: Powers,
     model: options.ModelOfFiles = None,
     directions: options.Catalogue = None,
     out: options.Out = Path("edited"),
@@ -29,19 +39,11 @@ def edit(
     white: options.White = None,
     strength: options.Strength = "1",
     edit_strength: options.EditStrength = None,
-    sweep: Annotated[
-        str | None,
-        typer.Option(metavar="FROM:TO:STEPS", help="A labelled strip over powers of the first direction."),
-    ] = None,
+    sweep: Sweep = None,
     animate: Annotated[
         options.Animation | None, typer.Option(help="The sweep as an animation, there and back.")
     ] = None,
-    paste: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PHOTO", help="Put the edited face back into this photo, which --align has cut."
-        ),
-    ] = None,
+    paste: Paste = None,
     paste_mode: options.PasteMode = "face",
 ) -> int:
     """Edit photos: NAME.edit.png for each, with --sweep also NAME.sweep.png.

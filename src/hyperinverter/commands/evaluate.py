@@ -9,48 +9,52 @@ import typer
 
 from hyperinverter.commands import options
 
+Models = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MODEL...",
+        help="digiface, a run folder, a model file, or another way to invert; NAME=MODEL names it in the tables.",
+    ),
+]
+Data = Annotated[
+    str, typer.Option(metavar="digiface|FOLDER", help="The built-in test photos, or a folder of photos.")
+]
+Protocol = Annotated[
+    str, typer.Option(metavar="NAME|FILE", help="How images are compared: a file of conf/protocol.")
+]
+Processes = Annotated[
+    int, typer.Option(min=1, help="Processes that share the photos; each takes a GPU if there are several.")
+]
+SaveImages = Annotated[
+    bool, typer.Option("--save-images", help="Keep the PNGs that are measured, in images/MODEL/PHOTO.png.")
+]
+Weights = Annotated[
+    list[str] | None,
+    typer.Option(metavar="LABEL=FILE", help="Weight file of a network of the protocol that does not ship."),
+]
+Timed = Annotated[
+    bool | None,
+    typer.Option("--time/--no-time", help="Time every model alone as well. Default: from 100 photos on."),
+]
+
 EXAMPLE = "hyperinverter evaluate digiface --data digiface --n 16 --out evaluated"
 
 
 def evaluate(
-    models: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="MODEL...",
-            help="digiface, a run folder, a model file, or another way to invert; NAME=MODEL names it in the tables.",
-        ),
-    ],
-    data: Annotated[
-        str, typer.Option(metavar="digiface|FOLDER", help="The built-in test photos, or a folder of photos.")
-    ] = "digiface",
-    protocol: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="How images are compared: a file of conf/protocol.")
-    ] = "digiface",
+    models: Models,
+    data: Data = "digiface",
+    protocol: Protocol = "digiface",
     out: options.Out = Path("evaluated"),
     n: Annotated[int | None, typer.Option(min=1, help="Only the first photos.")] = None,
     batch: options.Batch = 8,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
-    processes: Annotated[
-        int,
-        typer.Option(min=1, help="Processes that share the photos; each takes a GPU if there are several."),
-    ] = 1,
-    save_images: Annotated[
-        bool,
-        typer.Option("--save-images", help="Keep the PNGs that are measured, in images/MODEL/PHOTO.png."),
-    ] = False,
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="LABEL=FILE", help="Weight file of a network of the protocol that does not ship."
-        ),
-    ] = None,
+    processes: Processes = 1,
+    save_images: SaveImages = False,
+    weights: Weights = None,
     without: Annotated[
         list[str] | None, typer.Option(metavar="NUMBER", help="Leave out a number of the protocol.")
     ] = None,
-    time: Annotated[
-        bool | None,
-        typer.Option("--time/--no-time", help="Time every model alone as well. Default: from 100 photos on."),
-    ] = None,
+    time: Timed = None,
     edits: Annotated[
         int, typer.Option(min=0, help="Also measure how well edits survive, on this many photos.")
     ] = 0,

@@ -45,7 +45,7 @@ def sources(places: Iterable[str | Path], *, inversions: bool = False) -> tuple[
     Raises:
         UserError: If a place does not exist, or nothing is there.
     """
-    from hyperinverter.data.folders import list_photos
+    from hyperinverter.data.listing import list_photos
 
     found: list[Path] = []
     lines: list[str] = []
@@ -242,7 +242,7 @@ def check_fit(fit: str) -> str:
     Raises:
         UserError: If there is not.
     """
-    from hyperinverter.data.transforms import FITS
+    from hyperinverter.data.squares import FITS
 
     if fit not in FITS:
         raise UserError(f"--fit={fit[:40]} is not known; there are: {', '.join(FITS)}")

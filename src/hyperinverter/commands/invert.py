@@ -9,6 +9,20 @@ import typer
 
 from hyperinverter.commands import options
 
+Refine = Annotated[
+    str | None, typer.Option(metavar="pti", help="Tune the generator for each photo afterwards: pti.")
+]
+Report = Annotated[
+    str,
+    typer.Option(
+        metavar="full|l2", help="Numbers in report.csv; l2 leaves out the perceptual distance: faster."
+    ),
+]
+Compact = Annotated[
+    bool,
+    typer.Option("--compact", help="Keep what all photos of a model share once in the folder: small files."),
+]
+
 EXAMPLE = "hyperinverter invert photo.jpg --model digiface --out inverted"
 
 
@@ -26,22 +40,10 @@ def invert(
     white: options.White = None,
     strength: options.Strength = "1",
     batch: options.Batch = 8,
-    refine: Annotated[
-        str | None, typer.Option(metavar="pti", help="Tune the generator for each photo afterwards: pti.")
-    ] = None,
+    refine: Refine = None,
     steps: Annotated[int, typer.Option(min=0, help="Of --refine.")] = 30,
-    report: Annotated[
-        str,
-        typer.Option(
-            metavar="full|l2", help="Numbers in report.csv; l2 leaves out the perceptual distance: faster."
-        ),
-    ] = "full",
-    compact: Annotated[
-        bool,
-        typer.Option(
-            "--compact", help="Keep what all photos of a model share once in the folder: small files."
-        ),
-    ] = False,
+    report: Report = "full",
+    compact: Compact = False,
     again: Annotated[
         bool, typer.Option("--again", help="Invert photos that have their results already, too.")
     ] = False,

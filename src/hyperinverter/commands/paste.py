@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -73,15 +74,24 @@ def paste(
         raise UserError(f"--photo names one photo, the edits belong to {len(groups)}; paste them one by one")
     failed = 0
     with writing_to(out, 0, "choose another folder with --out DIR"):
-        for number, (source, parts) in enumerate(groups.items()):
-            taken = [path.stem for path in list(groups)[:number]].count(source.stem)
-            stem = f"{source.stem}-{taken + 1}" if taken else source.stem
+        for (source, parts), stem in zip(groups.items(), _stems(groups), strict=True):
             try:
                 _paste_one(photo or source, parts, out / stem, mode, shape, feather)
             except UserError as error:
                 failed += 1
                 sys.stderr.write(f"error: {error}\n")
     return 1 if failed else 0
+
+
+def _stems(photos: Iterable[Path]) -> list[str]:
+    """What the results of photos are called: NAME, then NAME-2 for another photo of that name."""
+    seen: Counter[str] = Counter()
+    stems = []
+    for photo in photos:
+        seen[photo.stem] += 1
+        count = seen[photo.stem]
+        stems.append(photo.stem if count == 1 else f"{photo.stem}-{count}")
+    return stems
 
 
 def _crop_of(edited: Path, record: Record, given: str | None) -> str:

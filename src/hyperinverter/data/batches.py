@@ -21,9 +21,9 @@ class PhotoDataset(Dataset[Batch]):
         root: Folder of the photos.
         names: Their paths below it.
         resolution: Side ``R`` in pixels.
-        resize: Filter, see ``transforms.FILTERS``.
+        resize: Filter, see ``squares.FILTERS``.
         pixels: The same photos decoded, ``uint8 (N, R, R, 3)``.
-        fit: For photos that are not square, see ``transforms.FITS``.
+        fit: For photos that are not square, see ``squares.FITS``.
         white: See ``transforms.read_photo``.
     """
 

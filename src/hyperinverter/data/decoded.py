@@ -67,8 +67,8 @@ def decode_photos(
         folder: Of the decoded file.
         split: Part of the file name.
         resolution: Side ``R`` in pixels.
-        resize: Filter, see ``transforms.FILTERS``.
-        fit: For photos that are not square, see ``transforms.FITS``.
+        resize: Filter, see ``squares.FILTERS``.
+        fit: For photos that are not square, see ``squares.FITS``.
         white: See ``transforms.read_photo``.
         thorough: Compare the checksum of all pixels; only the first process needs to.
 

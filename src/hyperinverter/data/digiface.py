@@ -4,14 +4,12 @@ The sampler is a DCGAN trained by its author on renders (DigiFace-1M); see ``ass
 data and is no part of the method. Image ``i`` is a pure function of ``i``.
 
     python -m hyperinverter.data.digiface prepare                 # draw the files before the first run
-    python -m hyperinverter.data.digiface accept --count 22000    # how the shipped list of indices was made
 """
 
 import argparse
 import io
 import os
 import sys
-import time
 import zlib
 from collections.abc import Sequence
 from functools import lru_cache
@@ -27,7 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hyperinverter.contracts import UserError
-from hyperinverter.system.files import locked, replacing, unpacked, write_bytes, writing_to
+from hyperinverter.system.files import locked, unpacked, write_bytes, writing_to
 
 RESOLUTION = 64
 Z_DIM = 100
@@ -35,8 +33,6 @@ SAMPLER = "digiface_dcgan.safetensors.gz"
 ACCEPTED = "digiface_accepted.npz"
 
 _CHUNK = 8  # images per forward pass, aligned: the same arithmetic whichever images are asked for
-_MIN_SCORE = 0.99  # of the face detector
-_MAX_NOSE_OFFSET = 0.35  # from the middle of the eyes, along the eye line, in eye distances
 
 _NUM_TEST, _NUM_VAL = 1_000, 512  # places kept for these splits, so that no size moves another split
 _FILE_BYTES = 12_000  # an upper estimate for one PNG
@@ -101,16 +97,16 @@ def accepted_indices(path: Path | None = None) -> np.ndarray:
     """Numbers of the faces that are not garbled and look roughly ahead, ascending, ``int64 (N,)``.
 
     Args:
-        path: A list made by :func:`make_accepted`; the packaged one by default.
+        path: A list made by ``hyperinverter_recipes.digiface_accepted``; the packaged one by default.
     """
     if path is None:
         with as_file(files("hyperinverter") / "assets" / ACCEPTED) as packaged:
-            return _read_accepted(packaged)[0]
-    return _read_accepted(path)[0]
+            return read_accepted(packaged)[0]
+    return read_accepted(path)[0]
 
 
-def _read_accepted(path: Path) -> tuple[np.ndarray, int]:
-    """Accepted indices and how many were judged."""
+def read_accepted(path: Path) -> tuple[np.ndarray, int]:
+    """Accepted indices of a list, and how many faces were judged for it."""
     with np.load(path, allow_pickle=False) as stored:
         judged = int(stored["judged"])
         return np.flatnonzero(np.unpackbits(stored["bits"], count=judged)), judged
@@ -251,64 +247,6 @@ def _encode(face: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def judge_faces(faces: np.ndarray, detector: object) -> np.ndarray:
-    """Say which faces are clear and near-frontal.
-
-    A face passes if MTCNN finds it in the image enlarged to 160 px with a score above 0.99 and the nose
-    lies less than 0.35 eye distances from the middle of the eyes, measured along the line of the eyes.
-
-    Args:
-        faces: RGB, ``uint8 (N, 64, 64, 3)``.
-        detector: ``facenet_pytorch.MTCNN(select_largest=False)``, so that the best score comes first.
-
-    Returns:
-        ``bool (N,)``.
-    """
-    photos = [Image.fromarray(face).resize((160, 160), Image.Resampling.BILINEAR) for face in faces]
-    _, scores, points = detector.detect(photos, landmarks=True)  # type: ignore[attr-defined]
-    passed = np.zeros(len(faces), dtype=bool)
-    for i, (score, landmarks) in enumerate(zip(scores, points, strict=True)):
-        if landmarks is None or score[0] is None or score[0] <= _MIN_SCORE:
-            continue
-        left, right, nose = np.asarray(landmarks[0][:3], dtype=np.float64)
-        eyes = right - left
-        offset = abs(np.dot(nose - (left + right) / 2, eyes)) / np.dot(eyes, eyes)
-        passed[i] = offset < _MAX_NOSE_OFFSET
-    return passed
-
-
-def make_accepted(path: Path, count: int) -> np.ndarray:
-    """Judge faces 0, 1, 2, ... until ``count`` have passed; an existing list is continued.
-
-    About 60 images a second on one core. The list is saved as it grows, one bit per judged face.
-
-    Args:
-        path: The ``.npz`` to write: ``bits`` (packed) and ``judged`` (how many of them count).
-        count: How many faces must pass.
-
-    Returns:
-        The accepted indices, ascending.
-    """
-    from facenet_pytorch import MTCNN  # heavy, and needed only here
-
-    detector = MTCNN(select_largest=False, device="cpu")
-    accepted, judged = _read_accepted(path) if path.exists() else (np.zeros(0, dtype=np.int64), 0)
-    saved = time.monotonic()
-    with tqdm(total=count, initial=len(accepted), desc="accepted faces", unit="face", mininterval=5) as bar:
-        while len(accepted) < count:
-            batch = np.arange(judged, judged + 64)
-            found = batch[judge_faces(sample_faces(batch), detector)]
-            accepted, judged = np.concatenate([accepted, found]), judged + len(batch)
-            bar.update(len(found))
-            if len(accepted) >= count or time.monotonic() - saved > 20:
-                marks = np.zeros(judged, dtype=np.uint8)
-                marks[accepted] = 1
-                with replacing(path) as part, part.open("wb") as file:
-                    np.savez_compressed(file, bits=np.packbits(marks), judged=np.int64(judged))
-                saved = time.monotonic()
-    return accepted
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line of this module."""
     parser = argparse.ArgumentParser(prog="python -m hyperinverter.data.digiface", description=__doc__)
@@ -317,17 +255,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     prepare.add_argument("--out", type=Path, default=Path("~/.cache/hyperinverter"), help="cache folder")
     for split, count in (("train", 20_000), ("val", 512), ("test", 1_000)):
         prepare.add_argument(f"--{split}", type=int, default=count, help=f"number of {split} faces")
-    accept = commands.add_parser("accept", help="judge faces with MTCNN and list those that pass")
-    accept.add_argument("--count", type=int, default=22_000, help="how many must pass")
-    accept.add_argument("--out", type=Path, default=Path(ACCEPTED), help="list to write or continue")
     options = parser.parse_args(arguments)
-    if options.command == "prepare":
-        try:
-            print(prepare_digiface(options.out, options.train, options.val, options.test))
-        except UserError as error:
-            sys.exit(f"error: {error}")
-    else:
-        print(f"{len(make_accepted(options.out, options.count))} faces accepted: {options.out}")
+    try:
+        print(prepare_digiface(options.out, options.train, options.val, options.test))
+    except UserError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

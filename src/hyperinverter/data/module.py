@@ -13,9 +13,10 @@ from hyperinverter.contracts import Batch, UserError
 from hyperinverter.data.batches import PhotoDataset, TrainLoader, as_it_is
 from hyperinverter.data.decoded import decode_photos
 from hyperinverter.data.digiface import RESOLUTION, face_names, prepare_digiface
-from hyperinverter.data.folders import SPLITS, check_headers, default_record, split_folder
+from hyperinverter.data.folders import SPLITS, default_record, split_folder
+from hyperinverter.data.listing import check_headers
 from hyperinverter.data.sampling import OnceSampler, StreamSampler, even_batch_size
-from hyperinverter.data.transforms import FILTERS, FITS, report_shapes
+from hyperinverter.data.squares import FILTERS, FITS, report_shapes
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +49,8 @@ class ImageDataModule(LightningDataModule):
         split: JSON file with the split of a folder, written if missing; in ``cache_dir`` if ``None``.
         val_fraction: Share of a folder for validation when it is first split.
         test_fraction: Share for testing.
-        resize: Filter, see ``transforms.FILTERS``.
-        fit: What happens to photos that are not square, see ``transforms.FITS``.
+        resize: Filter, see ``squares.FILTERS``.
+        fit: What happens to photos that are not square, see ``squares.FITS``.
         white: The value of white in photos of more than 8 bits; None: 65535.
         decoded: Keep decoded photos on disk: ``True``, ``False`` or ``"auto"``, up to 1 GB.
         skip_unreadable: Leave out photos that cannot be read instead of stopping.

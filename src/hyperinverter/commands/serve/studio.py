@@ -24,7 +24,8 @@ from hyperinverter.commands.inputs import framing_for
 from hyperinverter.commands.serve.moves import STRENGTHS, Moves
 from hyperinverter.contracts import Inversion, UserError
 from hyperinverter.data.digiface import accepted_indices, sample_faces
-from hyperinverter.data.transforms import load_rgb, photo_size, to_tensor
+from hyperinverter.data.opening import photo_size
+from hyperinverter.data.transforms import load_rgb, to_tensor
 from hyperinverter.editing import catalogue
 from hyperinverter.editing.animation import save_animation
 from hyperinverter.editing.files import Origin, load_inversion, save_inversion
