@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +21,19 @@ from hyperinverter.inversion.phase1 import WInverter
 from hyperinverter.networks.backbones import TinyBackbone
 from hyperinverter.networks.encoders import WEncoder
 from hyperinverter.networks.generator import Generator
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What processes leave behind that a test ends, or that torch never removes, goes when the session ends."""
+    kernels = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"
+    place = str(tmp_path_factory.mktemp("tmp"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", place)
+        patch.setattr(tempfile, "tempdir", place)
+        # what was compiled is kept for the next session
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(kernels)))
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +71,17 @@ def phase1_file(v0_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     path = tmp_path_factory.mktemp("phase1") / "phase1.safetensors"
     save_model(WInverter(load_generator(v0_file), encoder), path, {})
     return path
+
+
+@pytest.fixture(scope="module")
+def module_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for files that the tests of one file share, such as weights; removed after the last of them.
+
+    What ``tmp_path_factory`` makes stays until the end of the session: 1.4 GB of weights in each process.
+    """
+    folder = tmp_path_factory.mktemp("module")
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")

@@ -310,9 +310,9 @@ def test_every_combination_equals_the_reference(kind: str, shape: Shape, target:
 
 
 @pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def parts(module_folder: Path) -> dict[str, Path]:
     """The four files of one model, ResNet-34 at 32 px."""
-    return write_all(tmp_path_factory.mktemp("official"), SMALL, "resnet34")
+    return write_all(module_folder, SMALL, "resnet34")
 
 
 @pytest.fixture(scope="module")

@@ -21,10 +21,10 @@ State = dict[str, Tensor]
 
 
 @pytest.fixture(scope="module")
-def face_network(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, State]:
+def face_network(module_folder: Path) -> tuple[Path, State]:
     """IR-SE-50 with the head it was trained with."""
     state = {**filled(IRSE50()), "output_layer.3.bias": torch.zeros(512)}
-    path = tmp_path_factory.mktemp("weights") / "model_ir_se50.pth"
+    path = module_folder / "model_ir_se50.pth"
     torch.save(state, path)
     return path, state
 

@@ -334,13 +334,12 @@ def starts_anew(path: Path, caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def parts(module_folder: Path) -> dict[str, Path]:
     """The files of one model, ResNet-34 at 32 px."""
-    folder = tmp_path_factory.mktemp("official")
     return {
-        "generator": official.write_nvidia(folder / "net.pkl", SHAPE),
-        "w_encoder": official.write_w_encoder(folder / "w_encoder.pt", "resnet34", SHAPE.w_dim),
-        "hyper": official.write_hyper(folder / "hyper.pt", SHAPE, "resnet34", hidden=2),
+        "generator": official.write_nvidia(module_folder / "net.pkl", SHAPE),
+        "w_encoder": official.write_w_encoder(module_folder / "w_encoder.pt", "resnet34", SHAPE.w_dim),
+        "hyper": official.write_hyper(module_folder / "hyper.pt", SHAPE, "resnet34", hidden=2),
     }
 
 

@@ -30,10 +30,10 @@ from hyperinverter.judges.catalogue import build_judge
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def photos(module_folder: Path) -> Path:
     """Three faces of the built-in domain; two share their name, one is broken."""
-    folder = tmp_path_factory.mktemp("faces")
-    (folder / "more").mkdir()
+    folder = module_folder / "faces"
+    (folder / "more").mkdir(parents=True)
     for place, pixels in zip(
         ("a.png", "b.png", "more/a.png"), sample_faces(accepted_indices()[:3]), strict=True
     ):
@@ -42,8 +42,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def inverted(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("results") / "inverted"
+def inverted(photos: Path, module_folder: Path) -> Path:
+    out = module_folder / "inverted"
     assert main(["invert", str(photos), "--out", str(out)]) == 0
     return out
 

@@ -30,8 +30,8 @@ def pixels(path: Path) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("evaluated")
+def evaluated(module_folder: Path) -> Path:
+    out = module_folder / "evaluated"
     assert main(["evaluate", "digiface", "--n", "6", "--batch", "4", "--save-images", "--out", str(out)]) == 0
     return out
 

@@ -25,36 +25,36 @@ SETS = ["--without", "fid", "--without", "kid", "--without", "ms_ssim"]  # 64 px
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def weights(module_folder: Path) -> dict[str, Path]:
     """AlexNet and FaceNet with random weights."""
-    folder = tmp_path_factory.mktemp("weights")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         alexnet = models.alexnet(weights=None).features.state_dict()
         facenet = InceptionResnetV1(pretrained=None).state_dict()
-    torch.save({f"features.{name}": tensor for name, tensor in alexnet.items()}, folder / "alexnet.pth")
-    torch.save(facenet, folder / "facenet.pt")
-    return {"lpips_alex": folder / "alexnet.pth", "id_facenet_mtcnn": folder / "facenet.pt"}
+    torch.save(
+        {f"features.{name}": tensor for name, tensor in alexnet.items()}, module_folder / "alexnet.pth"
+    )
+    torch.save(facenet, module_folder / "facenet.pt")
+    return {"lpips_alex": module_folder / "alexnet.pth", "id_facenet_mtcnn": module_folder / "facenet.pt"}
 
 
 @pytest.fixture(scope="module")
-def protocol_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def protocol_file(module_folder: Path) -> Path:
     """The protocol itself, for files with other hashes."""
     text = (config.conf_dir() / "protocol" / "paper.yaml").read_text()
-    path = tmp_path_factory.mktemp("protocol") / "paper_here.yaml"
+    path = module_folder / "paper_here.yaml"
     path.write_text("\n".join(line for line in text.splitlines() if "sha256" not in line))
     return path
 
 
 @pytest.fixture(scope="module")
-def evaluated(
-    weights: dict[str, Path], protocol_file: Path, faces: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    folder = tmp_path_factory.mktemp("mixed")
+def evaluated(weights: dict[str, Path], protocol_file: Path, faces: Path, module_folder: Path) -> Path:
+    folder = module_folder / "mixed"
+    folder.mkdir()
     for path in faces.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     Image.new("RGB", (64, 64), (90, 120, 90)).save(folder / "wall.png")  # nobody is in it
-    out = tmp_path_factory.mktemp("paper")
+    out = module_folder / "paper"
     files = [word for label, path in weights.items() for word in ("--weights", f"{label}={path}")]
     typed = ["evaluate", "digiface", "--data", str(folder), "--protocol", str(protocol_file), *SETS, *files]
     assert main([*typed, "--save-images", "--out", str(out)]) == 0

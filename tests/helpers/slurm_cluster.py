@@ -77,7 +77,8 @@ def cluster(folder: Path, cores: int = 2) -> Iterator[dict[str, str]]:
     """Start the three services; the environment in which Slurm's commands find them."""
     for name in ("state", "spool"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    sockets = Path(tempfile.mkdtemp(prefix="munge"))  # a socket's path has to be short
+    # The path of a socket has to be short, and open to every user.
+    sockets = Path(tempfile.mkdtemp(prefix="munge", dir="/tmp"))
     sockets.chmod(0o755)
     key = folder / "munge.key"
     key.write_bytes(secrets.token_bytes(128))

@@ -21,23 +21,23 @@ State = dict[str, Tensor]
 
 
 @pytest.fixture(scope="module")
-def arcface(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, State]:
+def arcface(module_folder: Path) -> tuple[Path, State]:
     with torch.device("meta"):
         network = FaceRecognition()
     state = filled(network)
-    path = tmp_path_factory.mktemp("weights") / "model_ir_se50.pth"
+    path = module_folder / "model_ir_se50.pth"
     torch.save(state, path)
     return path, state
 
 
 @pytest.fixture(scope="module")
-def moco(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, State]:
+def moco(module_folder: Path) -> tuple[Path, State]:
     state = filled(models.resnet50(weights=None))
     stored = {
         f"module.encoder_q.{name}": tensor for name, tensor in state.items() if not name.startswith("fc.")
     }
     stored |= {"module.encoder_q.fc.0.weight": torch.zeros(3), "module.queue": torch.zeros(2, 2)}
-    path = tmp_path_factory.mktemp("weights") / "moco_v2_800ep_pretrain.pth.tar"
+    path = module_folder / "moco_v2_800ep_pretrain.pth.tar"
     torch.save({"epoch": 800, "arch": "resnet50", "state_dict": stored, "optimizer": {"state": {}}}, path)
     return path, state
 

@@ -15,7 +15,7 @@ from hyperinverter.judges.inception import InceptionFeatures, _network, resize_a
 
 
 @pytest.fixture(scope="module")
-def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def inception_file(module_folder: Path) -> Path:
     """A file like torch-fidelity's, with random weights that keep the signal alive."""
     torch.manual_seed(0)
     with torch.device("meta"):
@@ -28,7 +28,7 @@ def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
             nn.init.uniform_(tensor, 0.5, 1.5)
         else:
             nn.init.zeros_(tensor) if tensor.ndim < 2 else nn.init.normal_(tensor)
-    path = tmp_path_factory.mktemp("weights") / "inception.pth"
+    path = module_folder / "inception.pth"
     torch.save({n: t for n, t in network.state_dict().items() if not n.endswith("num_batches_tracked")}, path)
     return path
 

@@ -35,9 +35,9 @@ def golden() -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def alexnet_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def alexnet_file(module_folder: Path) -> Path:
     """A file like torchvision's, with random convolutions and a classifier too small to matter."""
-    path = tmp_path_factory.mktemp("weights") / "alexnet.pth"
+    path = module_folder / "alexnet.pth"
     torch.manual_seed(0)
     with torch.device("meta"):
         shapes = models.alexnet(weights=None).state_dict()
@@ -51,9 +51,9 @@ def alexnet_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def facenet(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, nn.Module]:
+def facenet(module_folder: Path) -> tuple[Path, nn.Module]:
     """A file like facenet-pytorch's, with a classifier, and the network it was saved from."""
-    path = tmp_path_factory.mktemp("weights") / "facenet.pt"
+    path = module_folder / "facenet.pt"
     torch.manual_seed(0)
     net = InceptionResnetV1(pretrained=None).eval()
     state = {k: v for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")}

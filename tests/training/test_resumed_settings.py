@@ -77,9 +77,9 @@ NEEDS_MORE = {
 
 
 @pytest.fixture(scope="module")
-def generator_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def generator_file(module_folder: Path) -> Path:
     """A generator so narrow that its discriminator costs nothing."""
-    path = tmp_path_factory.mktemp("own") / "generator.safetensors"
+    path = module_folder / "generator.safetensors"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         save_generator(make_generator(32), path, {})
@@ -87,8 +87,9 @@ def generator_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def places(photo_folder: Path, generator_file: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    place = tmp_path_factory.mktemp("places")
+def places(photo_folder: Path, generator_file: Path, module_folder: Path) -> list[str]:
+    place = module_folder / "places"
+    place.mkdir()
     generator = load_generator(generator_file)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -99,9 +100,9 @@ def places(photo_folder: Path, generator_file: Path, tmp_path_factory: pytest.Te
 
 
 @pytest.fixture(scope="module")
-def cut(places: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cut(places: list[str], module_folder: Path) -> Path:
     """A run that was stopped after three of eight steps."""
-    folder = tmp_path_factory.mktemp("runs") / "cut"
+    folder = module_folder / "cut"
     count = PhaseIIHyper.count
 
     def stop(self: PhaseIIHyper, batch: Any) -> None:
@@ -166,14 +167,12 @@ def resumed(cut: Path, refusals: dict[str, str], places: list[str], generator_fi
 
 
 @pytest.fixture(scope="module")
-def refusals(
-    cut: Path, places: list[str], generator_file: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, str]:
+def refusals(cut: Path, places: list[str], generator_file: Path, module_folder: Path) -> dict[str, str]:
     """What a run says to settings that it cannot take, before it is resumed with those that it can."""
     other = load_generator(generator_file)
     with torch.no_grad():
         next(other.mapping.parameters()).mul_(2)
-    file = tmp_path_factory.mktemp("other") / "other.safetensors"
+    file = module_folder / "other.safetensors"
     save_generator(other, file, {})
     before = {name: (cut / name).read_bytes() for name in ("run.json", "config.yaml")}
     said = {}

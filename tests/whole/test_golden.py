@@ -37,10 +37,9 @@ losses = _losses()
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("golden")
-    losses.photos(folder / "photos")
-    return folder
+def place(module_folder: Path) -> Path:
+    losses.photos(module_folder / "photos")
+    return module_folder
 
 
 # In the order of CASES: every phase II uses the phase I of the first. The command compares all of them.

@@ -21,9 +21,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheel(module_folder: Path) -> Path:
     """The wheel of this checkout."""
-    folder = tmp_path_factory.mktemp("wheel")
+    folder = module_folder / "wheel"
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", folder, ROOT]
     subprocess.run(command, check=True, capture_output=True)
     (built,) = folder.glob("*.whl")
@@ -31,9 +31,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installed(wheel: Path, module_folder: Path) -> Path:
     """A fresh environment with the wheel, which borrows the libraries of this one; its folder of commands."""
-    place = tmp_path_factory.mktemp("environment")
+    place = module_folder / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True)
     libraries = _libraries(place)
     site = Path(sysconfig.get_path("purelib", "venv", {"base": str(place)}))
