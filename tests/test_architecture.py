@@ -29,7 +29,7 @@ DOORS = {
     "losses": {"contracts", "ops", "judges"},
     "metrics": {"contracts", "judges"},
     "inversion": {"contracts", "ops", "networks"},
-    "inverters": {"contracts", "checkpoints", "inversion", "judges"},
+    "inverters": {"contracts", "system", "checkpoints", "inversion", "judges"},
     "editing": {"contracts", "system", "ops", "networks", "inversion", "judges", "checkpoints"},
     "evaluation": {
         "contracts",
@@ -96,6 +96,8 @@ LIBRARY_ROOMS = {
     "requests": {"checkpoints.fetch"},
     "tqdm": {"data", "checkpoints.fetch", "recipes", "commands.align"},
     "facenet_pytorch": {"judges", "alignment", "recipes"},
+    "hashlib": {"system.files"},
+    "fcntl": {"system.files"},
 }
 
 FILES = [*sorted(SOURCES.rglob("*.py")), ROOT / "train.py"]

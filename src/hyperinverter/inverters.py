@@ -13,7 +13,6 @@ GENERATOR is ``digiface`` (also when left out) or a generator's file. Options fo
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
@@ -31,6 +30,7 @@ from hyperinverter.inversion.phase2 import PhaseII
 from hyperinverter.inversion.tuning import PivotalTuning, Tuning
 from hyperinverter.judges.base import Judge
 from hyperinverter.judges.catalogue import build_judge
+from hyperinverter.system.files import sha256_of
 
 PACKAGED = "digiface"
 # Settings under which others quote these methods. Steps and rates are from their code; the noise is as for encoders
@@ -192,4 +192,4 @@ def _read(value: str, kind: type) -> Any:
 
 def _digest(method: str, settings: Mapping[str, Any], distance: Judge | None, of: str) -> str:
     said = f"{method} {sorted(settings.items())} {distance.label if distance else ''} {of}"
-    return hashlib.sha256(said.encode()).hexdigest()
+    return sha256_of(said)

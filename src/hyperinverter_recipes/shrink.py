@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import hashlib
 import json
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from torch import Tensor
 from hyperinverter.checkpoints.opening import PHASE1
 from hyperinverter.checkpoints.packing import LEAST, exactly, nearly
 from hyperinverter.checkpoints.registry import packaged
-from hyperinverter.system.files import unpacked
+from hyperinverter.system.files import sha256_of, unpacked
 
 ENCODER = "w_inverter.encoder."
 
@@ -85,7 +84,7 @@ def main() -> None:
         shrink_gzip(args.source, args.out)
     else:
         shrink_phase2(args.source, args.out, args.phase1, args.edit_strength)
-    print(hashlib.sha256(unpacked(args.out)).hexdigest())
+    print(sha256_of(unpacked(args.out)))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ downloaded when somebody asks (``hyperinverter weights fetch``), and ``BY_HAND``
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -186,7 +185,7 @@ def _verified(key: str) -> tuple[Path, bytes]:
         content = unpacked(path)
     except ValueError as error:
         raise UserError(f"the packaged file {path.name} is damaged ({error}); {again}") from error
-    found, wanted = hashlib.sha256(content).hexdigest(), PACKAGED[key].sha256
+    found, wanted = sha256_of(content), PACKAGED[key].sha256
     if found != wanted:
         raise UserError(
             f"the packaged file {path.name} is damaged (SHA-256 {found[:12]}..., expected {wanted[:12]}...); {again}"

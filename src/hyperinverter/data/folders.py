@@ -5,7 +5,6 @@ written the first time and kept: photos may be added or removed, but none ever c
 subfolders ``train`` and ``val`` or ``test`` keeps its own split.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from hyperinverter.contracts import UserError
 from hyperinverter.data.listing import SUFFIXES, list_photos
-from hyperinverter.system.files import locked, parse_json, write_bytes, writing_to
+from hyperinverter.system.files import locked, parse_json, sha256_of, write_bytes, writing_to
 
 SPLITS = ("train", "val", "test")
 
@@ -152,7 +151,7 @@ def _assign(
 
 def _position(name: str) -> float:
     """Where a path falls in [0, 1): the same on every machine, unrelated to its neighbours in the folder."""
-    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:6], "big") / 2**48
+    return int(sha256_of(name)[:12], 16) / 2**48
 
 
 def _own_split(
@@ -222,5 +221,5 @@ def _read_record(path: Path, root: Path) -> tuple[dict[str, list[str]], bool, li
 
 def default_record(cache_dir: str | Path, root: str | Path) -> Path:
     """Where the split of ``root`` is recorded if no file is named."""
-    where = hashlib.sha256(os.fsencode(Path(root).expanduser().resolve())).hexdigest()[:16]
+    where = sha256_of(str(Path(root).expanduser().resolve()))[:16]
     return Path(cache_dir).expanduser() / "folders" / where / "split.json"

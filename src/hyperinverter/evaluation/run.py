@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from hyperinverter.evaluation.plane import keep_edits, read_edits, write_edits
 from hyperinverter.evaluation.report import Results
 from hyperinverter.evaluation.timing import ROUNDS
 from hyperinverter.inversion.drawing import Drawing
-from hyperinverter.system.files import writing
+from hyperinverter.system.files import sha256_of, writing
 from hyperinverter.system.progress import counted
 
 
@@ -97,4 +96,4 @@ def measure_edits(
 
 
 def _digest(identity: dict[str, str]) -> str:
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+    return sha256_of(json.dumps(identity, sort_keys=True))[:8]

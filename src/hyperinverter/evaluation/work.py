@@ -5,7 +5,6 @@ A piece holds some photos of one model. Pieces are written by any number of proc
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from hyperinverter.system.files import plain, replacing
+from hyperinverter.system.files import plain, replacing, sha256_of
 
 _NUMBER, _FEATURES, _PICTURE = "number/", "features/", "picture"
 _ENDING = ".safetensors"
@@ -53,7 +52,7 @@ class Work:
     """
 
     def __init__(self, folder: Path, label: str, identity: Any) -> None:
-        digest = hashlib.sha256(json.dumps(plain(identity), sort_keys=True).encode()).hexdigest()[:12]
+        digest = sha256_of(json.dumps(plain(identity), sort_keys=True))[:12]
         self.folder = folder / f"{label}-{digest}"
 
     @classmethod
@@ -69,7 +68,7 @@ class Work:
         tensors = {_PICTURE: piece.pictures}
         tensors |= {_NUMBER + name: values for name, values in piece.numbers.items()}
         tensors |= {_FEATURES + name: values for name, values in piece.features.items()}
-        digest = hashlib.sha256("\n".join(piece.names).encode()).hexdigest()[:16]
+        digest = sha256_of("\n".join(piece.names))[:16]
         with replacing(self.folder / f"{digest}{_ENDING}") as part:
             save_file(
                 {n: np.ascontiguousarray(t) for n, t in tensors.items()},

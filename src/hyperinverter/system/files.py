@@ -257,14 +257,18 @@ def keep_as(source: Path, target: Path) -> None:
             shutil.copyfile(source, part)
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, as hexadecimal digits.
+def sha256_of(what: Path | bytes | str) -> str:
+    """SHA-256 of a file, of bytes or of a text, as hexadecimal digits.
 
     Raises:
         UserError: If the file may not be read.
     """
-    check_readable(path)
-    with path.open("rb") as file:
+    if isinstance(what, str):
+        what = what.encode("utf-8", "surrogateescape")  # also the name of a file that is no valid UTF-8
+    if isinstance(what, bytes):
+        return hashlib.sha256(what).hexdigest()
+    check_readable(what)
+    with what.open("rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
             digest.update(block)

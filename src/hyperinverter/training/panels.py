@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import re
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from hyperinverter.contracts import Batch, Inversion
 from hyperinverter.pictures import save_picture, sheet, to_picture
-from hyperinverter.system.files import write_text, writing
+from hyperinverter.system.files import sha256_of, write_text, writing
 from hyperinverter.tasks.common import images_seen
 from hyperinverter.training.tracking import WandbTracker
 
@@ -99,7 +98,7 @@ class ImagePanels(Callback):
         """A folder's name for a photo: short enough for every disk, and no other photo's."""
         short = safe_name(name)
         if len(short.encode()) > _LONGEST or self._names.get(short, name) != name:
-            digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+            digest = sha256_of(name)[:8]
             short = f"{short.encode()[:_LONGEST].decode(errors='ignore')}-{digest}"
         self._names[short] = name
         return short
