@@ -17,7 +17,9 @@ import torch
 from PIL import Image
 from starlette.testclient import TestClient
 
+from hyperinverter.alignment import detect
 from hyperinverter.commands import main
+from hyperinverter.commands.serve import studio as studio_module
 from hyperinverter.commands.serve.app import Service
 from hyperinverter.commands.serve.gallery import Gallery
 from hyperinverter.commands.serve.moves import Moves
@@ -215,6 +217,24 @@ def test_files_of_others_cannot_be_asked_for(page: TestClient) -> None:
         "/api/picture/x/0/photo",
     ):
         assert page.get(path).status_code in (400, 404)
+
+
+def test_an_upload_is_decoded_and_searched_once(page: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = []
+    for module, name in ((studio_module, "load_rgb"), (detect, "_search")):
+        real = getattr(module, name)
+        monkeypatch.setattr(
+            module,
+            name,
+            lambda *args, real=real, name=name, **named: done.append(name) or real(*args, **named),
+        )
+    found = page.post("/api/photo?name=me.png", content=large_photo()).json()
+    page.post("/api/open", json={"photo": found["photo"], "face": 0}).raise_for_status()
+    assert done == ["load_rgb", "_search"]
+    other = page.post("/api/photo?name=you.png", content=large_photo()).json()
+    assert other["faces"] == found["faces"]
+    page.post("/api/open", json={"photo": found["photo"], "face": None}).raise_for_status()
+    assert done == ["load_rgb", "_search"] * 2 + ["load_rgb"]  # the first upload is not in memory any more
 
 
 def test_other_sites_and_other_names_are_refused(service: Service, studio: Studio) -> None:

@@ -71,6 +71,7 @@ def align(
     framing: str = "ffhq",
     face: str | int = "largest",
     points: Sequence[np.ndarray] | None = None,
+    faces: Sequence[Face] | None = None,
     min_side: float = 0.5,
 ) -> Alignment:
     """Find the faces of a photo and cut them out, upright and framed as a domain wants them.
@@ -84,6 +85,7 @@ def align(
         face: ``"largest"``, ``"all"``, or a number; faces are numbered by size, 0 is the largest.
         points: Known faces, ``(68, 2)`` or ``(5, 2)`` each, in pixels of the upright photo (a pixel's centre is
             an integer, as in dlib); nothing is searched then.
+        faces: What ``detect.find_faces`` has found in this photo; it is not searched again then.
         min_side: A crop that covers fewer pixels of the photo than this share of ``size`` is refused.
 
     Returns:
@@ -103,7 +105,10 @@ def align(
     way = FRAMINGS[framing]
     if way is None:
         return _finished([(0, None, centred_square(*image.size))], image, size, min_side, name, None)
-    faces = find_faces(image) if points is None else _given(points, image.size)
+    if points is not None:
+        faces = _given(points, image.size)
+    elif faces is None:
+        faces = find_faces(image)
     if not faces:
         return Alignment("no face", f"no face found in {name}", 0, photo_size=image.size)
     if isinstance(face, int) and face >= len(faces):

@@ -33,17 +33,16 @@ def cut(photo: Image.Image, corners: np.ndarray, size: int) -> Image.Image:
         RGB, ``S x S``.
     """
     side = float(np.hypot(*(corners[3] - corners[0])))
-    shrink = int(side / size * 0.5)
+    shrink, size_now = int(side / size * 0.5), photo.size
     if shrink > 1:
-        small = (max(1, round(photo.width / shrink)), max(1, round(photo.height / shrink)))
-        corners = corners * np.divide(small, photo.size)
-        photo, side = photo.resize(small, Image.Resampling.LANCZOS), side / shrink
+        size_now = (max(1, round(photo.width / shrink)), max(1, round(photo.height / shrink)))
+        corners, side = corners * np.divide(size_now, photo.size), side / shrink
     margin = max(round(side * _MARGIN), 3)
     least, most = np.floor(corners.min(axis=0)).astype(int), np.ceil(corners.max(axis=0)).astype(int)
-    low = np.clip(least - margin, 0, np.array(photo.size) - 1)
-    high = np.clip(most + margin, 1, np.array(photo.size))
+    low = np.clip(least - margin, 0, np.array(size_now) - 1)
+    high = np.clip(most + margin, 1, np.array(size_now))
     low, high = np.minimum(low, high - 1), np.maximum(high, low + 1)
-    photo = photo.crop((*low.tolist(), *high.tolist()))
+    photo = _part(photo, size_now, low, high)
     missing = np.maximum(np.concatenate([margin - (least - low), most - low + margin - photo.size]), 0)
     corners = corners - low
     if missing.max() > margin - 4:
@@ -52,6 +51,15 @@ def cut(photo: Image.Image, corners: np.ndarray, size: int) -> Image.Image:
     return warped(photo, Crop.of(corners, size * SUPERSAMPLING).matrix, size * SUPERSAMPLING).resize(
         (size, size), Image.Resampling.LANCZOS
     )
+
+
+def _part(photo: Image.Image, size: tuple[int, int], low: np.ndarray, high: np.ndarray) -> Image.Image:
+    """What ``photo.resize(size).crop((*low, *high))`` gives; only these pixels are computed."""
+    if size == photo.size:
+        return photo.crop((*low.tolist(), *high.tolist()))
+    step = np.divide(photo.size, size)
+    wanted, box = (high - low).tolist(), (*(low * step).tolist(), *(high * step).tolist())
+    return photo.resize(tuple(wanted), Image.Resampling.LANCZOS, box)
 
 
 def warped(photo: Image.Image, matrix: np.ndarray, size: int) -> Image.Image:

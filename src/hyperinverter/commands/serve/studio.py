@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from hyperinverter import pictures
-from hyperinverter.alignment import Crop, align, paste
-from hyperinverter.alignment.detect import find_faces
+from hyperinverter.alignment import FRAMINGS, Crop, align, paste
+from hyperinverter.alignment.detect import Face, find_faces
 from hyperinverter.alignment.geometry import centred_square
 from hyperinverter.commands.inputs import framing_for
 from hyperinverter.commands.serve.moves import STRENGTHS, Moves
@@ -59,8 +59,13 @@ class Photo:
     path: Path
     name: str
     size: tuple[int, int]
-    boxes: list[tuple[float, float, float, float]]  # of faces, in pixels, the largest first
+    faces: list[Face]  # the largest first
     preview: Image.Image
+
+    @property
+    def boxes(self) -> list[tuple[float, float, float, float]]:
+        """Of its faces, in pixels."""
+        return [face.box for face in self.faces]
 
 
 @dataclass
@@ -113,7 +118,11 @@ class Studio:
         self.directions = catalogue.for_generator(generator)
         self.distance, self.identity = build_judge("st_lpips_alex"), build_judge("id_descriptor")
         self._kept: OrderedDict[Any, Draw] = OrderedDict()
+        self._decoded: tuple[Path, Image.Image] | None = None  # the last upload: it is cut right after
         self.examples = [Image.fromarray(face) for face in sample_faces(accepted_indices()[:EXAMPLES])]
+        if FRAMINGS[self.framing] is not None:
+            # MTCNN is loaded now, and not at the first upload.
+            align(self.examples[0], self.resolution, framing=self.framing)
 
     def about(self) -> dict[str, Any]:
         """What the page needs to build itself."""
@@ -161,11 +170,17 @@ class Studio:
             raise UserError(
                 f"the photo has {width} x {height} pixels; make it smaller than {MOST_PIXELS // 10**6} million pixels"
             )
-        image = load_rgb(path)
-        boxes = [face.box for face in find_faces(image)]
-        preview = image.copy()
+        image = self._upright(path)
+        preview = image.reduce(max(1, max(image.size) // PREVIEW))
         preview.thumbnail((PREVIEW, PREVIEW))
-        return Photo(path, name, image.size, boxes, preview)
+        return Photo(path, name, image.size, find_faces(image), preview)
+
+    def _upright(self, path: Path) -> Image.Image:
+        """The pixels of an upload; those of the last one are kept."""
+        if self._decoded is None or self._decoded[0] != path:
+            self._decoded = None  # frees the one before
+            self._decoded = (path, load_rgb(path))
+        return self._decoded[1]
 
     def cut(self, photo: Photo, face: int | None) -> Opened:
         """Cut a face out, or the centre of the photo for None.
@@ -174,10 +189,14 @@ class Studio:
             UserError: If there is no such face, or it is too small.
         """
         framing = "centre" if face is None else self.framing
-        found = align(photo.path, self.resolution, framing=framing, face=face or 0, min_side=0.25)
-        if not found.faces:
-            raise UserError(found.message.replace(str(photo.path), "the photo"))
-        crop = found.face
+        crop = align(
+            self._upright(photo.path),
+            self.resolution,
+            framing=framing,
+            face=face or 0,
+            faces=photo.faces,
+            min_side=0.25,
+        ).face
         image = to_tensor(np.array(crop.image))[None]
         return Opened(photo.name, image, crop.crop, photo.path)
 
