@@ -101,6 +101,22 @@ def shown(value: object, most: int = 80) -> str:
     return printable(value if len(value) <= most else f"{value[:most]}... ({len(value)} letters)")
 
 
+def cell(value: object) -> object:
+    """A value for a table that a spreadsheet or a terminal opens: a text that neither acts on."""
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def printable(text: str, keep: str = "") -> str:
     """``text`` with every character that a terminal would act on written as an escape, but those in ``keep``."""
     if text.isprintable():

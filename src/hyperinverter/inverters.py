@@ -106,6 +106,8 @@ def _search(method: str, options: dict[str, str], place: str, cache: Path, text:
     else:
         projection = replace(SEARCHES[method], l2=l2)
         if preset := given.pop("preset", None):
+            if preset not in PRESETS:
+                raise UserError(f"preset={preset[:40]} in {text[:120]!r} is none of {', '.join(PRESETS)}")
             projection = replace(projection, **PRESETS[preset])
         found = Optimiser(generator, distance, _with(projection, given, text))
         said = asdict(found.projection)
@@ -126,6 +128,8 @@ def _options(text: str, said: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for item in filter(None, (part.strip() for part in said.split(","))):
         key, equals, value = item.partition("=")
+        if equals and key.strip() in found:
+            raise UserError(f"{text[:120]!r} gives {key.strip()[:40]} twice: give it once")
         if equals:
             found[key.strip()] = value.strip()
         elif item in PRESETS:

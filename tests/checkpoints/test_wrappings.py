@@ -31,10 +31,12 @@ from hyperinverter.checkpoints import (
     load_discriminator,
     load_generator,
     load_hyperinverter,
+    load_inverter,
     load_w_encoder,
     load_w_inverter,
     pickles,
 )
+from hyperinverter.checkpoints.opening import read_checkpoint
 from hyperinverter.checkpoints.unwrapping import unwrap
 from hyperinverter.contracts import UserError
 from hyperinverter.data.listing import list_photos
@@ -570,3 +572,37 @@ def test_the_file_with_two_wrappings_is_read_by_the_safe_reader_alone(
     assert load_generator(path).img_resolution == 32
     assert find_discriminator(path) is None
     assert pickles.kind_of(path) == "torch"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(value: float, tmp_path: Path) -> None:
+    state = official.rosinality_state(SHAPE)
+    state["convs.0.conv.weight"] = torch.full_like(state["convs.0.conv.weight"], value)
+    path = saved({"g_ema": state, "latent_avg": torch.zeros(SHAPE.w_dim)}, tmp_path / "broken.pt")
+    with pytest.raises(
+        UserError, match=r"not finite numbers \(synthesis.b8.conv0.weight\): it is damaged, or of a"
+    ):
+        load_generator(path)
+
+
+@pytest.mark.parametrize("ending", [".pt", ".tar", ".ckpt"])
+def test_a_torchscript_file_is_named_at_every_door(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"net{ending}"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("net/data.pkl", b"\x80\x02}.")
+        archive.writestr("net/constants.pkl", b"\x80\x02)." + bytes(1000))
+    for load in (*loaders(), load_inverter, read_checkpoint):
+        with pytest.raises(
+            UserError, match=r"is a TorchScript program.*torch.jit.load\(FILE\).state_dict\(\)"
+        ):
+            load(path)
+
+
+def test_the_reason_why_a_checkpoint_is_not_read_is_in_words(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"a": PurePosixPath("x")}}, tmp_path / "last.ckpt")
+    for content, said in ((None, "it is damaged, or holds something else"), (b"", "it is empty")):
+        if content is not None:
+            (tmp_path / "last.ckpt").write_bytes(content)
+        with pytest.raises(UserError, match=rf"cannot be read as a checkpoint \({said}") as told:
+            read_checkpoint(tmp_path / "last.ckpt")
+        assert "Unreadable" not in str(told.value)

@@ -67,6 +67,21 @@ def test_what_cannot_be_read_is_one_sentence(
     [
         (UserError("the lens is dirty; clean it"), 1, "error: the lens is dirty; clean it\n"),
         (KeyboardInterrupt(), 130, "\ninterrupted\n"),
+        (
+            KeyError("lens"),
+            1,
+            "error: KeyError: 'lens': check what was typed (HYPERINVERTER_DEBUG=1 shows where it happened)\n",
+        ),
+        (
+            FileNotFoundError(2, "No such file or directory", "/lens"),
+            1,
+            "error: /lens cannot be used: No such file or directory; check the path and the disk\n",
+        ),
+        (
+            PermissionError(13, "Permission denied", "/lens"),
+            1,
+            "error: /lens may not be read or written; change its permissions\n",
+        ),
     ],
 )
 def test_a_command_is_one_file_and_one_line(
@@ -97,3 +112,10 @@ def test_a_reader_that_has_seen_enough_is_no_failure() -> None:
     program = f"{shlex.quote(sys.executable)} -m hyperinverter weights list | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", program], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("141\n", "")
+
+
+@pytest.mark.parametrize("stream", ["/dev/full", "&-"])
+def test_results_that_cannot_be_printed_are_no_failure(stream: str) -> None:
+    program = f"{shlex.quote(sys.executable)} -m hyperinverter --version >{stream}; echo $?"
+    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("0\n", "")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -405,6 +407,22 @@ def test_edits_in_stylespace(photos: Path, tmp_path: Path, capsys: pytest.Captur
         (["edit", "PHOTO", "-d", "smile=1", "--directions", "nowhere.pt"], "there is no file nowhere.pt"),
         (["directions", "fit"], "fit needs a CSV"),
         (["directions", "paint"], "no action 'paint'"),
+        (["invert", ""], "the path is empty"),
+        (["invert", "PHOTO", "--out", ""], "the path is empty"),
+        (["invert", "~nobody-of-this-name/a.png"], "cannot be written out"),
+        (["invert", "PHOTO", "--strength", "nan"], "strength as a finite number, got nan"),
+        (["invert", "PHOTO", "--strength", "x=1"], "no group of layers is called 'x'"),
+        (["invert", "PHOTO", "--strength", "fine=1,fine=0"], "names a group twice"),
+        (["invert", "PHOTO", "--model", "w_opt:preset=x"], "preset=x in 'w_opt:preset=x' is none of"),
+        (["invert", "PHOTO", "--model", "w_opt:samples=9999999999"], "samples 2 to 1000000"),
+        (["invert", "PHOTO", "--model", "w_opt:steps=1,steps=2"], "gives steps twice"),
+        (["edit", "PHOTO", "-d", "smile=1", "--sweep", "-1e308:1e308:3"], "needs finite ends"),
+        (["mix", "PHOTO", "PHOTO", "--layers", ""], "names no group"),
+        (["directions", "fit", "PHOTO"], "is no table: give a CSV"),
+        (["directions", "discover", "--out", "/proc/x/d.safetensors"], "cannot write /proc/x"),
+        (["bench", "synthesis:1", "--out", "/proc/x"], "cannot write /proc/x"),
+        (["doctor", "own", "generator.path=~nobody-of-this-name/x"], "cannot be written out"),
+        (["weights", "list", "lpips"], "'lpips' is no label; there are: lpips_alex"),
     ],
 )
 def test_what_cannot_be_meant_is_one_sentence(
@@ -468,3 +486,44 @@ def test_strength_zero_is_the_image_of_phase_one(photos: Path, tmp_path: Path) -
     assert np.abs(first - second).max() <= 1
     assert json.dumps(load_inversion(tmp_path / "a.inversion.safetensors")[1].strength) == "0.0"
     assert torch.is_tensor(load_inversion(tmp_path / "a.inversion.safetensors")[0].w)
+
+
+def test_a_code_too_far_to_be_drawn_is_said(
+    inverted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(inverted / "a.inversion.safetensors")
+    assert main(["edit", file, "-d", "smile=1e300", "--out", str(tmp_path)]) == 1
+    assert "it cannot be drawn: the codes w hold numbers that are not finite" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_an_inversion_of_another_model_is_said(
+    inverted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, origin = load_inversion(inverted / "a.inversion.safetensors")
+    for name, w in (("narrow", torch.zeros(1, 7)), ("layers", torch.zeros(1, 3, 128))):
+        save_inversion(replace(found, w=w), tmp_path / f"{name}.inversion.safetensors", origin)
+    for name, said in (("narrow", "got (1, 7)"), ("layers", "expected 10 codes per sample, got 3")):
+        odd = str(tmp_path / f"{name}.inversion.safetensors")
+        assert main(["edit", odd, "-d", "smile=1", "--out", str(tmp_path)]) == 1
+        assert said in capsys.readouterr().err
+        assert (
+            main(["interpolate", str(inverted / "a.inversion.safetensors"), odd, "--out", str(tmp_path)]) == 1
+        )
+        assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_odd_names_are_kept_and_shown_without_steering_anything(photos: Path, tmp_path: Path) -> None:
+    odd = ["=1+1.png", "-d.png", "\x1b[31mred.png", "o'hara [x]=é,写真.png", os.fsdecode(b"\xff.png")]
+    for name in odd:
+        (tmp_path / name).write_bytes((photos / "a.png").read_bytes())
+    out = tmp_path / "out"
+    for _ in range(2):
+        assert (
+            main(["invert", *(str(tmp_path / name) for name in odd), "--report", "l2", "--out", str(out)])
+            == 0
+        )
+        with (out / "report.csv").open(encoding="utf-8", newline="") as lines:
+            rows = list(csv.DictReader(lines))
+        names = ["'=1+1", "'-d", "\\x1b[31mred", "o'hara [x]=é,写真", "\ufffd"]
+        assert [row["name"] for row in rows] == names  # once each, whatever is written again

@@ -71,3 +71,11 @@ def test_a_reader_may_leave_early() -> None:
         process.stdout.close()  # before anything is written
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+def test_a_list_is_of_the_labels_and_the_place_that_were_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert commands.main(["weights", "list", "lpips_vgg", f"paths.cache={tmp_path}"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert str(fetched_path("lpips_vgg", tmp_path)) in line

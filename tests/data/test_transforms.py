@@ -1,6 +1,7 @@
 import io
 import logging
 import struct
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,7 @@ def _nothing_told_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(squares, "_reported_enlarging", False)
     monkeypatch.setattr(squares, "_reported_shapes", False)
     monkeypatch.setattr(colours, "_reported_dark", False)
+    monkeypatch.setattr(transforms, "_reported_frames", False)
 
 
 def assert_like(pixels: np.ndarray, image: Image.Image, tolerance: int) -> None:
@@ -252,8 +254,13 @@ def test_truncated_file_is_named(tmp_path: Path, make_image: MakeImage, kind: st
 def test_what_is_no_photo(tmp_path: Path) -> None:
     (tmp_path / "page.jpg").write_text("<html>quota exceeded</html>")
     (tmp_path / "empty.png").touch()
-    with pytest.raises(UserError, match=r"page\.jpg cannot be read as an image \(none of PNG, JPEG, .*\)"):
+    with pytest.raises(
+        UserError, match=r"page\.jpg is a web page, which is not read as a photo; download it"
+    ):
         read_photo(tmp_path / "page.jpg", 64)
+    (tmp_path / "noise.jpg").write_bytes(bytes(range(99)))
+    with pytest.raises(UserError, match=r"noise\.jpg cannot be read as an image \(none of PNG, JPEG, .*\)"):
+        read_photo(tmp_path / "noise.jpg", 64)
     with pytest.raises(UserError, match=r"empty\.png is an empty file"):
         read_photo(tmp_path / "empty.png", 64)
     with pytest.raises(UserError, match=r"no photo at .*missing\.png"):
@@ -296,7 +303,7 @@ def test_only_photos_are_decoded_whatever_a_file_is_called(
     started: list[object] = []
     monkeypatch.setattr("subprocess.Popen", lambda *given, **_: started.append(given))
     monkeypatch.setattr("subprocess.check_call", lambda *given, **_: started.append(given))
-    with pytest.raises(UserError, match="cannot be read as an image"):
+    with pytest.raises(UserError, match="is an EPS drawing, which is not read"):
         read_photo(tmp_path / "photo.png", 64)
     assert started == []
 
@@ -402,8 +409,32 @@ def test_the_limit_of_pixels_is_an_option(tmp_path: Path, monkeypatch: pytest.Mo
         load_rgb(tmp_path / "x.png")
 
 
-@pytest.mark.parametrize("wanted", [{"resolution": 0}, {"resolution": "64"}, {"white": 0}, {"white": "4095"}])
+@pytest.mark.parametrize(
+    "wanted", [{"resolution": 0}, {"resolution": "64"}, {"white": 0}, {"white": "4095"}, {"white": True}]
+)
 def test_sizes_and_whites_that_are_none(wanted: dict[str, Any], tmp_path: Path) -> None:
     Image.new("RGB", (32, 32)).save(tmp_path / "x.png")
     with pytest.raises(UserError, match="is a whole number from 1 to"):
         read_photo(tmp_path / "x.png", **({"resolution": 32} | wanted))
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png", ".tif"])
+def test_of_several_pictures_in_a_file_the_first_is_taken_and_that_is_said_once(
+    suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ("white", "black")]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    for _ in range(2):
+        assert float(read_photo(path, 16).min()) > 0.9
+    assert caplog.text.count("holds several pictures: the first one of such files is taken") == 1
+
+
+def test_what_is_no_photo_is_named_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(50))
+    with pytest.raises(UserError, match="is a HEIC photo, which is not read as a photo; save it as PNG"):
+        read_photo(tmp_path / "a.heic", 16)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.png", b"x")
+    with pytest.raises(UserError, match="is a zip archive that holds 1 photos, .*unpack it: unzip"):
+        read_photo(tmp_path / "a.zip", 16)

@@ -10,6 +10,7 @@ import torch
 from torch.testing import assert_close
 
 from hyperinverter.contracts import Inversion, UserError
+from hyperinverter.editing import catalogue
 from hyperinverter.editing.directions import Direction, orthogonal, parse_power
 from hyperinverter.inversion.drawing import Drawing, scale_residuals, strength_of
 from hyperinverter.inversion.shifting import shifted
@@ -119,3 +120,11 @@ def test_edits_of_other_things_are_named() -> None:
         edit(inversion, SMILE, "1")
     with pytest.raises(ValueError, match="expected a power as a finite number, got nan"):
         edit(inversion, SMILE, float("nan"))
+
+
+def test_a_name_that_there_is_not_is_answered_with_those_there_are() -> None:
+    found = catalogue.load("digiface")
+    with pytest.raises(UserError, match="there is no direction 'smlie'; there are: .*smile"):
+        found["smlie"]
+    assert found.get("smlie") is None
+    assert "smlie" not in found

@@ -186,3 +186,70 @@ def test_another_process_draws_the_same_image(tmp_path: Path) -> None:
         check=True,
     )
     assert float(done.stdout) < 1e-5
+
+
+ODD: dict[str, tuple[dict[str, torch.Tensor], str]] = {
+    "w that is not a number": ({"w": torch.full((1, 4), float("nan"))}, "no inversion .w."),
+    "w that is infinite": ({"w": torch.full((1, 4), float("inf"))}, "no inversion .w."),
+    "an image that is none": ({"image": torch.zeros(3)}, "no inversion .image."),
+    "an image that is not a number": (
+        {"image": torch.full((1, 3, 8, 8), float("nan"))},
+        "no inversion .image.",
+    ),
+    "two codes": ({"w": torch.zeros(2, 4)}, "no inversion .w."),
+    "no code": ({"w": torch.zeros(0, 4)}, "no inversion .w."),
+    "residuals of two photos": (
+        {"residuals.b4.conv1.weight": torch.zeros(2, 2, 2, 3, 3)},
+        "no inversion .b4.conv1.weight.",
+    ),
+}
+
+
+def changed(folder: Path, tensors: dict[str, torch.Tensor] | None = None, origin: str | None = None) -> Path:
+    file = folder / "x.inversion.safetensors"
+    save_inversion(make_inversion(), file, Origin("digiface"))
+    with safe_open(file, "pt") as opened:
+        held = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        metadata = opened.metadata()
+    save_file(held | (tensors or {}), file, metadata | ({} if origin is None else {"origin": origin}))
+    return file
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_numbers_that_are_no_inversion_are_refused(kind: str, tmp_path: Path) -> None:
+    tensors, said = ODD[kind]
+    with pytest.raises(UserError, match=said):
+        load_inversion(changed(tmp_path, tensors))
+
+
+def test_other_precisions_are_taken(tmp_path: Path) -> None:
+    found, _ = load_inversion(changed(tmp_path, {"w": torch.ones(1, 4).half()}))
+    assert torch.equal(found.w, torch.ones(1, 4))
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "[]",
+        "3",
+        '{"model": ["digiface"]}',
+        '{"crop": [[1, 2], [3]]}',
+        '{"crop": 5}',
+        '{"strength": "x"}',
+        '{"strength": NaN}',
+        '{"white": "q"}',
+        '{"fit": null}',
+    ],
+)
+def test_an_origin_of_another_kind_is_refused(origin: str, tmp_path: Path) -> None:
+    file = changed(tmp_path, origin=origin)
+    for load in (load_inversion, load_origin):
+        with pytest.raises(UserError, match="damaged or not an inversion"):
+            load(file)
+
+
+def test_what_is_no_inversion_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="expected an inversion, .* got Tensor"):
+        save_inversion(torch.zeros(1, 4), tmp_path / "x.safetensors")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="cannot be written"):
+        save_inversion(make_inversion(), tmp_path / "missing" / "x.safetensors")

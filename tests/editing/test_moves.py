@@ -85,3 +85,12 @@ def test_inversions_of_different_coverage_do_not_mix(generator: Generator) -> No
     only = next(iter(end.residuals.keys() - start.residuals.keys()))
     with pytest.raises(ValueError, match=f"different coverage: only one has {only}"):
         interpolate(start, end, 0.5)
+
+
+def test_inversions_of_different_models_do_not_mix(generator: Generator) -> None:
+    one, other = (
+        Inversion(torch.zeros(1, width), {}, torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4))
+        for width in (16, 7)
+    )
+    with pytest.raises(ValueError, match=r"different models: w is \(1, 16\) and \(1, 7\)"):
+        interpolate(one, other, 0.5)

@@ -253,9 +253,10 @@ def test_frozen_parts_get_no_gradient_bookkeeping(inverter: HyperInverter, photo
 def test_one_photo_prepared_draws_all_its_edits_in_one_batch(inverter: HyperInverter, photos: Tensor) -> None:
     inversion = inverter.invert(photos[:1], strength=1.0)
     codes = inversion.w + torch.randn(4, inversion.w.shape[1])
-    synthesis = inverter.prepare(inversion.residuals, strength=0.5)
+    draw = inverter.prepare(inversion.residuals, strength=0.5)
     one_by_one = [inverter.render(w[None], inversion.residuals, strength=0.5) for w in codes]
-    assert_close(synthesis(codes), torch.cat(one_by_one), rtol=1e-4, atol=1e-4)
+    assert_close(draw(codes), torch.cat(one_by_one), rtol=1e-4, atol=1e-4)
+    synthesis = inverter.generator.synthesis.with_residuals(inversion.residuals)
     untouched = dict(inverter.generator.synthesis.named_parameters())
     for name, weight in synthesis.named_parameters():
         assert (weight is untouched[name]) is (name not in inversion.residuals), name

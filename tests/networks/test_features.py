@@ -113,7 +113,7 @@ def test_strength_tells_features_from_weights_and_blocks() -> None:
 
 @pytest.mark.parametrize("strength", [float("nan"), float("inf"), {"coarse": float("nan")}])
 def test_a_strength_that_is_not_finite_is_refused(strength: float | dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="expected a finite strength"):
+    with pytest.raises(ValueError, match="expected a strength as a finite number"):
         scale_residuals({NAME: torch.ones(1, 1, 8, 8)}, strength)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ import pytest
 
 from hyperinverter.contracts import UserError
 from hyperinverter.system.files import (
+    as_path,
     copy_file,
     held,
     hold,
@@ -19,7 +21,9 @@ from hyperinverter.system.files import (
     replacing,
     sha256_of,
     write_bytes,
+    write_csv,
     write_json,
+    write_text,
     writing,
     writing_to,
 )
@@ -125,3 +129,49 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     for process in several:
         process.join()
     assert (tmp_path / "count").read_text() == "100"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("a" * 5000, "cannot be opened: File name too long"),
+        ("a\0b", "a\\\\x00b holds a character that no path has"),
+        ("~nobody-of-this-name/x", "cannot be written out"),
+        ("", "the path is empty"),
+        ("ftp://x/y", "is an address"),
+        (["x"], "expected the path of a file, got list"),
+    ],
+)
+def test_what_is_no_path_is_said(given: object, said: str) -> None:
+    with pytest.raises(UserError, match=said) as told:
+        as_path(given)
+    assert len(str(told.value)) < 500
+
+
+def test_a_path_that_may_not_be_looked_up_or_leads_to_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(UserError, match="Too many levels of symbolic links"):
+        as_path(tmp_path / "loop" / "x")
+    assert as_path(tmp_path / "missing" / "x") == tmp_path / "missing" / "x"
+
+    def closed(self: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "lstat", closed)
+    with pytest.raises(UserError, match="cannot be opened: Permission denied; check the path and its"):
+        as_path(tmp_path / "x")
+
+
+def test_a_table_is_neither_formula_nor_terminal(tmp_path: Path) -> None:
+    rows = [["=1+1", "+x", "-d", "@x", "-0.5", "1e3", "\x1b[31mred", "a\nb", "\udcff", "a,b", "'q", 3, None]]
+    write_csv(tmp_path / "t.csv", rows)
+    with (tmp_path / "t.csv").open(encoding="utf-8", newline="") as lines:
+        (found,) = csv.reader(lines)
+    assert found == [
+        *("'=1+1", "'+x", "'-d", "'@x", "-0.5", "1e3"),
+        *("\\x1b[31mred", "a\\nb", "\\udcff", "a,b", "'q", "3", ""),
+    ]
+    write_text(tmp_path / "t.txt", "caf\u00e9 \udcff")  # a file name that is no UTF-8
+    assert (tmp_path / "t.txt").read_text(encoding="utf-8") == "caf\u00e9 \\udcff"

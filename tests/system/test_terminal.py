@@ -10,7 +10,7 @@ import pytest
 
 from hyperinverter.contracts import UserError
 from hyperinverter.system.errors import cause, first_line
-from hyperinverter.system.terminal import duration, fail, say, short
+from hyperinverter.system.terminal import duration, fail, put, say, short
 
 
 def test_helpers_of_the_first_process_are_silent(
@@ -85,3 +85,22 @@ def test_letters_that_a_terminal_does_not_have_become_escapes(monkeypatch: pytes
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(raw, encoding="ascii"))
     say("caf\u00e9 \u5199\u771f")
     assert raw.getvalue() == b"caf\\xe9 \\u5199\\u771f\n"
+
+
+@pytest.mark.parametrize("stream", [Broken(), closed(), None], ids=["full", "closed", "none"])
+def test_results_that_cannot_be_printed_end_nothing(stream: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", stream)
+    put("a line")
+
+
+def test_nothing_printed_steers_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say("a\x1b[2Jb\tc")
+    put("a\x1b]0;title\x07b")
+    said = capsys.readouterr()
+    assert (said.err, said.out) == ("a\\x1b[2Jb\tc\n", "a\\x1b]0;title\\x07b\n")
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    put("caf\u00e9")
+    assert raw.getvalue() == b"caf\\xe9\n"

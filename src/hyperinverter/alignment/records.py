@@ -16,7 +16,7 @@ import numpy as np
 from hyperinverter.alignment.align import AlignedFace, Alignment
 from hyperinverter.alignment.geometry import Crop
 from hyperinverter.contracts import UserError
-from hyperinverter.system.files import distinct, parse_json, sha256_of, write_json, write_text
+from hyperinverter.system.files import distinct, parse_json, sha256_of, write_csv, write_json
 
 RECORD = "alignment.json"
 REPORT = "report.csv"
@@ -169,11 +169,7 @@ def row(photo: Path, result: Alignment, face: AlignedFace | None = None, crop: s
 
 def write_report(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write ``report.csv``."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    write_csv(path, [_COLUMNS, *([row[column] for column in _COLUMNS] for row in rows)])
 
 
 def recorded(photo: Path, face: AlignedFace, framing: str) -> Recorded:

@@ -118,6 +118,8 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     Raises:
         UserError: If it is cut short, damaged, of another kind, or holds anything else.
     """
+    if file.is_file():
+        refuse_archive(file)
     try:
         if zipfile.is_zipfile(file):
             pickles.check_archive(file)
@@ -127,9 +129,10 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
                 raise Unreadable(f"is damaged: {shown(damaged)} has other bytes than were written")
         content = pickles.load_plain(file)
     except Exception as error:  # what is raised for bytes that are no checkpoint depends on the bytes
+        why = f"it {error.reason}" if isinstance(error, Unreadable) else cause(error)
         raise UserError(
-            f"{file} cannot be read as a checkpoint ({cause(error)}): it is cut short or of another kind; give "
-            "best.ckpt, last.ckpt or previous.ckpt of a run"
+            f"{file} cannot be read as a checkpoint ({why}): it is cut short or of another kind; give best.ckpt, "
+            "last.ckpt or previous.ckpt of a run"
         ) from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise UserError(

@@ -17,6 +17,7 @@ import functools
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -24,7 +25,8 @@ import typer
 from typer.main import get_command
 
 from hyperinverter.contracts import UserError
-from hyperinverter.system.terminal import write
+from hyperinverter.system.errors import cause
+from hyperinverter.system.terminal import put, write
 
 # Name of the command, of its module and of the function in it -> what `hyperinverter --help` says of it.
 COMMANDS = {
@@ -43,6 +45,7 @@ COMMANDS = {
     "bench": "Measure speed, memory and arithmetic on this machine.",
 }
 
+DEBUG = "HYPERINVERTER_DEBUG"  # 1 shows tracebacks, as for training
 Call = Callable[[], int]
 
 
@@ -55,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     typed = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         status = _status(_parse(typed))
-        sys.stdout.flush()  # here, where a reader that has gone is expected
+        _flush()  # here, where a reader that has gone is expected
         return status
     except typer.TyperException as error:  # of the parser: an option that does not exist, a missing argument
         write(f"error: {_sentence(error, typed[0])}\n")
@@ -63,17 +66,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         write(f"error: {error}\n")
         return 1
-    except PermissionError as error:  # a file or folder that no reader asked about before
-        if error.filename is None:
-            raise
-        write(f"error: {os.fsdecode(error.filename)} may not be read or written; change its permissions\n")
-        return 1
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left has nowhere to go
         return 141  # as of a process that the signal for it ended
     except KeyboardInterrupt:
         write("\ninterrupted\n")
         return 130
+    except Exception as error:  # what no part of the command has foreseen: still one sentence
+        if os.environ.get(DEBUG) == "1":
+            write(traceback.format_exc())
+        write(f"error: {_unforeseen(error)}\n")
+        return 1
+
+
+def _flush() -> None:
+    """Write what is left for standard output; it may be closed or on a full disk, which is no failure."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else its end would change the exit status
 
 
 def _parse(typed: list[str]) -> Call | int:
@@ -111,7 +125,7 @@ def _print_version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version
 
-        print(f"hyperinverter {version('hyperinverter')}")
+        put(f"hyperinverter {version('hyperinverter')}")
         raise typer.Exit
 
 
@@ -125,6 +139,14 @@ def _root(
 
     Every command explains itself: hyperinverter COMMAND --help
     """
+
+
+def _unforeseen(error: Exception) -> str:
+    if isinstance(error, PermissionError) and error.filename is not None:
+        return f"{os.fsdecode(error.filename)} may not be read or written; change its permissions"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{os.fsdecode(error.filename)} cannot be used: {error.strerror}; check the path and the disk"
+    return f"{cause(error)}: check what was typed ({DEBUG}=1 shows where it happened)"
 
 
 def _sentence(error: typer.TyperException, first: str) -> str:

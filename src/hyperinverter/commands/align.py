@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hyperinverter.contracts import UserError
+from hyperinverter.contracts import UserError, printable
+from hyperinverter.system.files import as_path
+from hyperinverter.system.terminal import put
 
 if TYPE_CHECKING:
     from hyperinverter.alignment import Alignment  # brings torch
@@ -19,10 +21,12 @@ EXAMPLE = "hyperinverter align me.jpg holiday/ --out aligned"
 
 def align(
     photos: Annotated[
-        list[Path], typer.Argument(metavar="PHOTO|FOLDER...", help="Photos, or folders of them.")
+        list[Path],
+        typer.Argument(parser=as_path, metavar="PHOTO|FOLDER...", help="Photos, or folders of them."),
     ],
     out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder for crops, report.csv and alignment.json.")
+        Path,
+        typer.Option(parser=as_path, metavar="DIR", help="Folder for crops, report.csv and alignment.json."),
     ],
     size: Annotated[
         int | None, typer.Option(metavar="PIXELS", help="Side of the crops; default: the domain's.", min=1)
@@ -38,7 +42,11 @@ def align(
     ] = "largest",
     landmarks: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="JSON or CSV with 68 or 5 points per photo, instead of a search."),
+        typer.Option(
+            parser=as_path,
+            metavar="FILE",
+            help="JSON or CSV with 68 or 5 points per photo, instead of a search.",
+        ),
     ] = None,
     min_side: Annotated[
         float,
@@ -60,7 +68,7 @@ def align(
     check_options(side, way, which, min_side)
     points = read_landmarks(landmarks) if landmarks is not None else {}
     found = list(_photos(photos, out))
-    print(f"{len(found)} {'photo' if len(found) == 1 else 'photos'}: {way} framing, {side} px, to {out}")
+    put(f"{len(found)} {'photo' if len(found) == 1 else 'photos'}: {way} framing, {side} px, to {out}")
     with writing_to(out, 0, "choose another folder with --out DIR"):
         return _align_all(found, out, size=side, framing=way, face=which, min_side=min_side, points=points)
 
@@ -112,7 +120,7 @@ def _align_all(
     record = records.Record(out)
     names = records.Names(out, record, several=options["face"] == "all")
     rows, failed = [], 0
-    print(f"{'photo':<32} {'status':<10} {'faces':>5} {'side':>7} {'padded':>6}  crop")
+    put(f"{'photo':<32} {'status':<10} {'faces':>5} {'side':>7} {'padded':>6}  crop")
     try:
         for photo, known in tqdm(photos, desc="aligning", unit="photo", disable=None):
             given = points.get(photo.name)
@@ -134,7 +142,7 @@ def _align_all(
     finally:  # also when interrupted: crops without their matrix could not be pasted back
         record.write()
         records.write_report(out / records.REPORT, rows)
-    print(f"{len(photos) - failed} of {len(photos)} aligned; {out / records.REPORT}")
+    put(f"{len(photos) - failed} of {len(photos)} aligned; {out / records.REPORT}")
     return 1 if failed else 0
 
 
@@ -167,4 +175,4 @@ def _shown(line: dict[str, Any]) -> str:
     side = f"{float(line['side_px']):.0f} px" if line["side_px"] else ""
     padded = f"{float(line['padding']):.0%}" if line["padding"] else ""
     text = "; ".join(part for part in (line["crop"], line["message"]) if part)
-    return f"{name:<32} {line['status']:<10} {line['faces']:>5} {side:>7} {padded:>6}  {text}"
+    return printable(f"{name:<32} {line['status']:<10} {line['faces']:>5} {side:>7} {padded:>6}  {text}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from hyperinverter.editing.foreign import pickled_arrays, read_array, save_direc
 from hyperinverter.editing.styles import StyleSpace
 from hyperinverter.inversion.drawing import Drawing
 from hyperinverter.inverters import load_inverter
-from hyperinverter.system.files import writing
+from hyperinverter.system.files import as_path, writing
 from hyperinverter.system.progress import progress
+from hyperinverter.system.terminal import put
 
 
 def show_all(given: Sequence[str], model: str) -> int:
@@ -29,7 +31,7 @@ def show_all(given: Sequence[str], model: str) -> int:
     width = max(map(len, known))
     for name, direction in known.items():
         low, high = direction.safe
-        print(f"{name:<{width}}  safe {low:+.1f} to {high:+.1f}  {direction.about or direction.unit}")
+        put(f"{name:<{width}}  safe {low:+.1f} to {high:+.1f}  {direction.about or direction.unit}")
     return 0
 
 
@@ -49,10 +51,10 @@ def show_one(given: Sequence[str], model: str) -> int:
         "moves": _what_moves(direction),
         **{key.replace("_", " "): value for key, value in direction.facts.items()},
     }
-    print(name)
+    put(name)
     for key, value in lines.items():
         if value != "":
-            print(f"  {key}: {value}")
+            put(f"  {key}: {value}")
     return 0
 
 
@@ -96,25 +98,23 @@ def fit_to(
             f"--keep names {missing[0][:40]!r}, which is no direction; there are: {', '.join(known)}"
         )
     still = {wanted: known[wanted] for wanted in keep}
-    if len(given) == 2 and all(Path(place).expanduser().is_dir() for place in given):
+    if len(given) == 2 and all(as_path(place).is_dir() for place in given):
         without, with_it = (_codes(inverter, [s.path for s in sources([place])[0]]) for place in given)
         found = from_two_groups(name, without, with_it, shrinkage=shrinkage, keep=still)
     elif len(given) == 1:
-        photos, labels = _labels(Path(given[0]).expanduser())
+        photos, labels = _labels(as_path(given[0]))
         found = fit(name, _codes(inverter, photos), labels, shrinkage=shrinkage, keep=still)
     else:
         raise UserError(
             "fit needs a CSV with the columns photo,label, or two folders: photos without it, photos with it; or "
             "StyleCLIP's fs3.npy and a text.npy"
         )
-    print(
+    put(
         f"{name}: {found.kind} {found.score:.2f} on photos left out of the fit; power 1 moves w by "
         f"{found.direction.length:.2f}"
     )
     if found.weak:
-        print(
-            f"{name} is weak: it explains little of these labels, and edits with it may show something else"
-        )
+        put(f"{name} is weak: it explains little of these labels, and edits with it may show something else")
     _save({name: found.direction}, inverter, out or Path(f"{name}.safetensors"))
     return 0
 
@@ -134,9 +134,10 @@ def discover(model: str, method: str, count: int, out: Path | None) -> int:
 def _save(found: dict[str, Direction], inverter: Drawing, path: Path) -> None:
     if path.suffix != ".safetensors":
         raise UserError(f"directions are written as .safetensors, got --out {path.name[:60]}")
-    with writing(path.parent, "give another file with --out"):
+    with writing(path, "give another file with --out"):
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_directions(found, path, {"generator_sha256": inverter.generator.sha256})
-    print(f"{path}: {', '.join(list(found)[:12])}{', ...' if len(found) > 12 else ''}")
+    put(f"{path}: {', '.join(list(found)[:12])}{', ...' if len(found) > 12 else ''}")
 
 
 @torch.no_grad()
@@ -150,12 +151,29 @@ def _codes(inverter: Drawing, photos: Sequence[Path]) -> Tensor:
     return codes if codes.ndim == 2 else codes.mean(1)
 
 
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(text)
+    return number
+
+
+def _is_text(file: Path) -> bool:
+    try:
+        return "\0" not in file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        return False
+
+
 def _labels(file: Path) -> tuple[list[Path], Tensor]:
     """Photos and their labels; paths are relative to the file."""
     if not file.is_file():
         raise UserError(f"there is no file {file}: give a CSV with the columns photo,label, or two folders")
     photos: list[Path] = []
     labels: list[float] = []
+    if not _is_text(file):
+        raise UserError(
+            f"{file} is no table: give a CSV in UTF-8 with the columns photo,label, or two folders"
+        )
     with file.open(encoding="utf-8-sig", newline="") as lines:
         table = csv.DictReader(lines)
         if not {"photo", "label"} <= set(table.fieldnames or ()):
@@ -164,7 +182,7 @@ def _labels(file: Path) -> tuple[list[Path], Tensor]:
             )
         for number, row in enumerate(table, 2):
             try:
-                labels.append(float(row["label"]))
+                labels.append(_finite(row["label"]))
             except (TypeError, ValueError) as error:
                 raise UserError(
                     f"{file}, line {number}: the label {str(row['label'])[:40]!r} is no number"

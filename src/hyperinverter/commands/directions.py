@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from hyperinverter.system.files import as_path
+
 EXAMPLE = "hyperinverter directions list digiface"
 
 
@@ -33,7 +35,10 @@ def directions(
     ] = 0.13,
     method: Annotated[str, typer.Option(help="discover: pca or sefa.")] = "pca",
     count: Annotated[int, typer.Option(min=1, help="discover: how many.")] = 10,
-    out: Annotated[Path | None, typer.Option(help="fit, discover: the file to write (.safetensors).")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(parser=as_path, metavar="PATH", help="fit, discover: the file to write (.safetensors)."),
+    ] = None,
 ) -> int:
     """List and show directions, fit one to labels, or discover some for any generator."""
     from hyperinverter.commands import directing

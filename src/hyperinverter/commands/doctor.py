@@ -8,6 +8,7 @@ import typer
 
 from hyperinverter.system.command import train_command
 from hyperinverter.system.machine import GB, available_bytes, cores, versions
+from hyperinverter.system.terminal import put
 
 if TYPE_CHECKING:
     from hyperinverter.config import Config
@@ -28,7 +29,7 @@ def doctor(
     from hyperinverter.commands import needs  # brings torch
 
     for line in machine():
-        print(line)
+        put(line)
     if asked:
         return 0 if _examine(needs.configuration(asked)) else 1
     for name in needs.domains():
@@ -58,20 +59,20 @@ def _examine(cfg: Config) -> bool:
     from hyperinverter.commands import needs
 
     required = needs.needs_of(cfg)
-    print(f"\ndomain {cfg.domain.name}" + ("" if required else ": everything ships with the package"))
+    put(f"\ndomain {cfg.domain.name}" + ("" if required else ": everything ships with the package"))
     steps = []
     for need in required:
         state = need.state()
         size = f", {need.known.megabytes} MB" if need.known is not None and need.known.megabytes else ""
-        print(f"  {state.split(':')[0]:<10}  {need.role}: {need.path}{size}")
+        put(f"  {state.split(':')[0]:<10}  {need.role}: {need.path}{size}")
         if state != "found":
             steps.append(
                 need.next_step() if ":" not in state else f"{state.split(': ', 1)[1]}; {need.next_step()}"
             )
     for step in steps:
-        print(f"  next: {step}")
+        put(f"  next: {step}")
     if not steps:
-        print(f"  next: {_first_command(cfg)}")
+        put(f"  next: {_first_command(cfg)}")
     return not steps
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hyperinverter.commands import options
+from hyperinverter.system.files import as_path
 
 Powers = Annotated[
     list[str],
@@ -21,7 +22,11 @@ Sweep = Annotated[
 ]
 Paste = Annotated[
     Path | None,
-    typer.Option(metavar="PHOTO", help="Put the edited face back into this photo, which --align has cut."),
+    typer.Option(
+        parser=as_path,
+        metavar="PHOTO",
+        help="Put the edited face back into this photo, which --align has cut.",
+    ),
 ]
 
 EXAMPLE = "hyperinverter edit photo.jpg --direction smile=2 --out edited"

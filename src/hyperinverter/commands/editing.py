@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,23 @@ from PIL import Image
 from torch import Tensor
 
 from hyperinverter import pictures
-from hyperinverter.commands.inputs import INVERSION, Matrix, Source, framing_for, load_named, model_for, read
+from hyperinverter.commands.inputs import (
+    INVERSION,
+    Matrix,
+    Source,
+    framing_for,
+    load_named,
+    meant,
+    model_for,
+    read,
+)
 from hyperinverter.contracts import Inversion, UserError, shown
 from hyperinverter.editing import catalogue
 from hyperinverter.editing.animation import save_animation as save_animation
 from hyperinverter.editing.directions import Direction
 from hyperinverter.editing.files import load_inversion
 from hyperinverter.editing.moves import interpolated, with_residuals_of
+from hyperinverter.inversion.given import as_codes
 from hyperinverter.inversion.shifting import shifted, style_shifts
 from hyperinverter.system.files import writing
 from hyperinverter.system.progress import progress
@@ -41,7 +52,7 @@ def parse_sweep(text: str | None) -> list[float] | None:
         low, high, count = float(first), float(last), int(steps)
     except ValueError as error:
         raise UserError(f"--sweep={text[:40]} is not FROM:TO:STEPS, such as -3:3:7") from error
-    if not 2 <= count <= 200 or not all(map(math.isfinite, (low, high))):
+    if not 2 <= count <= 200 or not all(map(math.isfinite, (low, high, high - low))):
         raise UserError(f"--sweep={text[:40]} needs finite ends and 2 to 200 steps")
     # not torch.linspace: its 32-bit zero in the middle would be drawn as -3e-08
     return [low + (high - low) * index / (count - 1) for index in range(count)]
@@ -102,7 +113,8 @@ class Editor:
             for source in bar.track(found, description="editing"):
                 try:
                     inversion, crop = self.inversion(source)
-                    self._edit(source.name, inversion, edits, sweep, animate)
+                    with meant("it cannot be drawn"):
+                        self._edit(source.name, inversion, edits, sweep, animate)
                     if paste is not None:
                         self._paste(source.name, inversion, edits, crop, paste, paste_mode)
                 except UserError as error:
@@ -140,9 +152,11 @@ class Editor:
             if origin.generator_sha256 and origin.generator_sha256 != self.model.generator.sha256:
                 way_out = f"add --model {shown(origin.model, 1000) or 'MODEL'}"
                 raise UserError(f"{source.path.name} was made with another generator: {way_out}")
-            return inversion, origin.crop
+            with meant(f"{source.path.name} is of another model"):
+                return replace(inversion, w=as_codes(inversion.w, self.model.generator)), origin.crop
         image, crop = read(source.path, self.model.resolution, self.framing, self.fit, self.white)
-        return self.model.invert(image), crop
+        with meant(f"{source.path.name} cannot be inverted"):
+            return self.model.invert(image), crop
 
     def _edit(
         self,
@@ -196,9 +210,10 @@ class Editor:
         centre = self.model.generator.w_avg if path == "sphere" else None
         start, end = self.inversion(first)[0], self.inversion(second)[0]
         frames = []
-        for index in range(steps):
-            w, residuals = interpolated(start, end, index / (steps - 1), what=what, centre=centre)
-            frames.append(pictures.to_picture(self.model.render(w, residuals, self.strength)[0]))
+        with meant(f"{first.name} and {second.name}"):
+            for index in range(steps):
+                w, residuals = interpolated(start, end, index / (steps - 1), what=what, centre=centre)
+                frames.append(pictures.to_picture(self.model.render(w, residuals, self.strength)[0]))
         return frames
 
     @torch.no_grad()
@@ -207,8 +222,9 @@ class Editor:
     ) -> tuple[list[str], list[Image.Image]]:
         """The first inversion, the second, and the first's w with the second's residuals in these groups."""
         one, other = self.inversion(first)[0], self.inversion(second)[0]
-        residuals = with_residuals_of(one, other, groups)
-        images = [one.image, other.image, self.model.render(one.w, residuals, self.strength)]
+        with meant(f"{first.name} and {second.name}"):
+            residuals = with_residuals_of(one, other, groups)
+            images = [one.image, other.image, self.model.render(one.w, residuals, self.strength)]
         return [first.name[:20], second.name[:20], "mixed"], [
             pictures.to_picture(image[0]) for image in images
         ]

@@ -39,7 +39,7 @@ from hyperinverter.inverters import load_inverter
 from hyperinverter.system.files import sha256_of
 from hyperinverter.system.processes import fresh_environment
 from hyperinverter.system.progress import counted
-from hyperinverter.system.terminal import say, short
+from hyperinverter.system.terminal import put, say, short
 
 BUILT_IN = "digiface"
 TIMED_FROM = 100  # photos: a first try should not wait for a stopwatch
@@ -120,7 +120,7 @@ def _run(asked: Request, part: str | None) -> int:
     if asked.edits:
         measure_edits(measuring, asked.out, asked.edits, odd)
         files += ", edits.md, edits.csv, edits_per_photo.csv, edits_pairs.csv, strengths.csv, plane.png"
-    print((asked.out / "table.md").read_text(encoding="utf-8"), end="")
+    put((asked.out / "table.md").read_text(encoding="utf-8").rstrip("\n"))
     say(f"{short(asked.out)}: {files}")
     return 0
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hyperinverter.contracts import UserError, shown
-from hyperinverter.system.files import distinct
+from hyperinverter.system.files import as_path, distinct
 from hyperinverter.system.terminal import say
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ def sources(places: Iterable[str | Path], *, inversions: bool = False) -> tuple[
     found: list[Path] = []
     lines: list[str] = []
     for place in places:
-        path = Path(place).expanduser()
+        path = as_path(place)
         if path.is_dir():
             saved = sorted(path.rglob(f"*{INVERSION}")) if inversions else []
             found += saved
@@ -84,7 +86,7 @@ def single(place: str | Path) -> Source:
     Raises:
         UserError: If it is a folder, or does not exist.
     """
-    path = Path(place).expanduser()
+    path = as_path(place)
     if path.is_dir():
         raise UserError(f"{path} is a folder: give one photo, or one NAME{INVERSION}")
     return sources([path], inversions=True)[0][0]
@@ -95,9 +97,8 @@ def _named(paths: Sequence[Path]) -> tuple[list[Source], int]:
     named, renamed = [], 0
     for path in dict.fromkeys(paths):
         stem = path.name.removesuffix(INVERSION) if path.name.endswith(INVERSION) else path.stem
-        stem = (
-            stem.encode()[:100].decode(errors="ignore") or "photo"
-        )  # results add to it, file systems end at 255 bytes
+        # Results add to it, file systems end at 255 bytes, and not every library takes bytes that are no UTF-8.
+        stem = os.fsencode(stem).decode(errors="replace").encode()[:100].decode(errors="ignore") or "photo"
         name = distinct(stem, lambda wanted: wanted.casefold() in taken)
         renamed += name != stem
         taken.add(name.casefold())
@@ -153,17 +154,31 @@ def parse_strength(text: str) -> float | dict[str, float]:
     """``0.5``, or ``coarse=1,fine=0.5``: strength of the residuals, everywhere or per group of layers.
 
     Raises:
-        UserError: If it is neither.
+        UserError: If it is neither, names a group twice or one that does not exist, or a number is not finite.
     """
+    from hyperinverter.inversion.drawing import scale_residuals
+
+    pairs = [(name.strip(), value) for name, _, value in (item.partition("=") for item in text.split(","))]
     try:
-        if "=" not in text:
-            return float(text)
-        pairs = (item.split("=") for item in text.split(","))
-        return {name.strip(): float(value) for name, value in pairs}
+        found = {name: float(value) for name, value in pairs} if "=" in text else float(text)
     except ValueError as error:
         raise UserError(
             f"--strength={text[:80]} is neither a number nor GROUP=NUMBER,...: such as fine=0.5"
         ) from error
+    if isinstance(found, dict) and len(found) < len(pairs):
+        raise UserError(f"--strength={text[:80]} names a group twice: give each one number")
+    with meant(f"--strength={text[:80]}"):
+        scale_residuals({}, found)
+    return found
+
+
+@contextmanager
+def meant(what: str) -> Iterator[None]:
+    """Turn what a way to invert says of what it was given into the sentence of a command."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{what}: {error}") from error
 
 
 Matrix = list[list[float]]  # photo -> crop, 3x3, in pixels

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import math
 import time
 from collections import deque
@@ -21,14 +20,14 @@ from torch import Tensor
 
 from hyperinverter import pictures
 from hyperinverter.commands.inputs import INVERSION, Matrix, Source, framing_for, read
-from hyperinverter.contracts import Inversion, UserError
+from hyperinverter.contracts import Inversion, UserError, cell
 from hyperinverter.editing.files import Origin, lacks_shared, load_origin, save_inversion
 from hyperinverter.inversion.drawing import Drawing
 from hyperinverter.inversion.optimise import Optimiser
 from hyperinverter.inversion.tuning import PivotalTuning
 from hyperinverter.inverters import load_inverter
 from hyperinverter.judges.catalogue import build_judge
-from hyperinverter.system.files import sha256_of, write_text, writing
+from hyperinverter.system.files import sha256_of, write_csv, writing
 from hyperinverter.system.progress import progress
 from hyperinverter.system.terminal import say
 
@@ -122,6 +121,7 @@ class Inversions:
 
             for rows in ahead(pool, self._invert, batches(ready(), self.batch), workers):
                 self.rows |= rows
+                failed += sum(row["status"] == "failed" for row in rows.values())
                 bar.advance(task, len(rows))
         self._finish(found)
         done = len(found) - failed - skipped
@@ -143,12 +143,7 @@ class Inversions:
             return Ready(source, image, digest, crop)
         except UserError as error:
             say(f"{source.path.name}: {error}")
-            self.rows[source.name] = {
-                "name": source.name,
-                "photo": str(source.path),
-                "status": "failed",
-                "message": str(error),
-            }
+            self.rows |= _failed(source, error)
             return None
 
     def _is_done(self, source: Source, digest: str) -> bool:
@@ -164,9 +159,18 @@ class Inversions:
         same_photo = before.photo_sha256 == digest and (before.fit, before.white) == (self.fit, self.white)
         return same_photo and before.model_sha256 == self.model_sha256 and strength
 
-    @torch.no_grad()
     def _invert(self, photos: Sequence[Ready]) -> Rows:
-        """Invert a batch and write its files; its lines of the report."""
+        """Invert a batch and write its files; its lines of the report. A photo that fails takes no other with it."""
+        try:
+            return self._inverted(photos)
+        except ValueError as error:
+            if len(photos) > 1:
+                return {name: row for photo in photos for name, row in self._invert([photo]).items()}
+            say(f"{photos[0].source.path.name}: it cannot be inverted: {error}")
+            return _failed(photos[0].source, error)
+
+    @torch.no_grad()
+    def _inverted(self, photos: Sequence[Ready]) -> Rows:
         images = torch.cat([photo.image for photo in photos])
         begin = time.perf_counter()
         found = self.model.invert(images)
@@ -187,7 +191,7 @@ class Inversions:
             )
             own = Inversion(found.w[part], residuals, found.w_image[part], found.image[part], factors)
             self._write(photo, own)
-            rows[photo.source.name] = {
+            rows[_name(photo.source)] = {
                 "name": photo.source.name,
                 "photo": str(photo.source.path),
                 "status": "inverted",
@@ -224,12 +228,9 @@ class Inversions:
 
     def _finish(self, found: Sequence[Source]) -> None:
         """The report of all photos of this folder, and a sheet of the first ones of this call."""
-        text = io.StringIO()
-        table = csv.DictWriter(text, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
-        table.writeheader()
-        table.writerows({key: _cell(value) for key, value in row.items()} for row in self.rows.values())
+        lines = [[row.get(column, "") for column in COLUMNS] for row in self.rows.values()]
         with writing(self.out, "give another folder with --out"):
-            write_text(self.out / REPORT, text.getvalue())
+            write_csv(self.out / REPORT, [COLUMNS, *lines])
         shown = [s.name for s in found if (self.out / f"{s.name}.inverted.png").is_file()][:_SHEET_ROWS]
         if not shown:
             return
@@ -238,6 +239,16 @@ class Inversions:
         size = max(64, min(256, self.model.resolution * math.ceil(128 / self.model.resolution)))
         with writing(self.out, "give another folder with --out"):
             pictures.save_picture(pictures.sheet(list(kinds), rows, size), self.out / "sheet.png")
+
+
+def _name(source: Source) -> str:
+    """The name of a photo as the report has it."""
+    return str(cell(source.name))
+
+
+def _failed(source: Source, error: Exception) -> Rows:
+    why = {"status": "failed", "message": str(error)}
+    return {_name(source): {"name": source.name, "photo": str(source.path), **why}}
 
 
 def ahead(pool: Executor, work: Callable[[Given], Made], items: Iterable[Given], most: int) -> Iterator[Made]:
@@ -297,8 +308,3 @@ def show_steps(model: Drawing, bar: Progress) -> None:
 def _opened(path: Path) -> Image.Image:
     with Image.open(path, formats=["PNG"]) as picture:
         return picture.convert("RGB")
-
-
-def _cell(value: str) -> str:
-    """A CSV cell that no spreadsheet takes for a formula."""
-    return f"'{value}" if value[:1] in ("=", "+", "-", "@") else value

@@ -29,11 +29,15 @@ def mix(
     """Draw the first photo's w with the second photo's residuals: FIRST_with_SECOND.png, a labelled strip."""
     from hyperinverter.commands.editing import Editor
     from hyperinverter.commands.inputs import single
+    from hyperinverter.contracts import UserError
     from hyperinverter.system.terminal import say
 
+    groups = [group.strip() for group in layers.split(",") if group.strip()]
+    if not groups:
+        raise UserError(f"--layers={layers[:40]} names no group: such as --layers medium,fine")
     one, other = single(first), single(second)
     editor = Editor([one, other], model, None, out, align=align, framing=framing)
-    titles, frames = editor.mixed(one, other, [group.strip() for group in layers.split(",") if group.strip()])
+    titles, frames = editor.mixed(one, other, groups)
     name = f"{one.name}_with_{other.name}"
     editor.save_strip(titles, frames, name)
     say(str(out / f"{name}.png"))

@@ -21,6 +21,7 @@ from hyperinverter.checkpoints.registry import (
 from hyperinverter.checkpoints.starts import published_start
 from hyperinverter.config import Config
 from hyperinverter.contracts import UserError
+from hyperinverter.system.files import as_path
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def needs_of(cfg: Config) -> list[Need]:
     if generator is None:
         needs.append(Need("generator", Path("generator.path")))
     elif f"{generator}_generator" not in PACKAGED:
-        path = Path(str(generator)).expanduser()
+        path = as_path(str(generator))
         needs.append(Need("generator", path, source=BY_HAND.get(path.name)))
     for label, key, role in (
         (cfg.judges.perceptual, "lpips_path", "loss and metric of perception"),
@@ -88,11 +89,11 @@ def needs_of(cfg: Config) -> list[Need]:
         (cfg.judges.identity, "identity_path", "loss and metric of identity"),
     ):
         if label in FETCHED:
-            path = Path(cfg.judges.get(key) or fetched_path(label, cfg.paths.cache))
-            needs.append(Need(role, path.expanduser(), label))
+            path = as_path(cfg.judges.get(key) or fetched_path(label, cfg.paths.cache))
+            needs.append(Need(role, path, label))
     if cfg.encoder.start == "published":
         label = published_start(config.build(cfg.encoder.backbone))
-        path = Path(cfg.encoder.start_path or fetched_path(label, cfg.paths.cache))
-        needs.append(Need("start of the encoders", path.expanduser(), label))
+        path = as_path(cfg.encoder.start_path or fetched_path(label, cfg.paths.cache))
+        needs.append(Need("start of the encoders", path, label))
     unique = {need.path: need for need in reversed(needs)}  # one file can serve two purposes
     return list(reversed(unique.values()))

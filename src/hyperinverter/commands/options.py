@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from hyperinverter.system.files import as_path
+
 Batch = Annotated[int, typer.Option(min=1, help="Photos in one pass.")]
-Out = Annotated[Path, typer.Option(help="Folder of the results.")]
+Out = Annotated[Path, typer.Option(parser=as_path, metavar="DIR", help="Folder of the results.")]
 
 # How photos become square pictures of the model's side.
 Align = Annotated[

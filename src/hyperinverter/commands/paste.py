@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,6 +11,8 @@ import typer
 
 from hyperinverter.commands import options
 from hyperinverter.contracts import UserError
+from hyperinverter.system.files import as_path
+from hyperinverter.system.terminal import put, write_line
 
 if TYPE_CHECKING:
     from hyperinverter.alignment.records import Record, Recorded
@@ -24,18 +25,26 @@ EXAMPLE = "hyperinverter paste aligned/me.edit.png --alignment aligned --out pas
 def paste(
     edited: Annotated[
         list[Path],
-        typer.Argument(metavar="EDITED...", help="Edited crops: NAME.edit.png for the crop NAME.png."),
+        typer.Argument(
+            parser=as_path, metavar="EDITED...", help="Edited crops: NAME.edit.png for the crop NAME.png."
+        ),
     ],
     alignment: Annotated[
         Path,
-        typer.Option(metavar="DIR|FILE", help="The alignment.json that the crops came with, or its folder."),
+        typer.Option(
+            parser=as_path,
+            metavar="DIR|FILE",
+            help="The alignment.json that the crops came with, or its folder.",
+        ),
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the photos.")],
+    out: Annotated[Path, typer.Option(parser=as_path, metavar="DIR", help="Folder for the photos.")],
     mode: options.PasteMode = "face",
     inversion: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE|DIR", help="NAME.inverted.png for mode difference; default: next to the edit."
+            parser=as_path,
+            metavar="FILE|DIR",
+            help="NAME.inverted.png for mode difference; default: next to the edit.",
         ),
     ] = None,
     shape: Annotated[
@@ -49,7 +58,8 @@ def paste(
         typer.Option(metavar="NAME.png", help="The crop that was edited, if the name does not tell."),
     ] = None,
     photo: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The photo, if it has moved since it was aligned.")
+        Path | None,
+        typer.Option(parser=as_path, metavar="FILE", help="The photo, if it has moved since it was aligned."),
     ] = None,
 ) -> int:
     """Put edited crops back into their photos, as NAME.pasted.png (.tif for CMYK).
@@ -79,7 +89,7 @@ def paste(
                 _paste_one(photo or source, parts, out / stem, mode, shape, feather)
             except UserError as error:
                 failed += 1
-                sys.stderr.write(f"error: {error}\n")
+                write_line(f"error: {error}")
     return 1 if failed else 0
 
 
@@ -131,4 +141,4 @@ def _paste_one(
         raise UserError(f"{photo} is not the photo that was aligned; restore it, or align it again")
     pasted = paste_all(photo, edits, mode=mode, shape=shape, feather=feather)
     written = pasted.save(target.parent, target.name)
-    print(f"{written}{f' ({pasted.note})' if pasted.note else ''}")
+    put(f"{written}{f' ({pasted.note})' if pasted.note else ''}")

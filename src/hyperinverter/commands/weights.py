@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import typer
 
 from hyperinverter.contracts import UserError
+from hyperinverter.system.terminal import put, write_line
 
 EXAMPLE = "hyperinverter weights list"
 
@@ -27,16 +27,21 @@ def weights(
 
     Nothing else in this package downloads anything. Files go to paths.cache, by default ~/.cache/hyperinverter.
     """
-    return _list() if action == "list" else _fetch(asked or [])
+    return _list(asked or []) if action == "list" else _fetch(asked or [])
 
 
-def _list() -> int:
+def _list(asked: Sequence[str]) -> int:
+    """Every file with its place; overrides such as ``paths.cache=FOLDER`` say where, labels say which."""
     from hyperinverter import config
     from hyperinverter.checkpoints.registry import FETCHED, fetched_path
 
-    cache = config.compose([]).paths.cache
-    for label, source in FETCHED.items():
-        print(f"{label:<16}{source.megabytes or '?':>5} MB  {fetched_path(label, cache)}  from {source.page}")
+    names = [item for item in asked if "=" not in item]
+    if unknown := [name for name in names if name not in FETCHED]:
+        raise UserError(f"{unknown[0]!r} is no label; there are: {', '.join(FETCHED)}")
+    cache = config.compose([item for item in asked if "=" in item]).paths.cache
+    for label in names or FETCHED:
+        source = FETCHED[label]
+        put(f"{label:<16}{source.megabytes or '?':>5} MB  {fetched_path(label, cache)}  from {source.page}")
     return 0
 
 
@@ -66,9 +71,9 @@ def _fetch(asked: Sequence[str]) -> int:
             )
         for label in labels:
             source, path = FETCHED[label], fetched_path(label, cache)
-            sys.stderr.write(f"{label}: {source.file} from {source.page}\n")
+            write_line(f"{label}: {source.file} from {source.page}")
             fetch(source, path)
-            print(f"{label}: {path}")
+            put(f"{label}: {path}")
     for need in by_hand:
-        print(f"by hand: {need.next_step()}")
+        put(f"by hand: {need.next_step()}")
     return 0

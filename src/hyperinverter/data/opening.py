@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageFile
 
 from hyperinverter.contracts import UserError, shown
+from hyperinverter.system import kinds
 
 MIN_SIDE = 16  # pixels; anything smaller is no usable photo
 MAX_PIXELS = 100_000_000  # of one photo: 300 MB decoded, in every process that reads photos
@@ -83,6 +84,9 @@ def explaining(path: Path, *, on_disk: bool = True) -> Iterator[None]:
         raise UserError(f"{path} may not be read; change its permissions or remove it") from error
     except Exception as error:  # decoders raise every kind of exception for broken files
         unknown = isinstance(error, Image.UnidentifiedImageError)
+        known = (kinds.archive(path) or kinds.no_photo(path)) if unknown and on_disk else None
+        if known is not None:
+            raise UserError(f"{path} {known[0]}, which is not read as a photo; {known[1]}") from error
         reason = f"none of {', '.join(_known())}" if unknown else shown(str(error), 200)
         raise UserError(
             f"{path} cannot be read as an image ({reason}); it may be damaged: copy it again, save it as "

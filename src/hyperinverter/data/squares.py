@@ -42,9 +42,9 @@ def fit_square(
     Raises:
         UserError: If ``resize`` is not a key of :data:`FILTERS`, or ``fit`` not one of :data:`FITS`.
     """
-    if resize not in FILTERS:
+    if not isinstance(resize, str) or resize not in FILTERS:
         raise UserError(f"unknown resize filter {resize!r}; choose one of {', '.join(FILTERS)}")
-    if fit not in FITS:
+    if not isinstance(fit, str) or fit not in FITS:
         raise UserError(f"unknown way to make a photo square {fit!r}; choose one of {', '.join(FITS)}")
     if image.width != image.height:
         _report_shape(image.size, fit)

@@ -7,6 +7,7 @@ it shrinks.
 """
 
 import io
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,9 @@ from hyperinverter.system.files import as_path, write_bytes
 
 VERSION = 1  # of the steps above: decoded photos kept from another version are not used
 _LARGEST_SIDE = 1 << 14
+_reported_frames = False
+
+log = logging.getLogger(__name__)
 
 
 def read_photo(
@@ -57,7 +61,7 @@ def read_pixels(
         raise UserError(
             f"a resolution is a whole number from 1 to {_LARGEST_SIDE} pixels, got {resolution!r}"
         )
-    if white is not None and not (isinstance(white, int) and 1 <= white <= 65535):
+    if white is not None and (type(white) is not int or not 1 <= white <= 65535):
         raise UserError(f"white is a whole number from 1 to 65535, such as 255 or 4095, got {white!r}")
     square = fit_square(load_rgb(path, white), resolution, resize, fit)
     return np.array(square)  # a copy: PIL's own array is read-only
@@ -80,11 +84,20 @@ def load_upright(path: str | Path) -> Image.Image:
     """
     path = as_path(path)
     with opened(path) as image:
+        _report_frames(image, path)
         wide = image.mode == "RGB" and any(";16" in str(tile[3]) for tile in image.tile)
         image.load()
         if wide:
             report_dark_colours(image, path)
         return ImageOps.exif_transpose(image)
+
+
+def _report_frames(image: Image.Image, path: Path) -> None:
+    """Say once that of several pictures in a file the first is taken; those in photos of phones are previews."""
+    global _reported_frames
+    if not _reported_frames and image.format != "MPO" and getattr(image, "is_animated", False):
+        _reported_frames = True
+        log.warning("%s holds several pictures: the first one of such files is taken", path)
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hyperinverter.checkpoints.registry import domain_of, packaged_path
-from hyperinverter.contracts import UserError
-from hyperinverter.editing.directions import Direction
+from hyperinverter.contracts import UserError, shown
+from hyperinverter.editing.directions import Direction, Directions
 from hyperinverter.editing.discovery import pca, sefa
 from hyperinverter.editing.foreign import read_directions
 from hyperinverter.editing.styles import StyleSpace
@@ -20,7 +20,7 @@ from hyperinverter.networks.generator import Generator
 CATALOGUES = {"digiface": "digiface_directions"}  # name -> key of the packaged file
 
 
-def load(name: str | Path, generator: Generator | None = None) -> dict[str, Direction]:
+def load(name: str | Path, generator: Generator | None = None) -> Directions:
     """Directions by name.
 
     Args:
@@ -28,18 +28,22 @@ def load(name: str | Path, generator: Generator | None = None) -> dict[str, Dire
         generator: Whose w they move; needed for files and for what is computed, and checked for a catalogue.
 
     Returns:
-        Name -> direction.
+        Name -> direction. A name that there is not is answered by a ``UserError`` with those there are.
 
     Raises:
         UserError: If there is no such catalogue or file, or it does not fit the generator.
     """
+    return Directions(_load(name, generator))
+
+
+def _load(name: str | Path, generator: Generator | None) -> Mapping[str, Direction]:
     if str(name) in CATALOGUES:
         path = packaged_path(CATALOGUES[str(name)])
         shape = (generator.w_dim, generator.num_ws) if generator is not None else (128, 10)
         return read_directions(path, w_dim=shape[0], num_ws=shape[1])
     if generator is None:
         raise UserError(
-            f"directions {name!s:.80} need a generator to fit; catalogues without one: {', '.join(CATALOGUES)}"
+            f"directions {shown(str(name))} need a generator to fit; catalogues without one: {', '.join(CATALOGUES)}"
         )
     if str(name) == "pca":
         return pca(generator.sample_codes())
@@ -60,7 +64,7 @@ def named(name: str, known: Mapping[str, Direction], generator: Generator) -> Di
     return found
 
 
-def for_generator(generator: Generator, name: str | None = None) -> dict[str, Direction]:
+def for_generator(generator: Generator, name: str | None = None) -> Directions:
     """Directions for a generator: those asked for, else its catalogue, else its principal components.
 
     Raises:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyperinverter.contracts import UserError
+from hyperinverter.contracts import UserError, shown
 
 SAFE = (-3.0, 3.0)  # powers, where nothing was measured
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -112,6 +112,13 @@ class Direction:
                 f"{w_dim} and {num_ws} style layers; use directions made for this generator"
             )
         return self
+
+
+class Directions(dict[str, Direction]):
+    """Name -> direction; a name that there is not is answered with those there are."""
+
+    def __missing__(self, name: object) -> Direction:
+        raise UserError(f"there is no direction {shown(name, 40)!r}; there are: {', '.join(self)}")
 
 
 def orthogonal(direction: Tensor, others: Iterable[Tensor], *, name: str = "the direction") -> Tensor:

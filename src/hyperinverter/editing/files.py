@@ -19,8 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hyperinverter.contracts import Inversion, UserError
+from hyperinverter.contracts import Inversion, UserError, shown
 from hyperinverter.ops.factored import FactoredResidual, materialised
+from hyperinverter.system.errors import first_line
 from hyperinverter.system.files import as_path, parse_json, replacing
 
 KIND = "hyperinverter.inversion"
@@ -68,11 +69,15 @@ def save_inversion(
             ``HASH.factors.safetensors`` with the start of the model's hash, which must be known.
 
     Raises:
+        TypeError: If it is no inversion.
         ValueError: If it holds several photos.
+        UserError: If the file cannot be written.
     """
+    if not isinstance(inversion, Inversion):
+        raise TypeError(f"expected an inversion, as invert returns it, got {type(inversion).__name__}")
     if len(inversion.w) != 1:
         raise ValueError(f"a file holds one photo's inversion, got {len(inversion.w)}")
-    place, known = Path(path), origin or Origin()
+    place, known = as_path(path), origin or Origin()
     apart = place.parent / shared_name(known) if shared and known.model_sha256 else None
     factors = {
         name: factors
@@ -103,12 +108,14 @@ def save_inversion(
 
 
 def _write(place: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    with replacing(place) as part:
-        save_file(
-            {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()},
-            part,
-            metadata,
-        )
+    held = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        with replacing(place) as part:
+            save_file(held, part, metadata)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{place} cannot be written ({first_line(error)}); choose another place for it"
+        ) from error
 
 
 def _are_of(factors: FactoredResidual, residual: Tensor | None) -> bool:
@@ -157,7 +164,7 @@ def load_inversion(path: str | Path) -> tuple[Inversion, Origin]:
                 )
             if int(metadata.get("version", "1")) > VERSION:
                 raise UserError(f"{place} was written by a newer version of hyperinverter: update it")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+            tensors = _floats(file)
         origin = _origin(parse_json(metadata["origin"]))
         if "shared" in metadata:
             tensors |= _shared(place, metadata["shared"], origin)
@@ -173,9 +180,25 @@ def load_inversion(path: str | Path) -> tuple[Inversion, Origin]:
         raise UserError(
             f"{place} is damaged or not an inversion ({str(error)[:200]}): invert the photo again"
         ) from error
-    if found.w.ndim not in (2, 3) or any(not bool(torch.isfinite(t).all()) for t in tensors.values()):
-        raise UserError(f"{place} holds numbers that are no inversion: invert the photo again")
+    if wrong := _odd_part(found) or next((n for n, t in tensors.items() if not bool(t.isfinite().all())), ""):
+        raise UserError(
+            f"{place} holds numbers that are no inversion ({shown(wrong)}): invert the photo again"
+        )
     return found, origin
+
+
+def _floats(file: Any) -> dict[str, Tensor]:
+    """The tensors of an open file in single precision, as they were written; others may have made them smaller."""
+    return {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118  # not a mapping
+
+
+def _odd_part(found: Inversion) -> str:
+    """Name of the first part that is not of one photo; empty if there is none."""
+    images = {"w_image": found.w_image, "image": found.image}
+    odd = [] if found.w.ndim in (2, 3) and found.w.numel() else ["w"]
+    odd += [name for name, image in images.items() if image.ndim != 4 or image.shape[1] != 3]
+    parts = {"w": found.w, **images, **found.residuals}
+    return next(iter([*odd, *(name for name, part in parts.items() if part.shape[:1] != (1,))]), "")
 
 
 def _shared(place: Path, name: str, origin: Origin) -> dict[str, Tensor]:
@@ -188,7 +211,7 @@ def _shared(place: Path, name: str, origin: Origin) -> dict[str, Tensor]:
     with safe_open(file, "pt") as opened:
         if (opened.metadata() or {}).get("model_sha256") != origin.model_sha256:
             raise ValueError(f"{file.name} is of another model")
-        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # not a mapping
+        return _floats(opened)
 
 
 def _factors(shapes: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, FactoredResidual]:
@@ -216,7 +239,7 @@ def load_origin(path: str | Path) -> Origin:
     try:
         with safe_open(path, "pt") as file:
             return _origin(parse_json((file.metadata() or {})["origin"]))
-    except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
+    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, OSError) as error:
         raise UserError(f"{path} is damaged or not an inversion ({str(error)[:200]}): remove it") from error
 
 
@@ -232,4 +255,29 @@ def lacks_shared(path: str | Path) -> bool:
 
 def _origin(said: Mapping[str, Any]) -> Origin:
     known = {field.name for field in dataclasses.fields(Origin)}
-    return Origin(**{name: value for name, value in said.items() if name in known})
+    found = Origin(**{name: value for name, value in said.items() if name in known})
+    texts = (
+        found.model,
+        found.model_sha256,
+        found.generator_sha256,
+        found.photo,
+        found.photo_sha256,
+        found.fit,
+    )
+    strengths = found.strength.values() if isinstance(found.strength, dict) else [found.strength]
+    rows = [] if found.crop is None else found.crop
+    fits = (
+        all(isinstance(text, str) for text in texts)
+        and all(map(_is_number, strengths))
+        and (found.white is None or _is_number(found.white))
+        and isinstance(rows, list)
+        and all(isinstance(row, list) and len(row) == 3 and all(map(_is_number, row)) for row in rows)
+        and len(rows) in (0, 3)
+    )
+    if not fits:
+        raise ValueError("what it says of its origin is none")
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)

@@ -28,7 +28,7 @@ from hyperinverter.contracts import UserError
 from hyperinverter.editing.directions import Direction
 from hyperinverter.editing.styles import StyleSpace
 from hyperinverter.system.errors import first_line
-from hyperinverter.system.files import parse_json, write_bytes
+from hyperinverter.system.files import as_path, parse_json, write_bytes
 
 OURS = "hyperinverter.directions"
 _LAYER = re.compile(r"b\d+\.(conv[01]|torgb)")
@@ -67,10 +67,10 @@ def read_directions(
     Raises:
         UserError: If the file is missing, of another kind, needs a pickle to be executed, or does not fit.
     """
+    place, layers = as_path(path), None
     text = str(path)
-    place, layers = Path(text).expanduser(), None
     if not place.is_file() and (head := text.rpartition(":"))[0]:
-        place, layers = Path(head[0]).expanduser(), _layers(head[2], text)
+        place, layers = as_path(head[0]), _layers(head[2], text)
     if not place.is_file():
         raise UserError(f"there is no file {place}: give a file of directions, or a name of the catalogue")
     if place.stat().st_size > _LARGEST:

@@ -56,11 +56,18 @@ def interpolate(
         w ``(B, D)`` and residuals, for ``HyperInverter.render``.
 
     Raises:
-        ValueError: If the two have residuals for different kernels.
+        ValueError: If the two have residuals for different kernels, or are of different generators.
     """
     if start.residuals.keys() != end.residuals.keys():
         differing = sorted(start.residuals.keys() ^ end.residuals.keys())
         raise ValueError(f"inversions of different coverage: only one has {', '.join(differing)}")
+    pairs = {"w": (start.w, end.w)} | {n: (r, end.residuals[n]) for n, r in start.residuals.items()}
+    for name, (first, last) in pairs.items():
+        if first.shape != last.shape:
+            raise ValueError(
+                f"inversions of different models: {name} is {tuple(first.shape)} and {tuple(last.shape)}; invert both "
+                "with the same one"
+            )
     residuals = {name: first.lerp(end.residuals[name], t) for name, first in start.residuals.items()}
     w = start.w.lerp(end.w, t) if centre is None else along_sphere(start.w, end.w, t, centre)
     return w, residuals

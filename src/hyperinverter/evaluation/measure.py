@@ -51,7 +51,8 @@ _WAY_OUT = "choose another folder with --out"
 
 def safe_name(text: str) -> str:
     """A name for files and tables: letters, digits and ``. _ @ + -``, at most 60 of them."""
-    return _UNSAFE.sub("_", text).strip("_.")[:_LONGEST] or "unnamed"
+    plain = _UNSAFE.sub("_", text).strip("_.").lstrip("@+-")  # as which a spreadsheet would see a formula
+    return plain[:_LONGEST] or "unnamed"
 
 
 def safe_names(paths: Sequence[str]) -> list[str]:

@@ -6,7 +6,6 @@ A folder holds one protocol and one set of photos. Models may be added to it, on
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from hyperinverter.evaluation.recipes import recipes_of, seeds_markdown
 from hyperinverter.evaluation.tables import Measured, Pairs
 from hyperinverter.evaluation.timing import Timing, read_timings, timing_csv, timing_markdown
 from hyperinverter.evaluation.work import Piece, Work
-from hyperinverter.system.files import parse_json, write_json, write_text, writing
+from hyperinverter.system.files import parse_json, write_csv, write_json, write_text, writing
 from hyperinverter.system.machine import code_state, versions
 
 RECORD, PHOTOS = "protocol.json", "photos.csv"
@@ -101,10 +100,10 @@ def write_record(out: Path, measuring: Measuring) -> dict[str, Any]:
     }
     with writing(out, _WAY_OUT):
         out.mkdir(parents=True, exist_ok=True)
-        text = io.StringIO()
-        rows = [["photo", "file", "sha256"], *([name, *both] for name, both in listed.items())]
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        write_text(out / PHOTOS, text.getvalue())
+        write_csv(
+            out / PHOTOS,
+            [["photo", "file", "sha256"], *([name, *both] for name, both in listed.items())],
+        )
         write_json(out / RECORD, record)
     return record
 

@@ -7,7 +7,6 @@ evaluation, the editor) asks for nothing more than what stands here.
 from __future__ import annotations
 
 import functools
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
@@ -18,13 +17,19 @@ from torch import Tensor, nn
 from hyperinverter.contracts import Inversion
 from hyperinverter.inversion.carrying import Carrier, Rule
 from hyperinverter.inversion.easing import kept
+from hyperinverter.inversion.given import (
+    Strength,
+    as_codes,
+    as_strength,
+    check_drawn,
+    check_residuals,
+)
 from hyperinverter.inversion.shifting import Edits, Shift, as_edits, shifted, style_shifts
 from hyperinverter.networks.features import KIND
 from hyperinverter.networks.generator import Generator
 from hyperinverter.ops.factored import FactoredResidual, Residual
 from hyperinverter.ops.factored import materialised as made
 
-Strength = float | Tensor | Mapping[str, float]
 KINDS = ("weights", "features")
 _CODES = 2000  # whose covariance says how far an edit goes
 GROUPS = {"coarse": (4, 8), "medium": (16, 32), "fine": (64, 8192)}  # sides of the blocks, both included
@@ -35,25 +40,6 @@ class Draw(Protocol):
 
     def __call__(self, w: Tensor, styles: Mapping[str, Tensor] | None = None, /) -> Tensor:
         """Codes ``(B, D)`` or ``(B, L, D)``, and what ``style_shifts`` gives, -> RGB ``(B, 3, R, R)``."""
-
-
-def as_codes(w: object, generator: Generator) -> Tensor:
-    """What people pass as w, as codes of a generator; numbers in double precision become its own.
-
-    Raises:
-        TypeError: For anything but a floating tensor.
-        ValueError: For another shape.
-    """
-    width = generator.w_dim
-    if not isinstance(w, Tensor) or not w.is_floating_point():
-        kind = w.dtype if isinstance(w, Tensor) else type(w).__name__
-        raise TypeError(
-            f"expected codes w as a floating tensor (B, {width}) or (B, L, {width}), got {kind}; torch.as_tensor makes "
-            "one from an array"
-        )
-    if w.ndim not in (2, 3) or w.shape[-1] != width:
-        raise ValueError(f"expected codes w (B, {width}) or (B, L, {width}), got {tuple(w.shape)}")
-    return w.to(generator.w_avg.dtype) if w.dtype == torch.float64 else w
 
 
 class Drawing(nn.Module, ABC):
@@ -108,7 +94,8 @@ class Drawing(nn.Module, ABC):
             RGB, ``(B, 3, R, R)``.
         """
         codes = as_codes(w, self.generator)
-        return self.generator.synthesis(codes, scale_residuals(residuals or {}, strength), drawn=drawn)
+        scaled = scale_residuals({} if residuals is None else residuals, strength)
+        return check_drawn(self.generator.synthesis(codes, scaled, drawn=drawn), codes, scaled)
 
     def prepare(self, of: Inversion | Mapping[str, Residual], strength: Strength = 1.0) -> Draw:
         """Return the generator of one photo, to draw that photo's edits.
@@ -127,18 +114,27 @@ class Drawing(nn.Module, ABC):
         Raises:
             ValueError: For residuals of several photos.
         """
+        scaled = scale_residuals(of.residuals if isinstance(of, Inversion) else of, strength)
+        draw = self._prepared(of.w if isinstance(of, Inversion) else None, scaled)
+
+        def drawn(w: Tensor, styles: Mapping[str, Tensor] | None = None, /) -> Tensor:
+            return check_drawn(draw(as_codes(w, self.generator), styles), w, scaled)
+
+        return drawn
+
+    def _prepared(self, before: Tensor | None, scaled: Mapping[str, Residual]) -> Draw:
+        """``prepare`` with residuals that are scaled; ``before`` is the photo's code, where it is known."""
         synthesis = self.generator.synthesis
-        if not isinstance(of, Inversion):
-            return synthesis.with_residuals(scale_residuals(of, strength))
-        scaled = scale_residuals(of.residuals, strength)
+        if before is None:
+            return synthesis.with_residuals(scaled)
         if self.edit_strength != 1:
-            return self._eased(of.w, scaled)
+            return self._eased(before, scaled)
         maps = {name: made(delta) for name, delta in scaled.items() if name.endswith(KIND)}
         if not maps or self.rule == "add":
             return synthesis.with_residuals(scaled)
         own = synthesis.with_residuals({name: delta for name, delta in scaled.items() if name not in maps})
         with torch.no_grad():
-            carry = Carrier(self.rule, own, maps, of.w)
+            carry = Carrier(self.rule, own, maps, before)
 
         def draw(w: Tensor, styles: Mapping[str, Tensor] | None = None, /) -> Tensor:
             features, drawn = carry(w, styles)
@@ -235,12 +231,13 @@ class Drawing(nn.Module, ABC):
         """
         if not hasattr(inversion, "residuals"):
             raise TypeError(f"expected an inversion, as invert returns it, got {type(inversion).__name__}")
-        edits = as_edits(direction, power)
-        w, residuals = shifted(inversion.w, edits), scale_residuals(inversion.residuals, strength)
-        styles = style_shifts(inversion.w, edits)
-        if w is inversion.w and not styles:
+        edits = as_edits(direction, power, inversion.w)
+        before = as_codes(inversion.w, self.generator)
+        w, residuals = shifted(before, edits), scale_residuals(inversion.residuals, strength)
+        styles = style_shifts(before, edits)
+        if w is before and not styles:
             return self.render(w, residuals)
-        residuals, drawn = self.carry(residuals, inversion.w, w, styles=styles)
+        residuals, drawn = self.carry(residuals, before, w, styles=styles)
         return self.render(w, residuals, drawn=drawn)
 
 
@@ -267,18 +264,14 @@ def scale_residuals(residuals: Mapping[str, Residual], strength: Strength) -> di
 
     Raises:
         ValueError: For a group that does not exist, or a strength that is not finite.
-        TypeError: For a strength that is neither a number nor one of these.
+        TypeError: For a strength that is neither a number nor one of these, or for residuals that are none.
     """
-    values = strength.values() if isinstance(strength, Mapping) else [strength]
-    if wrong := [value for value in values if not isinstance(value, (int, float, Tensor))]:
-        raise TypeError(
-            f"expected strength as a number, one per sample (B,), or GROUP -> number, got {type(wrong[0]).__name__}"
-        )
-    if wrong := [v for v in values if isinstance(v, (int, float)) and not math.isfinite(v)]:
-        raise ValueError(f"expected a finite strength, got {wrong[0]}")
+    check_residuals(residuals)
+    first = next(iter(residuals.values()), None)
+    strength = as_strength(strength, None if first is None else first.shape[0])
     if isinstance(strength, Mapping):
         unknown = [
-            name for name in strength if name not in {*GROUPS, *KINDS, "torgb"} and not _is_block(name)
+            name for name in strength if name not in (*GROUPS, *KINDS, "torgb") and not _is_block(name)
         ]
         if unknown:
             raise ValueError(
@@ -290,8 +283,8 @@ def scale_residuals(residuals: Mapping[str, Residual], strength: Strength) -> di
     return {name: _scaled(residual, strength) for name, residual in residuals.items()}
 
 
-def _is_block(name: str) -> bool:
-    return name[:1] == "b" and name[1:].isdigit()
+def _is_block(name: object) -> bool:
+    return isinstance(name, str) and name[:1] == "b" and name[1:].isdigit()
 
 
 def strength_of(name: str, strengths: Mapping[str, float]) -> float:

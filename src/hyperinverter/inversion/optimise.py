@@ -25,6 +25,7 @@ from hyperinverter.networks.frozen import Held
 from hyperinverter.networks.generator import Generator
 
 LARGEST = 256  # px at which images are compared; larger ones are pooled to it
+_MOST_SAMPLES = 1_000_000  # codes in memory at once
 OnStep = Callable[[int, int], None]  # steps done, steps in all; raises to stop
 
 
@@ -66,9 +67,10 @@ class Projection:
             raise ValueError(
                 f"space is w or w+ and noise is fixed or optimised, got {self.space!r} and {self.noise!r}"
             )
-        if self.steps < 1 or self.samples < 2 or not 0 < self.rate < math.inf or not self.l2 >= 0:
+        fits = self.steps >= 1 and 2 <= self.samples <= _MOST_SAMPLES
+        if not fits or not 0 < self.rate < math.inf or not 0 <= self.l2 < math.inf:
             raise ValueError(
-                "steps is at least 1, samples at least 2, rate above 0 and l2 at least 0, got "
+                f"steps is at least 1, samples 2 to {_MOST_SAMPLES}, rate above 0 and l2 at least 0, got "
                 f"{self.steps}, {self.samples}, {self.rate} and {self.l2}"
             )
 

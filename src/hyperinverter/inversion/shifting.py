@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
-from numbers import Real
 from typing import Protocol
 
 from torch import Tensor
 
+from hyperinverter.inversion.given import as_power
 from hyperinverter.networks.generator import STYLE
 
 
@@ -31,12 +30,17 @@ class Shift(Protocol):
 Edits = Iterable[tuple[Shift, float | Tensor]]
 
 
-def as_edits(direction: object, power: float | Tensor) -> Edits:
+def as_edits(direction: object, power: float | Tensor, w: object) -> Edits:
     """One direction with its power as pairs; pairs stay.
+
+    Args:
+        direction: One direction, or pairs of direction and power.
+        power: Of one direction.
+        w: The codes that are moved, for their number.
 
     Raises:
         TypeError: For something else.
-        ValueError: For a power that is not finite.
+        ValueError: For a power that is not finite, or for as many as there are no photos.
     """
     given = [(direction, power)] if hasattr(direction, "shift") else direction
     pairs = list(given) if isinstance(given, Iterable) and not isinstance(given, (str, Tensor)) else []
@@ -47,14 +51,8 @@ def as_edits(direction: object, power: float | Tensor) -> Edits:
             "expected a direction, such as directions.load('digiface')['smile'], or pairs of direction and power, "
             f"got {type(direction).__name__}"
         )
-    for _, amount in pairs:
-        if not isinstance(amount, (Real, Tensor)):
-            raise TypeError(
-                f"expected a power as a number, or one per photo (B,), got {type(amount).__name__}"
-            )
-        if isinstance(amount, Real) and not math.isfinite(amount):
-            raise ValueError(f"expected a power as a finite number, got {amount}")
-    return pairs
+    batch = len(w) if isinstance(w, Tensor) and w.ndim else None  # what is no code is said next
+    return [(pair[0], as_power(pair[1], batch)) for pair in pairs]
 
 
 def shifted(w: Tensor, edits: Edits) -> Tensor:

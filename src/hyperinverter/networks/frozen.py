@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,7 +90,8 @@ def load_strictly(module: nn.Module, tensors: dict[str, Tensor], source: str | P
     Tensors are copied to 64-byte alignment: sums over unaligned tensors differ in the last digits.
 
     Raises:
-        UserError: If a tensor is missing, left over or of another shape, naming the first such tensors.
+        UserError: If a tensor is missing, left over or of another shape, naming the first such tensors, or holds
+            numbers that are not finite.
     """
     expected = {name: tuple(t.shape) for name, t in module.state_dict().items()}
     found = {name: tuple(t.shape) for name, t in tensors.items()}
@@ -102,10 +104,20 @@ def load_strictly(module: nn.Module, tensors: dict[str, Tensor], source: str | P
             f"{source} does not hold the weights of {type(module).__name__}: tensors {problems}; "
             "give the file made for this network"
         )
+    broken = next((n for n, t in tensors.items() if t.is_floating_point() and not _is_finite(t)), None)
+    if broken is not None:
+        raise UserError(
+            f"{source} holds weights that are not finite numbers ({shown(broken)}): it is damaged, or of a run that "
+            "failed to learn; give another file"
+        )
     aligned = {
         name: tensor.clone() if tensor.data_ptr() % _LINE else tensor for name, tensor in tensors.items()
     }
     module.load_state_dict(aligned, strict=True, assign=True)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return math.isfinite(float(tensor.sum())) or bool(tensor.isfinite().all())  # a sum may overflow
 
 
 def differences(names: Mapping[str, Sequence[str]]) -> str:

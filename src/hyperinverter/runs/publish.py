@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hyperinverter.contracts import UserError
+from hyperinverter.contracts import UserError, cell
 from hyperinverter.runs.card import CARD, read_card
 from hyperinverter.runs.compare import summary, table
 from hyperinverter.runs.find import SWEEP, jobs, read_sweep
@@ -38,9 +38,7 @@ def write_comparison(sweep: Path | str) -> list[Path]:
 
 def _plain_text(frame: pd.DataFrame) -> pd.DataFrame:
     """A table whose texts no spreadsheet takes for formulas."""
-    return frame.map(
-        lambda cell: f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@") else cell
-    )
+    return frame.map(cell)
 
 
 def publish(source: Path | str, name: str, outputs: Path | str = "outputs") -> Path:

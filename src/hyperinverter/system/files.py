@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import gzip
 import hashlib
+import io
 import json
 import logging
 import math
@@ -14,12 +16,12 @@ import platform
 import re
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from hyperinverter.contracts import UserError, shown
+from hyperinverter.contracts import UserError, cell, shown
 
 try:
     import fcntl
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 _LOCK = ".lock"
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NO_PATH = _FORBIDDEN | {errno.ENAMETOOLONG, errno.ELOOP}
 _NO_FOLDER = (FileExistsError, NotADirectoryError)
 OTHER_OUTPUTS = "choose another place with paths.outputs=PATH"
 
@@ -77,7 +80,7 @@ def as_path(given: object) -> Path:
     """What people give for a file or a folder, with ``~`` written out.
 
     Raises:
-        UserError: For a value that is none, and for an address.
+        UserError: For a value that is none, for an address, and for a path that the system cannot look up.
     """
     if isinstance(given, bytes) or not isinstance(given, (str, os.PathLike)):
         raise UserError(
@@ -91,11 +94,20 @@ def as_path(given: object) -> Path:
             f"{shown(given, 300)} is an address, not a file: download it first, and give its path"
         )
     try:
-        return Path(os.fsdecode(text)).expanduser()
+        path = Path(os.fsdecode(text)).expanduser()
+        path.lstat()
     except RuntimeError as error:  # the home of somebody who is not known here
         raise UserError(
             f"{shown(text, 300)} cannot be written out ({error}); give the complete path"
         ) from error
+    except ValueError as error:
+        raise UserError(f"{shown(text, 300)} holds a character that no path has; check the path") from error
+    except OSError as error:
+        if error.errno in _NO_PATH:  # what merely is not there is for the caller to say
+            raise UserError(
+                f"{shown(text, 300)} cannot be opened: {error.strerror}; check the path and its permissions"
+            ) from error
+    return path
 
 
 def check_readable(file: Path) -> None:
@@ -208,8 +220,15 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    """As ``write_bytes``, in UTF-8."""
-    write_bytes(path, content.encode())
+    """As ``write_bytes``, in UTF-8; bytes of file names that are no UTF-8 as escapes."""
+    write_bytes(path, content.encode(errors="backslashreplace"))
+
+
+def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
+    """As ``write_text``; no cell is a formula to a spreadsheet, or steers a terminal."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([cell(value) for value in row] for row in rows)
+    write_text(path, text.getvalue())
 
 
 def write_json(path: Path, content: Any) -> None:

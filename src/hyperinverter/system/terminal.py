@@ -7,8 +7,9 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
+from hyperinverter.contracts import printable
 from hyperinverter.system.processes import is_first
 
 
@@ -28,19 +29,32 @@ def write(text: str) -> None:
 
     The stream may be closed or on a full disk, and its encoding may not have every letter.
     """
-    stream = sys.stderr
-    if stream is None:
-        return
+    with contextlib.suppress(OSError, ValueError):
+        _print(text, sys.stderr)
+
+
+def put(line: str) -> None:
+    """Print a line of a result to standard output, as far as it can be printed.
+
+    Raises:
+        BrokenPipeError: If the reader has seen enough, as behind ``| head``.
+    """
     try:
-        stream.write(text)
-        stream.flush()
-    except UnicodeEncodeError:
-        encoding = stream.encoding or "ascii"
-        with contextlib.suppress(OSError, ValueError):
-            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-            stream.flush()
+        _print(f"{line}\n", sys.stdout)
+    except BrokenPipeError:
+        raise
     except (OSError, ValueError):
         return
+
+
+def _print(text: str, stream: TextIO | None) -> None:
+    """Print a text without what steers a terminal; letters that the stream does not have become escapes."""
+    if stream is None:
+        return
+    text = printable(text, keep="\n\t\r")
+    encoding = stream.encoding or "utf-8"
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    stream.flush()
 
 
 def fail(sentence: str, *, debug: bool = False, everywhere: bool = False) -> NoReturn:

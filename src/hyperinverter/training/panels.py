@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from torch import Tensor
 
 from hyperinverter.contracts import Batch, Inversion
 from hyperinverter.pictures import save_picture, sheet, to_picture
-from hyperinverter.system.files import sha256_of, write_text, writing
+from hyperinverter.system.files import sha256_of, write_csv, writing
 from hyperinverter.tasks.common import images_seen
 from hyperinverter.training.tracking import WandbTracker
 
@@ -90,9 +88,7 @@ class ImagePanels(Callback):
                     to_picture(images[index]).save(path)
         self._saved += len(photo)
         with writing(self._photos):
-            text = io.StringIO()
-            csv.writer(text, lineterminator="\n").writerows([("folder", "photo"), *self._names.items()])
-            write_text(self._photos / "names.csv", text.getvalue())
+            write_csv(self._photos / "names.csv", [("folder", "photo"), *self._names.items()])
 
     def _short_name(self, name: str) -> str:
         """A folder's name for a photo: short enough for every disk, and no other photo's."""

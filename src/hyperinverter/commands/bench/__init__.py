@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from hyperinverter.contracts import UserError
+from hyperinverter.system.files import as_path, writing_to
+from hyperinverter.system.terminal import put
 
 EXAMPLE = "hyperinverter bench synthesis:8 --rounds 3"
 
@@ -51,9 +53,10 @@ def bench(
     precision: Annotated[
         Literal["fp32", "tf32", "bf16"], typer.Option(help="Of both sides; tf32 is for a GPU.")
     ] = "fp32",
-    out: Annotated[Path, typer.Option(help="Folder of table.csv, to which lines are added.")] = Path(
-        "outputs/bench"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option(parser=as_path, metavar="PATH", help="Folder of table.csv, to which lines are added."),
+    ] = Path("outputs/bench"),
     profile: Annotated[bool, typer.Option("--profile", help="Show where the time goes instead.")] = False,
 ) -> int:
     """Measure speed, memory and arithmetic on this machine against the slow obvious way, a line for each case.
@@ -69,18 +72,20 @@ def bench(
     if rounds < 1:
         raise UserError(f"--rounds={rounds}: at least 1 is needed")
     cases = [parse_case(text) for text in asked or SIZES[size].cases]
+    with writing_to(out, 0, "choose another folder with --out"):
+        pass
     place = Place(_device(device, clock), precision, clock)
     if profile:
         for case, batch in cases:
-            print(f"{size} {case}:{batch}\n{profile_of(size, case, batch, place)}", flush=True)
+            put(f"{size} {case}:{batch}\n{profile_of(size, case, batch, place)}")
         return 0
     shown = SHOWN | (ON_GPU if place.device == "cuda" else {})
-    print(_line(f"{size}, {clock} clock", [*shown]), flush=True)
+    put(_line(f"{size}, {clock} clock", [*shown]))
     for case, batch in cases:
         measured = row(size, case, batch, rounds, place)
-        print(_line(f"{case}:{batch}", [str(measured[column]) for column in shown.values()]), flush=True)
+        put(_line(f"{case}:{batch}", [str(measured[column]) for column in shown.values()]))
         add(measured, out / "table.csv")
-    print(f"all columns: {out / 'table.csv'}")
+    put(f"all columns: {out / 'table.csv'}")
     return 0
 
 

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from hyperinverter.system.files import as_path
+
 EXAMPLE = "hyperinverter serve --model digiface_best --model digiface"
 
 
@@ -37,7 +39,11 @@ def serve(
     ] = None,
     runs: Annotated[
         Path | None,
-        typer.Option(help="Folder with evaluations, runs or sweeps, whose photos can be opened."),
+        typer.Option(
+            parser=as_path,
+            metavar="PATH",
+            help="Folder with evaluations, runs or sweeps, whose photos can be opened.",
+        ),
     ] = None,
 ) -> int:
     """Open a page with a photo and sliders: drop a photo, move a slider, and the photo changes.
