@@ -56,6 +56,7 @@ DOORS = {
         *("contracts", "system", "pictures", "runs", "config", "assembly", "checkpoints"),
         *("ops", "networks", "tasks"),  # the memory estimate's, which plays a step
         *("evaluation", "inversion"),
+        "data",  # the folder of photos, which is looked at before a network is built
     },
     "runs": {"contracts", "measures", "pictures", "system"},
     "commands": {

@@ -8,7 +8,7 @@ import pytest
 
 from hyperinverter import config
 from hyperinverter.config.checks import check_choices
-from hyperinverter.config.overrides import PATHS, typed_value
+from hyperinverter.config.overrides import PATHS, normalise_overrides, typed_value
 from hyperinverter.contracts import UserError
 from hyperinverter.system.files import hold
 
@@ -162,3 +162,16 @@ def test_the_newest_sweep_with_jobs_left_goes_on(tmp_path: Path) -> None:
         record = json.loads((folder / "sweep.json").read_text())
         (folder / "sweep.json").write_text(json.dumps({**record, "typed": [*record["typed"], outputs]}))
     assert config.normalise_overrides([*typed, outputs])[-1] == f"hydra.sweep.dir={tmp_path}/sweeps/a"
+
+
+@pytest.mark.parametrize(
+    "key", ["resume", "paths.outputs", "paths.cache", "hydra.run.dir", "hydra.sweep.dir"]
+)
+def test_a_home_of_nobody_is_no_folder(key: str) -> None:
+    with pytest.raises(UserError, match="~nobody-of-this-name/x cannot be written out"):
+        normalise_overrides([f"{key}=~nobody-of-this-name/x"])
+
+
+def test_files_of_comparing_networks_are_added_with_a_plus() -> None:
+    for key in ("judges.lpips_path", "judges.identity_path"):
+        assert config.given(config.compose([f"+{key}=/a b/w.pth"]), key) == "/a b/w.pth"

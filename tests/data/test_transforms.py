@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageCms
 
 from hyperinverter.contracts import UserError
-from hyperinverter.data import colours, opening, squares
+from hyperinverter.data import colours, opening, squares, transforms
 from hyperinverter.data.opening import unreadable_header
 from hyperinverter.data.transforms import (
     load_rgb,

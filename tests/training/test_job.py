@@ -330,3 +330,22 @@ def test_results_that_cannot_be_right_are_a_run_that_failed(
         job(tmp_path, *short)
     assert card(tmp_path)["status"] == "failed"
     assert "failed to learn" in card(tmp_path)["error"]
+
+
+@pytest.mark.parametrize(
+    ("root", "said"),
+    [
+        ("/nowhere/of/that/name", "no folder at /nowhere/of/that/name; give the folder of your photos"),
+        ("", "data.root= names no folder"),
+        ("null", "data.root=null names no folder"),
+        ("[a,b]", r"data.root must be a path, got \['a', 'b'\]"),
+        ("~nobody-of-this-name/x", "data.root=~nobody-of-this-name/x: .* cannot be written out"),
+        (__file__, "is a file; give the folder that holds the photos"),
+    ],
+)
+def test_photos_that_are_not_there_are_said_before_a_network_is_built(
+    root: str, said: str, tmp_path: Path, short: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs.Job, "assemble", lambda self: pytest.fail("networks were built"))
+    with pytest.raises(UserError, match=said):
+        job(tmp_path, *short, "data=folder", f"data.root={root}")

@@ -200,6 +200,8 @@ def test_what_a_run_cannot_take_is_refused_with_both_values(refusals: dict[str, 
         ("data.root", "this run goes on with the photos in"),
         ("data.split", "this run goes on with the recorded split"),
         ("phase.from_run", "this run goes on with the phase I in"),
+        ("+judges.lpips_path", "this run goes on with the weights of LPIPS"),
+        ("+judges.identity_path", "this run goes on with the weights of the identity network"),
     ],
 )
 def test_what_a_run_needs_and_is_gone_is_named_with_the_way_out(
@@ -208,6 +210,7 @@ def test_what_a_run_needs_and_is_gone_is_named_with_the_way_out(
     gone = cut.parent / "gone" / "it"
     cfg = config.compose([*BEFORE, *places, f"{key}={gone}"])
     cfg.resume = str(cut)
+    key = key.lstrip("+")
     with pytest.raises(UserError, match=f"{said} {gone} .{key}.*move it back, or add {key}=PATH") as told:
         jobs.train(cfg, cut)
     if key in ("generator.path", "phase.from_run"):

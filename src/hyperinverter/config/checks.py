@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from hyperinverter.config.carried import single_values
 from hyperinverter.config.explain import all_keys, near, unknown_key, unknown_option
 from hyperinverter.config.groups import Config, conf_dir, groups_of, options_of
-from hyperinverter.config.overrides import parse_overrides
+from hyperinverter.config.overrides import INPUTS, parse_overrides
 from hyperinverter.config.types import check_types
 from hyperinverter.config.values import given
 from hyperinverter.contracts import UserError
@@ -250,7 +250,12 @@ def check_additions(overrides: Sequence[str], conf: Path | None = None) -> None:
     keys = all_keys(parse_overrides(overrides), conf)
     for override in added:
         key = override.key_or_group
-        if key in keys or key in groups_of(conf) or f"{key.rsplit('.', 1)[0]}._target_" in keys:
+        if (
+            key in keys
+            or key in INPUTS
+            or key in groups_of(conf)
+            or f"{key.rsplit('.', 1)[0]}._target_" in keys
+        ):
             continue
         raise UserError(unknown_key(key, keys, conf))
 

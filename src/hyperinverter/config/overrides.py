@@ -1,6 +1,5 @@
 """What was typed: short spellings become what Hydra's grammar accepts, and values are quoted for it."""
 
-import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from hyperinverter.runs import (
     read_card,
     read_sweep,
 )
+from hyperinverter.system.files import as_path
 from hyperinverter.system.terminal import say
 
 
@@ -88,7 +88,7 @@ def _quoted_path(argument: str) -> str:
         if plain in ("", "null"):
             raise UserError(f"{name}={value} names no folder: write a path, or leave {name} out")
         if plain.startswith("~"):
-            return f"{key}={quote(os.path.expanduser(plain))}"
+            return f"{key}={quote(str(as_path(plain)))}"
     try:
         read = OverridesParser.create().parse_override(argument).value()
     except HydraException:
@@ -128,7 +128,7 @@ def _unfinished(typed: Sequence[str]) -> Path | None:
 
 
 def _outputs(typed: Sequence[str]) -> Path:
-    return Path(typed_value(typed, "paths.outputs") or environment("HYPERINVERTER_OUTPUTS", "outputs"))
+    return as_path(typed_value(typed, "paths.outputs") or environment("HYPERINVERTER_OUTPUTS", "outputs"))
 
 
 def _resumed_newest_sweep(typed: list[str]) -> list[str]:
@@ -139,7 +139,7 @@ def _resumed_newest_sweep(typed: list[str]) -> list[str]:
 
 
 def _resumed(typed: list[str], resume: str) -> list[str]:
-    place = Path(resume).expanduser()
+    place = as_path(resume)
     if (place / SWEEP).is_file():
         return _resumed_sweep(typed, place)
     run = place.parent.parent if place.is_file() else place

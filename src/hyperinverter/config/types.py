@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from hyperinverter.config.groups import Config
 from hyperinverter.config.values import given
 from hyperinverter.contracts import UserError, shown
+from hyperinverter.system.files import as_path
 
 
 def _is_number(value: Any) -> bool:
@@ -33,12 +34,19 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value)
 
 
+def _is_path(value: Any) -> bool:
+    if not _is_text(value):
+        return False
+    as_path(value)  # says what is wrong with it
+    return True
+
+
 def _is_name(value: Any) -> bool:
     return isinstance(value, (str, int, float))
 
 
 _SWITCH = (lambda value: value in (True, False), "true or false")
-_PATH = (_is_text, "a path")
+_PATH = (_is_path, "a path")
 _NAME = (_is_name, "a name")
 _TEXT = (_is_text, "a name")
 _LIMIT = (_is_limit, "a whole number, or a share from 0.0 to 1.0")
@@ -55,6 +63,7 @@ _TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("name", "group"), _NAME),
     **dict.fromkeys(("domain.name", "judges.perceptual", "judges.lpips", "judges.identity"), _TEXT),
     **dict.fromkeys(("trainer.accelerator", "trainer.strategy"), _TEXT),
+    "data.root": (lambda value: value == "" or _is_path(value), "a path"),  # an empty one is said elsewhere
     "coverage.include": (_is_list_of_texts, "a list such as [b16,b32]"),
     "loss.lpips_share": (lambda value: _is_number(value) and 0 < value <= 1, "above 0 and at most 1"),
     **dict.fromkeys(
@@ -100,5 +109,9 @@ def check_types(cfg: Config) -> None:
             raise UserError(f"{key} must have a value, got null: leave it out for its default")
     for key, (fits, wanted) in _TYPES.items():
         value = given(cfg, key)
-        if value is not None and not fits(value):
+        try:
+            right = value is None or fits(value)
+        except UserError as error:  # of a path
+            raise UserError(f"{key}={shown(value)}: {error}") from error
+        if not right:
             raise UserError(f"{key} must be {wanted}, got {value!r}")

@@ -36,12 +36,16 @@ class Listing:
         return f"left out below {root}: {', '.join(parts)}" if parts else ""
 
 
-def list_photos(root: str | Path) -> Listing:
-    """Find photos below ``root``, at any depth, through symbolic links.
+def check_root(root: object) -> Path:
+    """The folder of photos, before anything below it is looked at.
 
     Raises:
-        UserError: If ``root`` is missing, is no folder, or cannot be read.
+        UserError: If ``root`` names no folder, is missing, is no folder of photos, or may not be read.
     """
+    if root is None or not str(root).strip():
+        raise UserError(
+            f"data.root={'null' if root is None else ''} names no folder; give photos with data.root=PATH"
+        )
     root = as_path(root)
     if _is_closed(root):
         raise UserError(f"the folder {root} may not be read; change its permissions")
@@ -56,6 +60,16 @@ def list_photos(root: str | Path) -> Listing:
             f"{root} is an LMDB database, not a folder of photos; write its photos to files (the lmdb package iterates "
             "over them), and name their folder with data.root=PATH"
         )
+    return root
+
+
+def list_photos(root: str | Path) -> Listing:
+    """Find photos below ``root``, at any depth, through symbolic links.
+
+    Raises:
+        UserError: If ``root`` is missing, is no folder, or cannot be read.
+    """
+    root = check_root(root)
     listing = Listing([])
     seen: set[str] = set()
 

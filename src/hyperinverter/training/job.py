@@ -17,6 +17,7 @@ from hyperinverter import config
 from hyperinverter.checkpoints.opening import read_checkpoint
 from hyperinverter.config import Config
 from hyperinverter.contracts import UserError
+from hyperinverter.data.listing import check_root
 from hyperinverter.runs import RunCard, read_card
 from hyperinverter.system.command import train_command
 from hyperinverter.system.errors import first_line
@@ -155,6 +156,8 @@ class Job:
         if self.resumed is not None:
             resume.check_there(self.cfg, self.before)
             self.changed = resume.changed(self.cfg, self.resumed)
+        if self.cfg.data.source != "digiface":
+            check_root(config.given(self.cfg, "data.root"))
         if is_first():
             rehearsal.check_cache(Path(self.cfg.paths.cache).expanduser(), str(self.cfg.data.source))
         for caution in config.cautions(self.cfg):
