@@ -175,3 +175,8 @@ def test_a_home_of_nobody_is_no_folder(key: str) -> None:
 def test_files_of_comparing_networks_are_added_with_a_plus() -> None:
     for key in ("judges.lpips_path", "judges.identity_path"):
         assert config.given(config.compose([f"+{key}=/a b/w.pth"]), key) == "/a b/w.pth"
+
+
+def test_brackets_without_end_are_a_sentence() -> None:
+    with pytest.raises(UserError, match="nested too deeply"):
+        config.compose([f"name={'[' * 300}{']' * 300}"])

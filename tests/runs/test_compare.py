@@ -51,3 +51,18 @@ def test_curves_put_all_jobs_under_one_another(sweep: Path) -> None:
     assert set(frame.name) == {"baseline (fusion=concat)", "fusion=add", "fusion=gated"}
     assert len(frame) == 10
     assert list(frame[frame.job == 1]["train/loss"]) == pytest.approx([0.14, 0.09])
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b'"a\n'])
+def test_metrics_that_are_no_table_are_named(content: bytes, sweep: Path) -> None:
+    file = sweep / "0" / "metrics.csv"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=f"{file} is no table of metrics .*; restore it, or remove it"):
+        runs.curves(sweep)
+
+
+def test_sweeps_are_found_below_the_home_folder(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(sweep.parent))
+    assert len(runs.table(f"~/{sweep.name}")) == 5
+    with pytest.raises(UserError, match="expected the path of a file, got int"):
+        runs.table(3)  # type: ignore[arg-type]

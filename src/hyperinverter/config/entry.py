@@ -40,6 +40,8 @@ def compose(overrides: Sequence[str] = (), conf: Path | None = None) -> Config:
         return compose_choices(typed, conf)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(diagnose(error, typed, conf)) from error
+    except RecursionError as error:
+        raise UserError("an override is nested too deeply: write fewer brackets") from error
 
 
 def front_door(job: Callable[[Config], Any]) -> NoReturn:

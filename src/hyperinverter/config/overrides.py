@@ -217,6 +217,8 @@ def parse_overrides(arguments: Sequence[str]) -> list[Override]:
         return OverridesParser.create().parse_overrides(list(arguments))
     except OverrideParseException as error:
         raise UserError(unreadable(error)) from error
+    except RecursionError as error:
+        raise UserError("an override is nested too deeply: write fewer brackets") from error
 
 
 def unreadable(error: OverrideParseException) -> str:

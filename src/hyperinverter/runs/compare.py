@@ -10,6 +10,7 @@ from hyperinverter import measures
 from hyperinverter.contracts import UserError
 from hyperinverter.runs.card import read_card
 from hyperinverter.runs.find import jobs, read_sweep
+from hyperinverter.system.errors import first_line
 
 if TYPE_CHECKING:
     import pandas as pd  # takes most of a second to import
@@ -121,7 +122,12 @@ def curves(sweep: Path | str) -> pd.DataFrame:
     for folder in jobs(sweep):
         path = folder / "metrics.csv"
         if path.is_file() and path.stat().st_size:
-            frame = pd.read_csv(path)
+            try:
+                frame = pd.read_csv(path)
+            except ValueError as error:  # the family of all that pandas says of a file that is no table
+                raise UserError(
+                    f"{path} is no table of metrics ({first_line(error)}); restore it, or remove it"
+                ) from error
             frame.insert(0, "job", int(folder.name))
             name = names.get(int(folder.name)) or (read_card(folder) or {}).get("name")
             frame.insert(1, "name", name or folder.name)

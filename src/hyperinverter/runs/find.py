@@ -14,7 +14,8 @@ from hyperinverter.runs.card import CARD, read_card
 from hyperinverter.runs.records import SWEEP as RECORD
 from hyperinverter.runs.records import read_record
 from hyperinverter.system.command import train_command
-from hyperinverter.system.files import held
+from hyperinverter.system.errors import first_line
+from hyperinverter.system.files import as_path, held
 
 SWEEP = "sweep.json"  # what a sweep is, next to its numbered jobs
 
@@ -113,7 +114,7 @@ def jobs(sweep: Path | str) -> list[Path]:
     Raises:
         UserError: If there are none.
     """
-    folder = Path(sweep)
+    folder = as_path(sweep)
     found = sorted(
         (p.parent for p in folder.glob(f"*/{CARD}") if p.parent.name.isdigit()), key=lambda p: int(p.name)
     )
@@ -128,7 +129,7 @@ def latest_sweep(outputs: Path | str) -> Path:
     Raises:
         UserError: If there is none.
     """
-    found = [path.parent for path in (Path(outputs) / "sweeps").glob(f"*/{SWEEP}")]
+    found = [path.parent for path in (as_path(outputs) / "sweeps").glob(f"*/{SWEEP}")]
     if not found:
         raise UserError(
             f"there is no sweep under {outputs}/sweeps yet; run `{train_command()} phase=2 +sweep`"
@@ -138,17 +139,26 @@ def latest_sweep(outputs: Path | str) -> Path:
 
 def read_sweep(sweep: Path | str) -> dict[str, Any]:
     """What ``sweep.json`` says; an empty dictionary for a folder that has none, or something else in its place."""
-    return read_record(Path(sweep) / SWEEP, RECORD) or {}
+    return read_record(as_path(sweep) / SWEEP, RECORD) or {}
 
 
 def read_metrics(run: Path | str) -> list[dict[str, str]]:
     """The rows of a run's ``metrics.csv``, under the names of today."""
-    return read_table(Path(run) / "metrics.csv")
+    return read_table(as_path(run) / "metrics.csv")
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """The rows of a file of metrics, under the names of today."""
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        reader.fieldnames = [current_name(name) for name in reader.fieldnames or ()]
-        return list(reader)
+    """The rows of a file of metrics, under the names of today.
+
+    Raises:
+        UserError: If it is no table.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            reader.fieldnames = [current_name(name) for name in reader.fieldnames or ()]
+            return list(reader)
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(
+            f"{path} is no table of metrics ({first_line(error)}); restore it, or remove it"
+        ) from error
