@@ -71,7 +71,7 @@ PACKAGED: dict[str, Packaged] = {
     ),
     "digiface_best_phase2": Packaged(
         "digiface_best.safetensors",
-        "4ae516cd5ee8aa80ec709c5073ac00861fa1345671a1a2de44189df518c733dd",
+        "9f0da0e8eed15e641d1c0b1354a33ae80000587fa4cc8b0f51db90e9ca452082",
         "python train.py experiment=best phase=2, rounded to 8 bits, edit_strength set afterwards; run card in "
         "outputs/published/digiface_best",
         "MIT",
