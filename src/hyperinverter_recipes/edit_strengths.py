@@ -18,7 +18,7 @@ from hyperinverter.inversion.drawing import Drawing
 from hyperinverter.system.files import write_text
 from hyperinverter.system.progress import counted
 
-STRENGTHS = (1.0, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+STRENGTHS = (1.0, 0.5, 0.3, 0.2, 0.15, 0.1, 0.0)
 PHASE1 = "phase I"
 KINDS = {
     "mirror image, L2": "flip_l2",
@@ -35,7 +35,7 @@ def edit_strengths(
     Args:
         model: Of phase II; its own ``edit_strength`` is put back.
         editing: On validation photos.
-        strengths: What an edit of two standard deviations of w leaves of the residuals.
+        strengths: What a large edit leaves of residuals where it changes the picture.
 
     Raises:
         UserError: If the model finds no residuals that could be let go of.

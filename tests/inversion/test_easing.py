@@ -1,4 +1,4 @@
-"""What an edit keeps of the residuals follows how far it goes."""
+"""An edit lets go of residuals where it changes the picture, the more the farther it goes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from hyperinverter.editing.directions import Direction
-from hyperinverter.inversion.drawing import scale_residuals
-from hyperinverter.inversion.easing import FAR, distance, kept
+from hyperinverter.inversion.easing import FAR, LEAST, PART, changed, distance, eased
 from hyperinverter.inversion.phase2 import HyperInverter
 from hyperinverter.inversion.shifting import shifted
 from hyperinverter.inversion.specification import (
@@ -39,14 +38,43 @@ def test_of_layers_that_move_differently_the_farthest_counts() -> None:
     assert distance(before, after, COVARIANCE).tolist() == pytest.approx([3.0])
 
 
-def test_strength_falls_in_a_straight_line_and_stays_at_its_end() -> None:
-    steps = torch.tensor([0.0, 0.5, 1.0, 1.5, 5.0])[:, None] * FAR
-    after = torch.cat([torch.zeros(5, 1), steps, torch.zeros(5, 1)], 1)
-    assert kept(torch.zeros(5, 3), after, COVARIANCE, 0.6).tolist() == pytest.approx([1, 0.8, 0.6, 0.6, 0.6])
+def square_that_changes(by: float, side: int = 64) -> tuple[Tensor, Tensor]:
+    before = torch.zeros(1, 3, side, side)
+    after = before.clone()
+    after[..., : side // 4, : side // 4] = by
+    return before, after
+
+
+@pytest.mark.parametrize("side", [64, 128])
+def test_a_change_has_a_place(side: int) -> None:
+    found = changed(*square_that_changes(0.5, side))
+    assert found.shape == (1, 1, side, side)
+    assert found[0, 0, : side // 8, : side // 8].min() == 1  # inside
+    assert found[0, 0, side // 2 :, side // 2 :].max() == 0  # far away
+    assert torch.equal(changed(*square_that_changes(0.0, side)), torch.zeros(1, 1, side, side))
+
+
+def test_small_changes_count_in_parts_of_the_least_and_large_ones_of_their_largest() -> None:
+    small = changed(*square_that_changes(LEAST / 2))
+    assert float(small.max()) == pytest.approx(0.5)
+    before, after = square_that_changes(1.0)
+    after[..., 48:, 48:] = 0.3  # half of what the larger change needs to count completely
+    assert float(changed(before, after)[0, 0, -1, -1]) == pytest.approx(0.3 / PART)
+
+
+def test_letting_go_grows_with_the_distance_and_stays_at_its_end() -> None:
+    before, plain = square_that_changes(1.0)
+    steps = torch.tensor([0.0, 0.5, 1.0, 3.0]) * FAR
+    kept = torch.full((4, 3, 64, 64), -1.0)
+    found = eased(kept, plain, before, steps, 0.25)
+    assert torch.equal(found[0], kept[0])
+    corner = [float(image[0, 0, 0]) for image in found]  # plain has 1 there
+    assert corner == pytest.approx([-1, -1 + 0.375 * 2, -1 + 0.75 * 2, -1 + 0.75 * 2])
+    assert torch.equal(found[..., 32:, 32:], kept[..., 32:, 32:])  # nothing changes there: all is kept
 
 
 @pytest.fixture
-def eased(generator: Generator) -> HyperInverter:
+def model(generator: Generator) -> HyperInverter:
     """A model with residuals of weights and of features."""
     backbone = Part("TinyBackbone", {"widths": [8, 8, 8], "units": [1, 1, 1]})
     spec = ModelSpec(
@@ -68,47 +96,58 @@ def far(generator: Generator) -> Direction:
     return Direction("far", axis * (generator.sample_codes(2000) @ axis).std())
 
 
-def test_an_edit_of_two_standard_deviations_is_drawn_with_the_weaker_residuals(
-    eased: HyperInverter, photos: Tensor, far: Direction
+def test_a_far_edit_keeps_residuals_where_it_changes_nothing(
+    model: HyperInverter, photos: Tensor, far: Direction
 ) -> None:
-    inversion = eased.invert(photos)
+    inversion = model.invert(photos)
     w = shifted(inversion.w, [(far, 2.0)])
-    half = eased.render(w, scale_residuals(inversion.residuals, 0.5))
-    assert torch.allclose(eased.edit(inversion, far, 2.0), half, atol=1e-4)
-    assert torch.equal(eased.edit(inversion, far, 0.0), inversion.image)
-    eased.edit_strength = 1.0
-    assert not torch.allclose(eased.edit(inversion, far, 2.0), half, atol=1e-3)
+    plain, found = model.render(w), model.edit(inversion, far, 2.0)
+    model.edit_strength = 1.0
+    kept = model.edit(inversion, far, 2.0)
+    letting_go = 0.5 * changed(inversion.w_image, plain)
+    assert letting_go.max() == pytest.approx(0.5)
+    assert torch.allclose(found, kept + letting_go * (plain - kept), atol=1e-5)
+    assert not torch.allclose(found, kept, atol=1e-3)
+
+
+def test_without_an_edit_the_picture_is_the_inversion(
+    model: HyperInverter, photos: Tensor, far: Direction
+) -> None:
+    inversion = model.invert(photos)
+    assert torch.equal(model.edit(inversion, far, 0.0), inversion.image)
+    alone = inversion.one(0)
+    assert torch.allclose(model.prepare(alone)(alone.w), alone.image, atol=1e-5)
 
 
 def test_prepared_edits_of_many_sizes_are_those_of_edit(
-    eased: HyperInverter, photos: Tensor, far: Direction
+    model: HyperInverter, photos: Tensor, far: Direction
 ) -> None:
-    inversion = eased.invert(photos).one(0)
-    draw, powers = eased.prepare(inversion, strength=0.8), (0.0, -1.0, 3.0)
+    inversion = model.invert(photos).one(0)
+    draw, powers = model.prepare(inversion, strength=0.8), (0.0, -1.0, 3.0)
     images = draw(torch.cat([shifted(inversion.w, [(far, p)]) for p in powers]))
     for image, power in zip(images, powers, strict=True):
-        edited = eased.edit(inversion, far, power, strength=0.8)[0]
+        edited = model.edit(inversion, far, power, strength=0.8)[0]
         assert torch.allclose(image, edited, atol=1e-5)
 
 
 def test_an_edit_and_its_reverse_return_the_inversion(
-    eased: HyperInverter, photos: Tensor, far: Direction
+    model: HyperInverter, photos: Tensor, far: Direction
 ) -> None:
-    inversion = eased.invert(photos)
+    inversion = model.invert(photos)
     assert torch.allclose(
-        eased.edit(inversion, [(far, 2.0), (Direction("back", -far.shift), 2.0)]), inversion.image, atol=1e-5
+        model.edit(inversion, [(far, 2.0), (Direction("back", -far.shift), 2.0)]), inversion.image, atol=1e-5
     )
 
 
-def test_a_model_keeps_it_through_its_description(eased: HyperInverter, generator: Generator) -> None:
-    spec = describe(eased)
+def test_a_model_keeps_it_through_its_description(model: HyperInverter, generator: Generator) -> None:
+    spec = describe(model)
     assert spec.edit_strength == 0.5
     assert build(spec, generator).edit_strength == 0.5  # type: ignore[union-attr]
-    eased.edit_strength = 1.0
-    assert "edit_strength" not in describe(eased).plain()
+    model.edit_strength = 1.0
+    assert "edit_strength" not in describe(model).plain()
 
 
-def test_a_strength_that_is_no_part_is_refused(eased: HyperInverter, generator: Generator) -> None:
-    eased.edit_strength = 1.5
+def test_a_strength_that_is_no_part_is_refused(model: HyperInverter, generator: Generator) -> None:
+    model.edit_strength = 1.5
     with pytest.raises(ValueError, match="edit_strength must be between 0 and 1, got 1.5"):
-        build(describe(eased), generator)
+        build(describe(model), generator)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hyperinverter.contracts import Inversion
 from hyperinverter.inversion.carrying import Carrier, Rule
-from hyperinverter.inversion.easing import kept
+from hyperinverter.inversion.easing import distance, eased
 from hyperinverter.inversion.given import (
     Strength,
     as_codes,
@@ -49,8 +49,8 @@ class Drawing(nn.Module, ABC):
         source: What was asked for when it was loaded (``digiface``, a run folder, a file); empty if it was built.
         sha256: Of the file its weights came from; empty if it was built.
         rule: What an edit does with feature residuals: one of ``inversion.carrying.RULES``.
-        edit_strength: What an edit of two standard deviations of w leaves of all residuals, see ``inversion.easing``;
-            1: all of them, as in the paper.
+        edit_strength: What an edit of two standard deviations of w leaves of residuals where the picture changes, see
+            ``inversion.easing``; 1: all of them, as in the paper.
     """
 
     source: str = ""
@@ -127,12 +127,24 @@ class Drawing(nn.Module, ABC):
         synthesis = self.generator.synthesis
         if before is None:
             return synthesis.with_residuals(scaled)
-        if self.edit_strength != 1:
-            return self._eased(before, scaled)
-        maps = {name: made(delta) for name, delta in scaled.items() if name.endswith(KIND)}
+        whole = self._carrying(before, scaled)
+        if self.edit_strength == 1 or not scaled:
+            return whole
+        with torch.no_grad():
+            w_image = self.render(before)
+
+        def draw(w: Tensor, styles: Mapping[str, Tensor] | None = None, /) -> Tensor:
+            return self._eased(whole(w, styles), before, w, w_image, styles)
+
+        return draw
+
+    def _carrying(self, before: Tensor, residuals: Mapping[str, Residual]) -> Draw:
+        """Draws edits of one photo with all of these residuals; those of features follow ``rule``."""
+        synthesis = self.generator.synthesis
+        maps = {name: made(delta) for name, delta in residuals.items() if name.endswith(KIND)}
         if not maps or self.rule == "add":
-            return synthesis.with_residuals(scaled)
-        own = synthesis.with_residuals({name: delta for name, delta in scaled.items() if name not in maps})
+            return synthesis.with_residuals(residuals)
+        own = synthesis.with_residuals({name: delta for name, delta in residuals.items() if name not in maps})
         with torch.no_grad():
             carry = Carrier(self.rule, own, maps, before)
 
@@ -142,61 +154,51 @@ class Drawing(nn.Module, ABC):
 
         return draw
 
-    def _eased(self, before: Tensor, residuals: Mapping[str, Residual]) -> Draw:
-        """Draws edits of one photo one by one: each keeps another part of the residuals, so they share no kernel."""
-        whole = {name: made(delta) for name, delta in residuals.items()}
-        with torch.no_grad():
-            carrier = self._carrier(whole, before)
-
-        def draw(w: Tensor, styles: Mapping[str, Tensor] | None = None, /) -> Tensor:
-            images = []
-            for index, code in enumerate(as_codes(w, self.generator).split(1)):
-                own = {name: shift[index : index + 1] for name, shift in (styles or {}).items()}
-                kept_of_it, drawn = self.carry(whole, before, code, carrier, styles=own)
-                images.append(self.render(code, kept_of_it, drawn=drawn))
-            return torch.cat(images)
-
-        return draw
-
-    def _carrier(self, residuals: Mapping[str, Residual], before: Tensor) -> Carrier:
-        maps = {name: made(delta) for name, delta in residuals.items() if name.endswith(KIND)}
-        weights = {name: delta for name, delta in residuals.items() if name not in maps}
-        return Carrier(self.rule, self.generator.synthesis, maps, before, weights)
-
-    def carry(
+    def edited(
         self,
-        residuals: Mapping[str, Residual],
         before: Tensor,
         after: Tensor,
-        carrier: Carrier | None = None,
+        residuals: Mapping[str, Residual],
         *,
         styles: Mapping[str, Tensor] | None = None,
-    ) -> tuple[dict[str, Residual], dict[str, Tensor]]:
-        """Residuals as an edit leaves them: weaker by ``edit_strength``, and those of features moved by ``rule``.
-
-        ``edit_strength`` looks at the way of w alone: an edit of styles leaves w, and all of the residuals.
+        w_image: Tensor | None = None,
+    ) -> Tensor:
+        """Draw edited codes with the residuals of photos: those of features follow ``rule``, and all of them are let go
+        of where the edit changes the picture, by ``edit_strength``.
 
         Args:
-            residuals: Of B photos, at the strength that they are drawn with.
             before: Codes of the photos, ``(B, D)`` or W+, ``(B, L, D)``.
             after: The edited codes.
-            carrier: Of these residuals and codes, where there are many edits of them.
+            residuals: Of B photos, at the strength that they are drawn with.
             styles: What ``style_shifts`` gives for the edit.
+            w_image: The generator's picture of ``before``, if it is there already.
 
         Returns:
-            The same names and shapes, where nothing moved the same values, and ``styles``; and maps that were drawn on
-            the way, for ``Synthesis``.
+            RGB, ``(B, 3, R, R)``.
         """
         shifts: dict[str, Residual] = dict(styles or {})
-        carrier = carrier or self._carrier(residuals, before)
-        weights = {name: delta for name, delta in residuals.items() if not name.endswith(KIND)}
-        if self.edit_strength == 1:
-            features, drawn = carrier(after, weights | shifts)
-            return weights | features | shifts, drawn
-        strength = kept(before, after, self._covariance, self.edit_strength)
-        weights = scale_residuals(weights, strength)
-        features, drawn = carrier(after, weights | shifts)
-        return weights | scale_residuals(features, strength) | shifts, drawn
+        maps = {name: made(delta) for name, delta in residuals.items() if name.endswith(KIND)}
+        weights = {name: delta for name, delta in residuals.items() if name not in maps}
+        features, drawn = Carrier(self.rule, self.generator.synthesis, maps, before, weights)(
+            after, weights | shifts
+        )
+        image = self.render(after, weights | features | shifts, drawn=drawn)
+        if self.edit_strength == 1 or not residuals:
+            return image
+        return self._eased(image, before, after, self.render(before) if w_image is None else w_image, styles)
+
+    def _eased(
+        self,
+        image: Tensor,
+        before: Tensor,
+        after: Tensor,
+        w_image: Tensor,
+        styles: Mapping[str, Tensor] | None,
+    ) -> Tensor:
+        with torch.no_grad():
+            far = distance(before, after, self._covariance)
+            plain = self.render(after, styles)
+        return eased(image, plain, w_image, far, self.edit_strength)
 
     @functools.cached_property
     def _covariance(self) -> Tensor:
@@ -217,8 +219,8 @@ class Drawing(nn.Module, ABC):
     ) -> Tensor:
         """Move the codes of an inversion and draw again with its residuals.
 
-        Residuals become weaker with the size of the edit if the model says so: see ``edit_strength``. Feature residuals
-        are added where they were, or follow the edit: see ``rule``.
+        Where the edit changes the picture, residuals are let go of if the model says so: see ``edit_strength``. Feature
+        residuals are added where they were, or follow the edit: see ``rule``.
 
         Args:
             inversion: Of this model.
@@ -237,8 +239,7 @@ class Drawing(nn.Module, ABC):
         styles = style_shifts(before, edits)
         if w is before and not styles:
             return self.render(w, residuals)
-        residuals, drawn = self.carry(residuals, before, w, styles=styles)
-        return self.render(w, residuals, drawn=drawn)
+        return self.edited(before, w, residuals, styles=styles)
 
 
 class Iterative(ABC):

@@ -116,8 +116,8 @@ class PhaseII(Drawing):
         before, after = first.w[few], first.w[few] + shift
         with torch.no_grad():
             wanted = self.render(after) - first.w_image[few]
-        moved, drawn = self.carry(some, before, after)
-        return image, self.render(after, moved, drawn=drawn) - image[few], wanted
+        edited = self.edited(before, after, some, w_image=first.w_image[few])
+        return image, edited - image[few], wanted
 
     @torch.no_grad()
     def invert(self, images: Tensor, strength: Strength = 1.0) -> Inversion:
