@@ -37,7 +37,7 @@ EditStrength = Annotated[
     typer.Option(
         min=0,
         max=1,
-        help="What a large edit leaves of the residuals; a small one leaves more. Default: what the model says.",
+        help="What a large edit leaves of residuals where it changes the picture. Default: what the model says.",
     ),
 ]
 Catalogue = Annotated[
