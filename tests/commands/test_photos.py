@@ -294,8 +294,10 @@ def test_edit_strength_lets_go_of_a_photo_in_large_edits_alone(inverted: Path, t
         return np.asarray(Image.open(tmp_path / "a.edit.png")).astype(int)
 
     assert np.array_equal(edited(0, "--edit-strength", "0"), edited(0))
-    assert np.array_equal(edited(2, "--edit-strength", "0"), edited(2, "--strength", "0"))
-    assert np.abs(edited(2, "--edit-strength", "0") - edited(2)).mean() > 1
+    kept, let_go, plain = edited(2), edited(2, "--edit-strength", "0"), edited(2, "--strength", "0")
+    assert (
+        1 < np.abs(let_go - plain).mean() < 0.8 * np.abs(kept - plain).mean()
+    )  # where nothing changes all is kept
 
 
 def test_edit_strip_and_animation(inverted: Path, tmp_path: Path) -> None:

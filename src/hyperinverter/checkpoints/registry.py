@@ -71,7 +71,7 @@ PACKAGED: dict[str, Packaged] = {
     ),
     "digiface_best_phase2": Packaged(
         "digiface_best.safetensors",
-        "9f0da0e8eed15e641d1c0b1354a33ae80000587fa4cc8b0f51db90e9ca452082",
+        "7691412c91f5eaaeb6a2f1d6b4a3c9df80bfa0377e01092722f8ebdd37ae6dff",
         "python train.py experiment=best phase=2, rounded to 8 bits, edit_strength set afterwards; run card in "
         "outputs/published/digiface_best",
         "MIT",
