@@ -21,7 +21,7 @@ _STRENGTHS = "expected strength as a number, one per sample (B,), or GROUP -> nu
 
 
 def as_codes(w: object, generator: Generator) -> Tensor:
-    """What people pass as w, as codes of a generator; other floating types and devices become its own.
+    """What people pass as w, as codes of a generator; other floating types become its own, another device is a mistake.
 
     Raises:
         TypeError: For anything but a floating tensor.
@@ -36,7 +36,7 @@ def as_codes(w: object, generator: Generator) -> Tensor:
         )
     if w.ndim not in (2, 3) or w.shape[-1] != width or not len(w):
         raise ValueError(f"expected codes w (B, {width}) or (B, L, {width}), got {tuple(w.shape)}")
-    return w.to(generator.w_avg)
+    return w.to(generator.w_avg.dtype)
 
 
 def check_residuals(residuals: object) -> None:
