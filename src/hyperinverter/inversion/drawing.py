@@ -92,10 +92,24 @@ class Drawing(nn.Module, ABC):
 
         Returns:
             RGB, ``(B, 3, R, R)``.
+
+        Raises:
+            ValueError: For codes or residuals that give no finite numbers.
         """
+        return check_drawn(self.draw_unseen(w, residuals, strength, drawn=drawn), w, residuals or {})
+
+    def draw_unseen(
+        self,
+        w: Tensor,
+        residuals: Mapping[str, Residual] | None = None,
+        strength: Strength = 1.0,
+        *,
+        drawn: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """``render`` for training, where nothing may look at numbers: on a GPU that is to wait for them."""
         codes = as_codes(w, self.generator)
         scaled = scale_residuals({} if residuals is None else residuals, strength)
-        return check_drawn(self.generator.synthesis(codes, scaled, drawn=drawn), codes, scaled)
+        return self.generator.synthesis(codes, scaled, drawn=drawn)
 
     def prepare(self, of: Inversion | Mapping[str, Residual], strength: Strength = 1.0) -> Draw:
         """Return the generator of one photo, to draw that photo's edits.
@@ -131,7 +145,7 @@ class Drawing(nn.Module, ABC):
         if self.edit_strength == 1 or not scaled:
             return whole
         with torch.no_grad():
-            w_image = self.render(before)
+            w_image = self.draw_unseen(before)
 
         def draw(w: Tensor, styles: Mapping[str, Tensor] | None = None, /) -> Tensor:
             return self._eased(whole(w, styles), before, w, w_image, styles)
@@ -182,10 +196,12 @@ class Drawing(nn.Module, ABC):
         features, drawn = Carrier(self.rule, self.generator.synthesis, maps, before, weights)(
             after, weights | shifts
         )
-        image = self.render(after, weights | features | shifts, drawn=drawn)
+        image = self.draw_unseen(after, weights | features | shifts, drawn=drawn)
         if self.edit_strength == 1 or not residuals:
             return image
-        return self._eased(image, before, after, self.render(before) if w_image is None else w_image, styles)
+        return self._eased(
+            image, before, after, self.draw_unseen(before) if w_image is None else w_image, styles
+        )
 
     def _eased(
         self,
@@ -197,7 +213,7 @@ class Drawing(nn.Module, ABC):
     ) -> Tensor:
         with torch.no_grad():
             far = distance(before, after, self._covariance)
-            plain = self.render(after, styles)
+            plain = self.draw_unseen(after, styles)
         return eased(image, plain, w_image, far, self.edit_strength)
 
     @functools.cached_property
@@ -239,7 +255,7 @@ class Drawing(nn.Module, ABC):
         styles = style_shifts(before, edits)
         if w is before and not styles:
             return self.render(w, residuals)
-        return self.edited(before, w, residuals, styles=styles)
+        return check_drawn(self.edited(before, w, residuals, styles=styles), w, residuals)
 
 
 class Iterative(ABC):

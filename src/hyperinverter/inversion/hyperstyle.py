@@ -51,7 +51,7 @@ class HyperStyle(PhaseII, Iterative):
         for _ in range(self.iterations):
             changes = self.look(photo, image, changes)
             residuals = self.residuals(changes)
-            image = self.render(first.w, residuals)
+            image = self.draw_unseen(first.w, residuals)
             yield residuals, image
 
     def predict(self, photo: Tensor, *, factored: bool) -> tuple[Inversion, dict[str, Residual]]:
@@ -61,7 +61,7 @@ class HyperStyle(PhaseII, Iterative):
             image, changes = first.w_image, dict[str, Tensor]()
             for _ in range(self.iterations - 1):
                 changes = self.look(photo, image, changes)
-                image = self.render(first.w, self.residuals(changes))
+                image = self.draw_unseen(first.w, self.residuals(changes))
         return first, dict(self.residuals(self.look(photo, image, changes)))
 
     def look(self, photo: Tensor, image: Tensor, changes: Mapping[str, Tensor]) -> dict[str, Tensor]:

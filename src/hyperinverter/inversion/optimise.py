@@ -124,7 +124,7 @@ class Optimiser(Drawing):
         with torch.inference_mode(False), torch.enable_grad():  # also where the caller wants no gradients
             w = self.search(photos_of(self.generator, images.clone()))
         with torch.no_grad():
-            image = self.render(w)
+            image = self.draw_unseen(w)
         return Inversion(w=w, residuals={}, w_image=image, image=image)
 
     def search(self, photo: Tensor) -> Tensor:
@@ -163,7 +163,7 @@ class Optimiser(Drawing):
 
     def _draw(self, w: Tensor, noise: _NoiseMaps | None) -> Tensor:
         if noise is None:
-            return self.render(w)
+            return self.draw_unseen(w)
         return functional_call(self.generator.synthesis, noise.maps, (w,))
 
 

@@ -55,7 +55,7 @@ class WInverter(Drawing):
             ValueError: If ``photo`` has another shape.
         """
         w = self.encode(photo)
-        image = self.render(w)
+        image = self.draw_unseen(w)
         return Inversion(w=w, residuals={}, w_image=image, image=image)
 
     @torch.no_grad()

@@ -86,7 +86,7 @@ class PhaseII(Drawing):
             ValueError: If ``photo`` has another shape.
         """
         first, residuals = self.predict(photo, factored=False)
-        image = self.render(first.w, residuals, strength)
+        image = self.draw_unseen(first.w, residuals, strength)
         # not factored: all are tensors
         return Inversion(w=first.w, residuals=residuals, w_image=first.w_image, image=image)  # type: ignore[arg-type]
 
@@ -96,7 +96,7 @@ class PhaseII(Drawing):
         Residuals of 3x3 kernels stay factors (``HyperNetwork.factors``) and are not returned.
         """
         first, residuals = self.predict(photo, factored=True)
-        return self.render(first.w, residuals, strength)
+        return self.draw_unseen(first.w, residuals, strength)
 
     def reconstruct_and_edit(self, photo: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``reconstruct``, and what an edit of the first photos changes in both images: for training.
@@ -110,12 +110,12 @@ class PhaseII(Drawing):
             ``rule``; and the change it makes in the phase-I images, without gradients, ``(N, 3, R, R)`` each.
         """
         first, residuals = self.predict(photo, factored=True)
-        image = self.render(first.w, residuals)
+        image = self.draw_unseen(first.w, residuals)
         few = slice(len(shift))
         some = {name: residual[few] for name, residual in residuals.items()}
         before, after = first.w[few], first.w[few] + shift
         with torch.no_grad():
-            wanted = self.render(after) - first.w_image[few]
+            wanted = self.draw_unseen(after) - first.w_image[few]
         edited = self.edited(before, after, some, w_image=first.w_image[few])
         return image, edited - image[few], wanted
 
@@ -195,5 +195,5 @@ class HyperInverter(PhaseII):
         first, predicted = self.predict(images, factored=True)
         factors = {name: found for name, found in predicted.items() if isinstance(found, FactoredResidual)}
         residuals = {name: made(residual) for name, residual in predicted.items()}
-        image = self.render(first.w, residuals, strength)
+        image = self.draw_unseen(first.w, residuals, strength)
         return Inversion(first.w, residuals, first.w_image, image, factors)

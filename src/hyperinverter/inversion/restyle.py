@@ -42,14 +42,14 @@ class ReStyle(WInverter, Iterative):
         generator = self.generator
         w = generator.w_avg.expand(len(photo), generator.num_ws, -1)
         with torch.no_grad():
-            image = self.render(w[:1]).expand(len(photo), -1, -1, -1)  # the same for all photos
+            image = self.draw_unseen(w[:1]).expand(len(photo), -1, -1, -1)  # the same for all photos
         for _ in range(self.iterations):
             side = (
                 photo.shape[-1] if photo.shape[-2:] == image.shape[-2:] else self.encoder.backbone.input_size
             )
             both = torch.cat([resize(photo, side), resize(image.detach(), side)], dim=1)  # (B, 6, H, W)
             w = w.detach() + self.encoder(both)
-            image = self.render(w)
+            image = self.draw_unseen(w)
             yield w, image
 
     def encode(self, photo: Tensor) -> Tensor:

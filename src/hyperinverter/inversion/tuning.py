@@ -105,7 +105,7 @@ class PivotalTuning(Drawing):
                 each.append(self.tune(photo[one], w, own, done=i * steps, in_all=len(photo) * steps))
         residuals = {name: torch.cat([own[name] for own in each]) for name in each[0]}
         with torch.no_grad():
-            image = self.render(first.w, residuals, strength)
+            image = self.draw_unseen(first.w, residuals, strength)
         return Inversion(w=first.w, residuals=residuals, w_image=first.w_image, image=image)
 
     def _first(self, photo: Tensor) -> Inversion:
@@ -150,7 +150,7 @@ class PivotalTuning(Drawing):
         random = torch.Generator().manual_seed(0)
         taken = 0
         while optimizer is not None and taken < plan.steps:
-            image = self.render(w, kept | own)
+            image = self.draw_unseen(w, kept | own)
             error = F.mse_loss(image, photo)
             distance = self.distance.compare(self.distance.embed(image), target).sum()
             if taken % 10 == 0:
