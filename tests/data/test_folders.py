@@ -277,3 +277,10 @@ def test_folders_that_may_not_be_read_are_named(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(UserError, match="may not be read; change its permissions"):
         list_photos(tmp_path / "closed")
+
+
+def test_names_in_reports_do_not_steer_the_terminal(tmp_path: Path) -> None:
+    (tmp_path / "\x1b[31mred.heic").write_bytes(b"x")
+    assert "(\\x1b[31mred.heic)" in list_photos(tmp_path).report(tmp_path)
+    with pytest.raises(UserError, match="cannot be written out"):
+        split_folder(tmp_path, "~nobody-of-this-name/split.json")

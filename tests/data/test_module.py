@@ -410,3 +410,21 @@ def test_same_seed_same_numbers(photos: Path, tmp_path: Path) -> None:
     assert one.seen == two.seen
     assert one.seen != other.seen
     assert np.isfinite(one.number.item())
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"num_train": 1.5}, "data.num_train=1.5: at least 1 is needed, as a whole number"),
+        ({"batch_size": 2.5}, "batch_size=2.5: at least 1 is needed, as a whole number"),
+        ({"num_workers": "2"}, "data.num_workers=2: 0 or more is needed, as a whole number"),
+        ({"seed": True}, "seed=True: 0 or more is needed, as a whole number"),
+        ({"val_fraction": float("nan")}, "data.val_fraction=nan: a number is needed"),
+        ({"test_fraction": "x"}, "data.test_fraction=x: a number is needed"),
+        ({"fit": []}, "choose one of crop, pad, squeeze"),
+        ({"white": "x"}, "data.white=x: choose a value from 1 to 65535"),
+    ],
+)
+def test_arguments_of_other_types_are_refused(given: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=said):
+        ImageDataModule(tmp_path, **given)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hyperinverter.contracts import UserError
 from hyperinverter.data.listing import SUFFIXES, list_photos
-from hyperinverter.system.files import locked, parse_json, sha256_of, write_bytes, writing_to
+from hyperinverter.system.files import as_path, locked, parse_json, sha256_of, write_bytes, writing_to
 
 SPLITS = ("train", "val", "test")
 
@@ -52,7 +52,7 @@ def split_folder(
     Raises:
         UserError: If there are fewer than three photos, or ``record`` is damaged or cannot be written.
     """
-    root, record = Path(root).expanduser(), Path(record).expanduser()
+    root, record = as_path(root), as_path(record)
     listing = list_photos(root)
     if report and listing.skipped:
         log.warning("%s", listing.report(root))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from hyperinverter.contracts import UserError
+from hyperinverter.contracts import UserError, shown
 from hyperinverter.data.opening import unreadable_header
 from hyperinverter.system import kinds
 from hyperinverter.system.files import as_path, parse_json, write_bytes, writing_to
@@ -32,8 +32,11 @@ class Listing:
 
     def report(self, root: Path) -> str:
         """One line about the files left out, empty if there are none."""
-        parts = [f"{len(paths)} {reason} ({paths[0]})" for reason, paths in sorted(self.skipped.items())]
-        return f"left out below {root}: {', '.join(parts)}" if parts else ""
+        parts = [
+            f"{len(paths)} {reason} ({shown(paths[0], 200)})"
+            for reason, paths in sorted(self.skipped.items())
+        ]
+        return f"left out below {shown(str(root), 200)}: {', '.join(parts)}" if parts else ""
 
 
 def check_root(root: object) -> Path:

@@ -1,6 +1,7 @@
 """ImageDataModule: the built-in faces or any folder of photos, as batches."""
 
 import logging
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from hyperinverter.contracts import Batch, UserError
+from hyperinverter.contracts import Batch, UserError, shown
 from hyperinverter.data.batches import PhotoDataset, TrainLoader, as_it_is
 from hyperinverter.data.decoded import decode_photos
 from hyperinverter.data.digiface import RESOLUTION, face_names, prepare_digiface
@@ -112,26 +113,30 @@ class ImageDataModule(LightningDataModule):
             "eval_batch_size": self.eval_batch_size,
             **{f"data.num_{split}": count for split, count in self.counts.items() if count is not None},
         }
-        for name, value in at_least_one.items():
-            if value < 1:
-                raise UserError(f"{name}={value}: at least 1 is needed")
-        if self.num_workers < 0:
-            raise UserError(f"data.num_workers={self.num_workers}: 0 or more is needed")
+        whole = {**at_least_one, "data.num_workers": self.num_workers, "seed": self.seed}
+        for name, value in whole.items():
+            least = 1 if name in at_least_one else 0
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                said = "at least 1" if least else "0 or more"
+                raise UserError(f"{name}={shown(value)}: {said} is needed, as a whole number")
+        numbers = {"phase.epoch_kimg": self.epoch_kimg}
+        numbers |= dict(zip(("data.val_fraction", "data.test_fraction"), self.fractions, strict=True))
+        for name, number in numbers.items():
+            if not isinstance(number, (int, float)) or not math.isfinite(number):
+                raise UserError(f"{name}={shown(number)}: a number is needed")
         if not self.epoch_kimg > 0:
             raise UserError(f"phase.epoch_kimg={self.epoch_kimg}: more than 0 is needed")
-        if self.seed < 0:
-            raise UserError(f"seed={self.seed}: 0 or more is needed")
         val, test = self.fractions
         if min(val, test) < 0 or val + test >= 1:
             raise UserError(
                 f"data.val_fraction={val} and data.test_fraction={test} leave nothing to train on; "
                 f"choose shares whose sum is below 1"
             )
-        if self.resize not in FILTERS:
+        if not isinstance(self.resize, str) or self.resize not in FILTERS:
             raise UserError(f"data.resize={self.resize!r}: choose one of {', '.join(FILTERS)}")
-        if self.fit not in FITS:
+        if not isinstance(self.fit, str) or self.fit not in FITS:
             raise UserError(f"data.fit={self.fit!r}: choose one of {', '.join(FITS)}")
-        if self.white is not None and not 1 <= self.white <= 65535:
+        if self.white is not None and (type(self.white) is not int or not 1 <= self.white <= 65535):
             raise UserError(f"data.white={self.white}: choose a value from 1 to 65535, such as 255 or 4095")
         if self.decoded not in (True, False, "auto"):
             raise UserError(f"data.decoded={self.decoded!r}: choose true, false or auto")
