@@ -4,7 +4,7 @@ MTCNN (Zhang et al. 2016) is three networks: P-Net and R-Net propose boxes, O-Ne
 48 px. Its points jitter with the box: turn or scale a photo, and the crop moves by 4 % of its side (median, 64 px
 faces enlarged; 12 % in one of ten). So the search is made once, on a small copy, and then O-Net alone reads every
 face again: upright, at full detail, in boxes of several sizes and turns and in their mirror images. The median of
-these points counts. That leaves 0.5 % and 1 %, and costs a tenth of a second search.
+these points counts. That leaves 0.1 % and 0.5 %, and takes 0.03 s a face on one core.
 """
 
 from __future__ import annotations
