@@ -4,9 +4,11 @@
     python -m hyperinverter_recipes.gpu --rehearse --out FOLDER        the same on a processor, with tiny networks
 
 Leaves ``table.csv`` (ours against the method written the obvious way, in turns), ``policies.csv`` (other choices of
-``ops.policy``), ``profile.txt`` (where a training step's time goes) and ``README.md`` (the machine, what was wanted and
-what came out). The most important cases come first; every line is written at once, so that what was measured stays if
-the time is up. Weights are random; a step has the pixel loss and no optimizer, as in ``hyperinverter bench``.
+``ops.policy``), ``profile.txt`` (where a training step's time goes) and ``README.md`` (the machine, what was wanted,
+what came out, and what became of each part). The most important parts come first, and each has a share of the time
+(``budget``); every line is written at once. A part that fails is named with its sentence, the others go on, and the
+exit code is 1. When the time is up the process ends, whatever it is doing. Weights are random; a step has the pixel
+loss and no optimizer, as in ``hyperinverter bench``.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ import argparse
 import gc
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +42,7 @@ from hyperinverter.commands.bench.measuring import (
 from hyperinverter.contracts import UserError
 from hyperinverter.inversion.phase2 import HyperInverter
 from hyperinverter.ops.policy import GPU, policy
+from hyperinverter_recipes.budget import Limit, Outcome, Part, Share, share_out
 
 SIDES: tuple[Side, Side] = ("ours", "reference")
 PHOTOS = 2_800_000  # of phase II, faces
@@ -69,12 +74,18 @@ PLAN = [
 CHOICES: list[dict[str, Any]] = [
     {},
     {"regressors": "loop"},
+    {"equal_products": "each"},
+    {"equal_products": "together"},
     {"per_sample": "loop"},
     {"factored": "kernels"},
     {"factored": "mixing"},
     {"channels_last": True},
     {"filter_layout": "as_given"},
 ]
+
+
+CHOSEN = [STEP, PLAN[0], PLAN[2]]  # measured under every choice
+TO_SHARE = 0.85  # of the time; the rest is for calls that take longer than what was left of a share
 
 
 class Wanted(NamedTuple):
@@ -104,9 +115,9 @@ class Bench:
     Args:
         out: The folder.
         device: "cuda" or "cpu".
-        seconds: After which no further case begins.
+        seconds: After which the process ends; the parts share a little less.
         tiny: Networks of 16 px in place of all others, to rehearse.
-        rounds: Calls of each side, after some to warm up.
+        rounds: Calls of each side, after some to warm up; fewer where a share is used up.
     """
 
     out: Path
@@ -119,27 +130,46 @@ class Bench:
         self.began = time.perf_counter()
         self.rows: dict[Case, dict[str, Any]] = {}
         self.peaks: dict[str, float] = {}
+        self.outcomes: list[Outcome] = []
         self._model: tuple[str, HyperInverter] | None = None
+        self._writing = threading.Lock()
 
-    def run(self) -> None:
-        """Measure everything that there is time for."""
+    def run(self) -> bool:
+        """Measure everything that there is time for; return whether nothing failed."""
         self.out.mkdir(parents=True, exist_ok=True)
-        for number, case in enumerate(PLAN):
-            if self._late():
-                break
-            self.rows[case] = self._row(case)
-            add(self.rows[case], self.out / "table.csv")
+        with Limit(self.seconds, self._cut_off):
+            share_out(self.parts(), self.seconds * TO_SHARE, after_each=self._after)
             self._report()
-            if number == 1:  # what a step's time goes into comes before the less important cases
-                self._profile()
-                self._choices(STEP)
-        for case in (PLAN[0], PLAN[2]):
-            if not self._late():
-                self._choices(case)
+        return not any(outcome.failed for outcome in self.outcomes)
+
+    def parts(self) -> list[Part]:
+        """All measurements, the most important first."""
+        parts = [Part(_name(case), 2 if case == STEP else 1, partial(self._measure, case)) for case in PLAN]
+        choices = [Part(f"choices of {_name(case)}", 1.5, partial(self._choices, case)) for case in CHOSEN]
+        profile = Part(f"profile of {_name(STEP)}", 0.5, self._profile)
+        # what a step's time goes into comes before the less important cases
+        return [*parts[:2], profile, choices[0], *parts[2:], *choices[1:]]
+
+    def _measure(self, case: Case, share: Share) -> None:
+        self.rows[case] = self._row(case, share)
+        add(self.rows[case], self.out / "table.csv")
+
+    def _after(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+        if outcome.failed:
+            print(f"{outcome.name} {outcome.said}", file=sys.stderr, flush=True)
+            self._model = None  # and what it holds on the GPU
+            gc.collect()
+            if self.device == "cuda":
+                torch.cuda.empty_cache()
         self._report()
 
-    def _late(self) -> bool:
-        return time.perf_counter() - self.began > self.seconds
+    def _cut_off(self) -> None:
+        names = [part.name for part in self.parts()][len(self.outcomes) :]
+        said = "cut off: the time was up"
+        self.outcomes += [Outcome(name, 0, 0, said, failed=True) for name in names]
+        print(f"{names[0] if names else 'the report'} {said}", file=sys.stderr, flush=True)
+        self._report()
 
     def _place(self, case: Case) -> Place:
         place = Place(self.device, case.precision)
@@ -165,14 +195,21 @@ class Bench:
         name, batch = parse_case(case.name)
         return name, min(batch, 2) if self.tiny else batch
 
-    def _row(self, case: Case) -> dict[str, Any]:
+    def _row(self, case: Case, share: Share) -> dict[str, Any]:
         place, (name, batch) = self._place(case), self._parsed(case)
         runs = self._works(case, place)
-        memory = {side: self._peak_mb(runs[side], place) for side in SIDES}
+        memory: dict[Side, float | None] = {
+            "ours": self._peak_mb(runs["ours"], place, share),
+            "reference": None,
+        }
+        if not share.over("the reference"):
+            memory["reference"] = self._peak_mb(runs["reference"], place, share)
         there = [side for side in SIDES if memory[side] is not None]
-        taken = self._in_turns({side: runs[side] for side in there}, place)
+        taken = self._in_turns({side: runs[side] for side in there}, place, share)
         ours, reference = (statistics.median(taken[side]) if side in taken else None for side in SIDES)
-        counted = count(self._size(case), name, batch, "ours", "cuda")
+        counted = (
+            None if share.over("its arithmetic") else count(self._size(case), name, batch, "ours", "cuda")
+        )
         of_ours, of_reference = memory["ours"], memory["reference"]
         row: dict[str, Any] = {
             "size": self._size(case),
@@ -186,14 +223,16 @@ class Bench:
             "peak_mb": of_ours,
             "reference_peak_mb": of_reference,
             "memory_share": of_ours / of_reference if of_ours and of_reference else None,
-            "gflop": counted.gflop,
+            "gflop": counted.gflop if counted else None,
             "machine_gflops": self.peaks[case.precision],
-            "share_of_machine": counted.gflop / ours / self.peaks[case.precision] if ours else None,
-            "operators": counted.operators,
+            "share_of_machine": counted.gflop / ours / self.peaks[case.precision]
+            if ours and counted
+            else None,
+            "operators": counted.operators if counted else None,
             "launches": self._launched(runs["ours"]) if ours else None,
             "reference_launches": self._launched(runs["reference"]) if reference else None,
             "edit_cost": ours / reference if name.startswith("edit") and ours and reference else None,
-            "rounds": self.rounds,
+            "rounds": len(taken.get("ours", ())),
         }
         shown = {
             key: "" if v is None else f"{v:.4g}" if isinstance(v, float) else v for key, v in row.items()
@@ -201,14 +240,16 @@ class Bench:
         print("  ".join(f"{key}={value}" for key, value in shown.items() if value != ""), flush=True)
         return {**shown, **machine()}
 
-    def _in_turns(self, runs: dict[Side, Run], place: Place) -> dict[Side, list[float]]:
+    def _in_turns(self, runs: dict[Side, Run], place: Place, share: Share) -> dict[Side, list[float]]:
         taken: dict[Side, list[float]] = {side: [] for side in runs}
-        for _ in range(self.rounds):
+        for number in range(self.rounds):
+            if number and share.over(f"rounds from {number + 1} on"):
+                break
             for side, run in runs.items():
                 taken[side].append(place.seconds(run))
         return taken
 
-    def _peak_mb(self, run: Run, place: Place) -> float | None:
+    def _peak_mb(self, run: Run, place: Place, share: Share) -> float | None:
         """Most memory of the GPU while a call warms up, in MB; None if it has not enough, nan on a processor."""
         if place.device != "cuda":
             run()
@@ -217,17 +258,20 @@ class Bench:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         try:
-            for _ in range(2):
+            run()
+            place.wait()
+            if not share.over("a second call to warm up"):
                 run()
             place.wait()
         except torch.cuda.OutOfMemoryError:
+            share.left_out.append("a side that needs more memory than the GPU has")
             return None
         return torch.cuda.max_memory_allocated() / 1e6
 
     def _launched(self, run: Run) -> int | None:
         return launches(run) if self.device == "cuda" else None
 
-    def _choices(self, case: Case) -> None:
+    def _choices(self, case: Case, share: Share) -> None:
         """Ours under other choices of the policy, in turns with the one that is made."""
         place = self._place(case)
 
@@ -241,13 +285,19 @@ class Bench:
 
             return chosen
 
-        runs = [under(choice) for choice in CHOICES]
-        for choice, run in zip(CHOICES, runs, strict=True):
+        plainly = under({})
+        for choice in CHOICES:
+            shown = " ".join(f"{key}={value}" for key, value in choice.items()) or "as it is"
+            if share.over(shown):
+                continue
             wrong, taken = "", []
             try:
+                run = under(choice)
                 place.seconds(run)
-                for _ in range(self.rounds):
-                    taken.append((place.seconds(runs[0]), place.seconds(run)))
+                for number in range(self.rounds):
+                    if number and share.over(f"rounds of {shown} from {number + 1} on"):
+                        break
+                    taken.append((place.seconds(plainly), place.seconds(run)))
             except (torch.cuda.OutOfMemoryError, ValueError) as error:  # too large, or not for this layout
                 wrong = str(error).splitlines()[0]
             plain, other = (statistics.median(side) for side in zip(*taken, strict=True)) if taken else (0, 0)
@@ -255,7 +305,7 @@ class Bench:
                 "size": self._size(case),
                 "case": case.name,
                 "precision": case.precision,
-                "choice": " ".join(f"{key}={value}" for key, value in choice.items()) or "as it is",
+                "choice": shown,
                 "seconds": f"{other:.4g}" if taken else "",
                 "times_as_it_is": f"{other / plain:.3g}" if taken else "",
                 "error": wrong,
@@ -263,7 +313,7 @@ class Bench:
             add(row, self.out / "policies.csv")
             print("  ".join(f"{key}={value}" for key, value in row.items()), flush=True)
 
-    def _profile(self) -> None:
+    def _profile(self, share: Share) -> None:
         name, batch = self._parsed(STEP)
         self._model = None  # the profile makes its own
         gc.collect()
@@ -288,8 +338,13 @@ class Bench:
             *map(self._verdict, WANTED),
             "",
             *self._hours(),
+            "| part | seconds | its share | |",
+            "| --- | --- | --- | --- |",
+            *(f"| {o.name} | {o.seconds:.1f} | {o.share:.1f} | {o.said} |" for o in self.outcomes),
+            "",
         ]
-        (self.out / "README.md").write_text("\n".join(lines), encoding="utf-8")
+        with self._writing:
+            (self.out / "README.md").write_text("\n".join(lines), encoding="utf-8")
 
     def _verdict(self, wanted: Wanted) -> str:
         found = str(self.rows.get(wanted.case, {}).get(wanted.column, ""))
@@ -314,10 +369,14 @@ class Bench:
         ]
 
 
+def _name(case: Case) -> str:
+    return f"{case.name} {case.size} {case.precision}"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Measure everything there is to measure on a GPU.")
     parser.add_argument("--out", type=Path, required=True, help="a folder that is not there, or is empty")
-    parser.add_argument("--minutes", type=float, default=9.0, help="after which no further case begins")
+    parser.add_argument("--minutes", type=float, default=9.0, help="after which the process ends")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--rehearse", action="store_true", help="on a processor, with tiny networks")
     args = parser.parse_args(arguments)
@@ -326,14 +385,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError("PyTorch sees no CUDA GPU; --rehearse goes through everything on a processor")
         if args.out.is_dir() and any(args.out.iterdir()):
             raise UserError(f"{args.out} is not empty: choose another --out, so that two machines do not mix")
+        if not args.minutes > 0:
+            raise UserError(f"--minutes must be above 0, got {args.minutes:g}")
         device = "cpu" if args.rehearse else "cuda"
         with policy(GPU) if args.rehearse else nullcontext():
-            Bench(args.out, device, args.minutes * 60, args.rehearse, max(args.rounds, 1)).run()
+            bench = Bench(args.out, device, args.minutes * 60, args.rehearse, max(args.rounds, 1))
+            complete = bench.run()
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
     print(args.out / "README.md")
-    return 0
+    return 0 if complete else 1
 
 
 if __name__ == "__main__":

@@ -14,17 +14,23 @@ from typing import Any, TypeVar
 from unittest import mock
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hyperinverter.ops.policy import GPU, policy
 
 DEVICE = torch.device(os.environ.get("HYPERINVERTER_TEST_DEVICE") or "cuda")
 REHEARSAL = DEVICE.type == "cpu"
 TRAINER = "cpu" if REHEARSAL else "gpu"  # Lightning's name, and that of conf/trainer
-# Largest distance to float64, as a share of its norm. float32 sums over some thousand products keep 1e-5 or better;
+# Largest distance to float64, as a share of its norm (``distance``): the one measure of all these tests. float32 sums over some thousand products keep 1e-5 or better;
 # tf32 has 10 bits behind the point, bfloat16 7.
 TOLERANCE = {"fp32": 1e-4, "tf32": 3e-3, "bf16": 3e-2, "fp16": 3e-2}
 _DRAWN = {"rand": torch.float32, "randn": torch.float32, "randint": torch.int64, "randperm": torch.int64}
+_PRODUCTS = {
+    *(torch.ops.aten.convolution, torch.ops.aten.convolution_backward),
+    *(torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.ops.aten.baddbmm),
+}
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 M = TypeVar("M", bound=nn.Module)
@@ -44,13 +50,59 @@ def unfit(precision: str) -> str | None:
     return f"{torch.cuda.get_device_name(DEVICE)} has no {precision}"
 
 
+class RoundedProducts(TorchDispatchMode):
+    """tf32 on a processor: what is multiplied in convolutions and matrix products has 10 bits behind the point."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, given: Any = (), named: Any = None) -> Any:
+        if function.overloadpacket in _PRODUCTS:
+            given = tuple(_with_ten_bits(x) for x in given)
+        return function(*given, **(named or {}))
+
+
+def _with_ten_bits(x: Any) -> Any:
+    if not isinstance(x, Tensor) or x.dtype != torch.float32:
+        return x
+    bits = x.view(torch.int32)
+    return ((bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF).view(torch.float32)  # to the nearest, ties to even
+
+
 @contextmanager
-def arithmetic(precision: str, autocast: bool = True) -> Iterator[None]:
-    """Within, compute in this precision and with a GPU's choices of ``ops.policy``."""
+def smooth_activations() -> Iterator[None]:
+    """Within, ReLUs bend gradually: the slope below zero, then 1, with softplus in between."""
+
+    def bent(x: Tensor, slope: Any = 0.01, inplace: bool = False) -> Tensor:
+        return slope * x + (1 - slope) * F.softplus(x)
+
+    def of_channels(x: Tensor, slope: Tensor) -> Tensor:
+        return bent(x, slope.view(-1, *[1] * (x.ndim - 2)))
+
+    with ExitStack() as stack:
+        others = {
+            "leaky_relu": bent,
+            "leaky_relu_": bent,
+            "relu": partial(bent, slope=0.0),
+            "prelu": of_channels,
+        }
+        for name, other in others.items():
+            stack.enter_context(mock.patch.object(F, name, other))
+        yield
+
+
+@contextmanager
+def arithmetic(precision: str, autocast: bool = True, compiled: bool = False) -> Iterator[None]:
+    """Within, compute in this precision and with a GPU's choices of ``ops.policy``.
+
+    Args:
+        precision: One of ``TOLERANCE``.
+        autocast: Off where the caller chooses half precision by itself.
+        compiled: No rehearsal of tf32, which a compiler cannot follow.
+    """
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     with ExitStack() as stack:
         if REHEARSAL:
             stack.enter_context(policy(GPU))
+            if precision == "tf32" and not compiled:
+                stack.enter_context(RoundedProducts())
         if autocast and precision in _HALF:
             stack.enter_context(torch.autocast(DEVICE.type, _HALF[precision]))
         torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")

@@ -14,7 +14,16 @@ from place import compared
 from torch import Tensor
 
 from hyperinverter import ops
-from hyperinverter.ops import activation, factored, modconv, per_sample, resample, winograd
+from hyperinverter.ops import (
+    activation,
+    factored,
+    modconv,
+    per_sample,
+    precision,
+    products,
+    resample,
+    winograd,
+)
 from hyperinverter.ops.factored import FactoredResidual
 from hyperinverter.ops.policy import policy
 
@@ -72,6 +81,24 @@ def made(u: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
     return factored.materialised(FactoredResidual(u, w2, b2, SHARED))
 
 
+def of_all(x: Tensor, weight: Tensor, bias: Tensor, **options: Any) -> Tensor:
+    """Three products, two of which have one shape."""
+    with policy(equal_products=options["how"]):
+        one, two, three = products.affine_of_all(
+            [(bias, x, weight), (bias[:2], x, weight[:, :2]), (2 * bias, -x, weight.flip(0))]
+        )
+    return torch.cat([one, two, three], dim=1)
+
+
+def together(u: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    one, two = FactoredResidual(u, w2, b2, SHARED), FactoredResidual(-u, 2 * w2, b2, SHARED)
+    return torch.cat([*factored.all_materialised({"one": one, "kept": u, "two": two}).values()][::2])
+
+
+def precise(x: Tensor) -> Tensor:
+    return precision.at_least_float32(x) * 2
+
+
 BIASED = {"x": X, "scale": (B, O, 1, 1), "bias": (O,), "noise": (S, S), "strength": ()}
 CASES = {
     "demodulation, shared": Case(modconv.demodulation, {"weight": SHARED, "style": STYLE}),
@@ -115,6 +142,12 @@ CASES = {
     "delta_conv2d": Case(factored.delta_conv2d, {"x": X, "weight": SHARED, "delta": OWN, "style": STYLE}),
     "materialised": Case(made, FACTORS),
     "materialised, a tensor": Case(kept, {"x": OWN}),
+    "all_materialised": Case(together, FACTORS),
+    **{
+        f"affine_of_all, {how}": Case(of_all, {"x": (B, D), "weight": (D, O), "bias": (O,)}, {"how": how})
+        for how in ("each", "cheapest", "together")
+    },
+    "at_least_float32": Case(precise, {"x": X}),
     "leaky_relu": Case(activation.leaky_relu, {"x": X}),
     "scale_bias_leaky_relu": Case(activation.scale_bias_leaky_relu, BIASED, {"clamp": 2.0}),
     "scale_bias_leaky_relu, noise of each": Case(
@@ -134,7 +167,16 @@ CASES = {
     "winograd.gradients": Case(winograd.conv3x3, {"x": X, "weight": SHARED}),
 }
 # What gives no number that is learned from, or is called by what is tested.
-ELSEWHERE = {"fir_kernel", "pays", "on_kernel", "policy", "policy_of", "fast_layout", "replayed"}
+ELSEWHERE = {
+    "fir_kernel",
+    "pays",
+    "on_kernel",
+    "policy",
+    "policy_of",
+    "fast_layout",
+    "replayed",
+    "copying_pays",
+}
 
 
 @pytest.mark.parametrize("name", CASES)

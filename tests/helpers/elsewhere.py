@@ -56,8 +56,12 @@ class Watch(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, given: Any = (), named: Any = None) -> Any:
         if function in _WAITING:
             self.found.append(_WAITING[function])
-        if function is torch.ops.aten._to_copy.default and "cpu" in str((named or {}).get("device")):
-            self.found.append("a copy to the host")
+        if function is torch.ops.aten._to_copy.default:
+            there, waits = str((named or {}).get("device")), not (named or {}).get("non_blocking")
+            if "cpu" in there:
+                self.found.append("a copy to the host")
+            elif DEVICE in there and waits and given[0].device.type == "cpu":
+                self.found.append("a copy from the host")
         if function is torch.ops.aten.index.Tensor and any(
             isinstance(index, Tensor) and index.dtype == torch.bool for index in given[1]
         ):

@@ -33,12 +33,12 @@ class Batches:
         return Batches(self.batches * times)
 
 
-def make_batches(*sizes: int) -> Batches:
+def make_batches(*sizes: int, side: int = 16) -> Batches:
     """Batches of these sizes, every photo with a name of its own."""
     batches: list[Batch] = []
     for index, size in enumerate(sizes):
         names = [f"{index}/{i}" for i in range(size)]
-        batches.append({"image": torch.rand(size, 3, 16, 16) * 2 - 1, "name": names})
+        batches.append({"image": torch.rand(size, 3, side, side) * 2 - 1, "name": names})
     return Batches(batches)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ from hyperinverter.networks.coverage import select
 from hyperinverter.networks.fusion import FUSIONS, ConcatFusion, Fusion
 from hyperinverter.networks.generator import Generator
 from hyperinverter.networks.hypernets import HyperNetwork, KernelRegressor
-from hyperinverter.ops.factored import FactoredResidual
+from hyperinverter.ops import products
+from hyperinverter.ops.factored import FactoredResidual, materialised
 from hyperinverter.ops.policy import policy
 
 SHAPES = [(6, 6, 3, 3), (4, 8, 3, 3), (3, 10, 1, 1), (10, 7)]
@@ -254,8 +256,8 @@ def test_all_at_once_gives_the_same_residuals_and_gradients(fusion: type[Fusion]
     maps = {name: x.double().requires_grad_() for name, x in both(2, 6, 8, 8, 8).items()}
     inputs = [maps["photo"], *hypernet.parameters()]
     results = []
-    for way in ("loop", "together"):
-        with policy(regressors=way):
+    for way, equal in (("loop", "each"), ("together", "together")):
+        with policy(regressors=way, equal_products=equal):
             residuals = hypernet(**maps)
         total = torch.stack([delta.square().sum() for delta in residuals.values()]).sum()
         results.append([*residuals.values(), *torch.autograd.grad(total, inputs)])
@@ -275,6 +277,46 @@ def test_all_at_once_is_computed_in_half_precision_and_in_fewer_operations() -> 
         assert 1e-4 < apart / torch.cat([delta.flatten() for delta in exact.values()]).norm() < 5e-2
     assert counts["loop"] == [torch.bfloat16] * 5 * len(hypernet.kernels)
     assert counts["together"] == [torch.bfloat16] * 5
+
+
+@pytest.mark.parametrize("factored", [False, True])
+def test_layers_of_one_shape_are_one_product(factored: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = make_generator().kernels()
+    hypernet = HyperNetwork(kernels, 8, 4, extractor_channels=8, init="fan_in")
+    maps = both(2, 6, 8, 8, 8)
+    shapes = [spec.shape for spec in kernels if not factored or spec.shape[2:] != (3, 3)]
+    widths = [spec.shape[1] for spec in kernels]
+    wanted = {
+        "each": len(widths) + len(shapes),
+        "cheapest": len(widths) + sum(1 if n > products.FEW else n for n in Counter(shapes).values()),
+        "together": len(set(widths)) + len(set(shapes)),
+    }
+    assert wanted["together"] < wanted["cheapest"] < wanted["each"]
+    # as at full width, where the first matrices are large and the last are not
+    monkeypatch.setattr(
+        products, "copying_pays", lambda count, weight: count > products.FEW and weight.shape[1] != 64
+    )
+    results = []
+    for way, count in wanted.items():
+        with policy(regressors="together", equal_products=way), Products() as seen:
+            found = hypernet.factors(**maps) if factored else hypernet(**maps)
+        assert seen.total == count, way
+        results.append([materialised(residual) for residual in found.values()])
+    for other in results[1:]:
+        for one, two in zip(results[0], other, strict=True):
+            assert_close(one, two, rtol=1e-6, atol=1e-6)
+
+
+class Products(TorchDispatchMode):
+    """Counts matrix products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, given: Any = (), named: Any = None) -> Any:
+        self.total += function in (torch.ops.aten.addmm.default, torch.ops.aten.baddbmm.default)
+        return function(*given, **(named or {}))
 
 
 class Convolutions(TorchDispatchMode):

@@ -42,6 +42,7 @@ from hyperinverter.networks.generator import Generator
 from hyperinverter.networks.hypernets import HyperNetwork
 from hyperinverter.networks.hyperstyle import HyperStyleNetwork
 from hyperinverter.networks.wplus import LatentDiscriminator, WPlusEncoder
+from hyperinverter.ops.placing import placed
 from hyperinverter.ops.policy import GPU, policy
 from hyperinverter.tasks import muon
 from hyperinverter.tasks.common import PhaseTask
@@ -110,20 +111,25 @@ def test_every_coverage(mode: FakeTensorMode, coverage: str) -> None:
         assert on_device(model(photos(mode)).image)
 
 
+@pytest.mark.parametrize("eased", [1.0, 0.5])
 @pytest.mark.parametrize("rule", RULES)
-def test_inversion_and_edits(mode: FakeTensorMode, rule: str) -> None:
+def test_inversion_and_edits(mode: FakeTensorMode, rule: str, eased: float) -> None:
     model = built(places=("b8.conv1", "b16.conv0"))
-    model.rule = rule  # type: ignore[assignment]
+    model.rule, model.edit_strength = rule, eased  # type: ignore[assignment]
     moved(model, mode)
-    turn = Direction("turn", torch.ones(16))  # loaded from a file: on the host
-    with mode:
+    with mode, watched() as watch:
+        turn = turn_on(TURN)  # loaded from a file: on the host
         inversion = model.invert(photos(mode, count=1))
-        assert on_device(model.edit(inversion, turn_on(turn), 1.0))
+        power = torch.empty(1, device="cpu")
+        assert on_device(model.edit(inversion, turn, 1.0))
+        object.__setattr__(turn, "styles", {"b8.conv1": torch.empty(16, device="cpu")})
+        assert on_device(model.edit(inversion, turn, power, strength=power))
         draw = model.prepare(inversion, 0.5)
         assert on_device(draw(torch.empty(3, 16, device=DEVICE)))
         assert on_device(model.render(inversion.w, inversion.residuals, {"coarse": 0.5, "features": 0.2}))
         shift = random_steps(model.generator, 1)
         assert all(map(on_device, model.reconstruct_and_edit(photos(mode, count=1), shift)))
+    assert watch.found == []
 
 
 def turn_on(direction: Direction) -> Direction:
@@ -160,8 +166,11 @@ def test_methods_that_look_again(mode: FakeTensorMode) -> None:
     with mode:
         for model in (again, changing):
             assert on_device(model(photos(mode)).image)
-            inversion = model.invert(photos(mode, 48))  # type: ignore[operator]
-            assert on_device(model.edit(inversion, turn_on(TURN), 1.0))  # type: ignore[operator]
+            model.edit_strength = 0.5
+            with watched() as watch:
+                inversion = model.invert(photos(mode, 48))  # type: ignore[operator]
+                assert on_device(model.edit(inversion, turn_on(TURN), 1.0))  # type: ignore[operator]
+            assert watch.found == []
 
 
 def test_measuring_edits(mode: FakeTensorMode, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +212,11 @@ def test_encoders_to_w_plus(mode: FakeTensorMode, method: Any) -> None:
     encoder = WPlusEncoder(backbone(), generator.w_dim, generator.num_ws, method, "flatten", 8)
     model, judge = moved(WInverter(generator, encoder), mode), moved(LatentDiscriminator(16, 4), mode)
     with mode:
-        w = model(photos(mode)).w
+        with watched() as watch:
+            inversion = model.invert(photos(mode))  # type: ignore[operator]
+            assert on_device(model.edit(inversion, turn_on(TURN), 1.0))  # type: ignore[operator]
+        assert watch.found == []
+        w = inversion.w
         assert on_device(w)
         assert on_device(judge(w))
         assert all(map(on_device, judge.pooled(w[:, 0].detach(), w[:, 1].detach())))  # type: ignore[operator]
@@ -276,7 +289,7 @@ def test_what_is_left_on_the_host_is_caught(mode: FakeTensorMode, monkeypatch: p
 SGD = partial(torch.optim.SGD, lr=1e-3)
 
 
-def step_of(task: PhaseTask, make_trainer: Callable[..., Any]) -> list[str]:
+def step_of(task: PhaseTask, make_trainer: Callable[..., Any], side: int = 16) -> list[str]:
     """What would make the host wait in a training step, outside of Lightning."""
     found: list[str] = []
     plain = task.training_step
@@ -289,7 +302,7 @@ def step_of(task: PhaseTask, make_trainer: Callable[..., Any]) -> list[str]:
         return loss
 
     task.training_step = training_step  # type: ignore[method-assign]
-    make_trainer().fit(task, make_batches(2, 2))
+    make_trainer().fit(task, make_batches(2, 2, side=side))
     return found
 
 
@@ -306,6 +319,18 @@ def test_a_training_step_of_phase_two_does_not_wait(
     options: dict[str, Any], make_phase2: Callable[..., PhaseIIHyper], make_trainer: Callable[..., Any]
 ) -> None:
     assert step_of(make_phase2(**options, optimizer=SGD), make_trainer) == []
+
+
+def test_steps_of_features_and_of_hyperstyle_do_not_wait(make_trainer: Callable[..., Any]) -> None:
+    model = built(places=("b8.conv1", "b16.conv0"))
+    model.rule, model.edit_strength = "warp", 0.5
+    network = HyperStyleNetwork(select(model.generator.kernels(), ["convs"]), backbone(), hidden_dim=4)
+    first = WInverter(model.generator, WEncoder(backbone(), model.generator.w_dim))
+    for inverter, options in ((model, {"edit": 1.0}), (HyperStyle(first, network, iterations=2), {})):
+        task = PhaseIIHyper(
+            inverter, **{**_common(), "metrics": metrics.MetricSuite(32), "optimizer": SGD}, **options
+        )
+        assert step_of(task, make_trainer, side=32) == []
 
 
 def test_a_step_with_the_discriminator_does_not_wait(
@@ -448,3 +473,12 @@ def test_the_watch_notes_masks_and_copies() -> None:
         x.to("cpu", torch.float64)
         torch.nonzero(x)
     assert set(watch.found) == {"a mask as an index", "nonzero()"} or "a copy to the host" in watch.found
+
+
+def test_the_watch_notes_copies_from_the_host(mode: FakeTensorMode) -> None:
+    with mode, watched() as watch:
+        there, here = torch.empty(3, device=DEVICE), torch.empty(3, device="cpu")
+        placed(here, there)
+        assert watch.found == []
+        here.to(there)
+    assert watch.found == ["a copy from the host"]

@@ -10,6 +10,7 @@ from torch import Tensor
 from hyperinverter.contracts import Inversion, UserError
 from hyperinverter.inversion.drawing import GROUPS, scale_residuals, strength_of
 from hyperinverter.ops.factored import Residual
+from hyperinverter.ops.placing import placed
 
 
 def move(w: Tensor, direction: Tensor, strength: float | Tensor = 1.0) -> Tensor:
@@ -37,7 +38,7 @@ def move(w: Tensor, direction: Tensor, strength: float | Tensor = 1.0) -> Tensor
         raise ValueError(f"a direction {tuple(direction.shape)} does not fit codes {tuple(w.shape)}")
     if isinstance(strength, Tensor) and strength.ndim == 1:
         strength = strength.view(-1, *[1] * (w.ndim - 1))
-    return w + strength * direction.to(w)
+    return w + strength * placed(direction, w)
 
 
 def interpolate(

@@ -16,6 +16,7 @@ from torch import Tensor
 from hyperinverter.networks.features import KIND
 from hyperinverter.networks.generator import Synthesis
 from hyperinverter.ops.factored import Residual
+from hyperinverter.ops.precision import at_least_float32
 
 Rule = Literal["add", "fade", "warp"]
 RULES: tuple[Rule, ...] = get_args(Rule)
@@ -82,8 +83,10 @@ class Carrier:
         self._last = self._last_map()
         if self._last:
             old = synthesis.maps_to(before, self._last, weights)
-            self._old = {name: old[_place(name)].float() for name in features} if rule == "fade" else {}
-            self._movement = Movement(old[self._last].float()) if rule == "warp" else None
+            self._old = (
+                {name: at_least_float32(old[_place(name)]) for name in features} if rule == "fade" else {}
+            )
+            self._movement = Movement(at_least_float32(old[self._last])) if rule == "warp" else None
 
     def _last_map(self) -> str:
         """The last layer whose map the rule looks at; empty: it looks at none."""
@@ -111,11 +114,11 @@ class Carrier:
         new = self.synthesis.maps_to(after, self._last, self.weights if weights is None else weights)
         if self._movement is None:
             found = {
-                name: residual * _kept(self._old[name], new[_place(name)].float())
+                name: residual * _kept(self._old[name], at_least_float32(new[_place(name)]))
                 for name, residual in wide.items()
             }
         else:
-            flow = self._movement(new[self._last].float())
+            flow = self._movement(at_least_float32(new[self._last]))
             found = {name: moved(residual, flow) for name, residual in wide.items()}
         places = [place for place in new if f"{place}{KIND}" in wide]
         last = list(new).index(places[0]) if places else len(new)

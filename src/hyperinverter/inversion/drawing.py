@@ -29,6 +29,8 @@ from hyperinverter.networks.features import KIND
 from hyperinverter.networks.generator import Generator
 from hyperinverter.ops.factored import FactoredResidual, Residual
 from hyperinverter.ops.factored import materialised as made
+from hyperinverter.ops.placing import placed
+from hyperinverter.ops.precision import at_least_float32
 
 KINDS = ("weights", "features")
 _CODES = 2000  # whose covariance says how far an edit goes
@@ -220,7 +222,7 @@ class Drawing(nn.Module, ABC):
     def _covariance(self) -> Tensor:
         """Of the generator's codes, ``(D, D)``."""
         with torch.inference_mode(False):  # it may be asked for again where gradients flow
-            codes = self.generator.sample_codes(_CODES).float()
+            codes = at_least_float32(self.generator.sample_codes(_CODES))
             centred = codes - codes.mean(0)
             return centred.T @ centred / (_CODES - 1)
 
@@ -327,5 +329,5 @@ def _scaled(residual: Residual, strength: float | Tensor) -> Residual:
     if isinstance(residual, FactoredResidual):
         return residual.scaled(strength)
     if isinstance(strength, Tensor) and strength.ndim == 1:
-        strength = strength.view(-1, *[1] * (residual.ndim - 1)).to(residual)
+        strength = placed(strength.view(-1, *[1] * (residual.ndim - 1)), residual)
     return residual * strength

@@ -23,6 +23,7 @@ from hyperinverter.inversion.drawing import Drawing, Strength
 from hyperinverter.inversion.phase1 import as_photos
 from hyperinverter.networks.frozen import Held
 from hyperinverter.networks.generator import Generator
+from hyperinverter.ops.placing import placed
 
 LARGEST = 256  # px at which images are compared; larger ones are pooled to it
 _MOST_SAMPLES = 1_000_000  # codes in memory at once
@@ -141,7 +142,7 @@ class Optimiser(Drawing):
         for step in range(plan.steps):
             for group in optimizer.param_groups:
                 group["lr"] = plan.rate_at(step)
-            jitter = torch.randn(start.shape, generator=random).to(w)
+            jitter = placed(torch.randn(start.shape, generator=random), w)
             image = self._draw(w + plan.exploration_at(step) * spread * jitter, noise)
             error = (pooled(image) - small).square().mean((1, 2, 3))
             loss = (
@@ -219,7 +220,7 @@ def pooled(image: Tensor) -> Tensor:
 def code_statistics(generator: Generator, samples: int) -> tuple[Tensor, float]:
     """Mean of w ``(D,)`` over random codes of a fixed seed, and the root of their mean squared distance from it."""
     random = torch.Generator().manual_seed(123)
-    z = torch.randn(samples, generator.z_dim, generator=random).to(generator.w_avg)
+    z = placed(torch.randn(samples, generator.z_dim, generator=random), generator.w_avg)
     w = torch.cat([generator.mapping(part)[:, 0] for part in z.split(1000)])
     mean = w.mean(0)
     return mean, float((w - mean).square().sum(1).mean().sqrt())

@@ -17,8 +17,7 @@ from hyperinverter.networks.features import FeatureResiduals
 from hyperinverter.networks.frozen import evaluating
 from hyperinverter.networks.generator import Generator
 from hyperinverter.networks.hypernets import HyperNetwork
-from hyperinverter.ops.factored import FactoredResidual, Residual
-from hyperinverter.ops.factored import materialised as made
+from hyperinverter.ops.factored import FactoredResidual, Residual, all_materialised
 
 
 class PhaseII(Drawing):
@@ -194,6 +193,6 @@ class HyperInverter(PhaseII):
     def _inverted(self, images: Tensor, strength: Strength) -> Inversion:
         first, predicted = self.predict(images, factored=True)
         factors = {name: found for name, found in predicted.items() if isinstance(found, FactoredResidual)}
-        residuals = {name: made(residual) for name, residual in predicted.items()}
+        residuals = all_materialised(predicted)
         image = self.draw_unseen(first.w, residuals, strength)
         return Inversion(first.w, residuals, first.w_image, image, factors)

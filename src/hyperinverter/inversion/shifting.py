@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hyperinverter.inversion.given import as_power
 from hyperinverter.networks.generator import STYLE
+from hyperinverter.ops.placing import placed
 
 
 class Shift(Protocol):
@@ -87,7 +88,7 @@ def _step(direction: Shift, power: float | Tensor, w: Tensor) -> Tensor | None:
     """What an edit adds: ``(B or 1, L or 1, D)``; None for the power 0, and for an edit of styles alone."""
     if not direction.shift.numel():
         return None
-    shift = direction.shift.to(w)
+    shift = placed(direction.shift, w)
     layers_differ = shift.ndim == 2 and w.ndim == 3 and len(shift) != w.shape[1]
     if shift.shape[-1] != w.shape[-1] or layers_differ:
         raise ValueError(
@@ -95,7 +96,7 @@ def _step(direction: Shift, power: float | Tensor, w: Tensor) -> Tensor | None:
         )
     shift = shift[None, None] if shift.ndim == 1 else shift[None]
     if isinstance(power, Tensor):
-        return power.to(w).view(-1, 1, 1) * shift
+        return placed(power, w).view(-1, 1, 1) * shift
     return None if power == 0 else power * shift
 
 
@@ -116,8 +117,8 @@ def style_shifts(w: Tensor, edits: Edits) -> dict[str, Tensor]:
         if not isinstance(power, Tensor) and power == 0:
             continue
         for layer, shift in direction.styles.items():
-            size = power.to(w).view(-1, 1) if isinstance(power, Tensor) else power
-            step = (size * shift.to(w)).expand(len(w), -1)
+            size = placed(power, w).view(-1, 1) if isinstance(power, Tensor) else power
+            step = (size * placed(shift, w)).expand(len(w), -1)
             name = f"{layer}{STYLE}"
             total[name] = step if name not in total else total[name] + step
     return total

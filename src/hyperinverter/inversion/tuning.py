@@ -20,6 +20,7 @@ from hyperinverter.inversion.drawing import Drawing, Strength
 from hyperinverter.inversion.optimise import Distance, OnStep, Optimiser, photos_of
 from hyperinverter.networks.frozen import Held
 from hyperinverter.networks.generator import Generator
+from hyperinverter.ops.placing import placed
 
 _FAR = 30.0  # length of the step from the pivot to where the generator should stay as it was
 _WEIGHT = 0.1  # of the two terms there
@@ -171,7 +172,7 @@ class PivotalTuning(Drawing):
 
     def _locality(self, w: Tensor, own: Mapping[str, Tensor], random: torch.Generator) -> Tensor:
         """How much the tuned generator differs from the stored one a step away from the pivot."""
-        z = torch.randn(1, self.generator.z_dim, generator=random).to(w)
+        z = placed(torch.randn(1, self.generator.z_dim, generator=random), w)
         pivot = w if w.ndim == 3 else w[:, None]
         with torch.no_grad():
             away = self.generator.mapping(z, truncation_psi=0.5) - pivot

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hyperinverter.ops.precision import at_least_float32
+
 
 def generator_loss(fake: Tensor) -> Tensor:
     """Non-saturating loss, mean of ``softplus(-D(image))`` (Goodfellow et al. 2014, section 3)."""
-    return F.softplus(-fake.float()).mean()
+    return F.softplus(-at_least_float32(fake)).mean()
 
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
@@ -23,7 +25,7 @@ def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
         real: Outputs for photos.
         fake: Outputs for images, which must be detached from the network that made them.
     """
-    return (F.softplus(-real.float()).mean() + F.softplus(fake.float()).mean()) / 2
+    return (F.softplus(-at_least_float32(real)).mean() + F.softplus(at_least_float32(fake)).mean()) / 2
 
 
 def r1_penalty(real: Tensor, photo: Tensor) -> Tensor:
@@ -41,5 +43,5 @@ def r1_penalty(real: Tensor, photo: Tensor) -> Tensor:
     """
     if not photo.requires_grad or not real.requires_grad:
         raise ValueError("r1_penalty needs photos that require gradients, and the logits of these photos")
-    (gradient,) = torch.autograd.grad(real.float().sum(), photo, create_graph=True)
-    return gradient.float().square().sum(dim=tuple(range(1, gradient.ndim))).mean()
+    (gradient,) = torch.autograd.grad(at_least_float32(real).sum(), photo, create_graph=True)
+    return at_least_float32(gradient).square().sum(dim=tuple(range(1, gradient.ndim))).mean()

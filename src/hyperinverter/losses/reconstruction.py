@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hyperinverter.judges.base import Judge
+from hyperinverter.ops.precision import at_least_float32
 
 
 class PixelLoss(nn.Module):
@@ -21,7 +22,7 @@ class PixelLoss(nn.Module):
         return photo.detach()
 
     def forward(self, image: Tensor, target: Tensor) -> Tensor:
-        return F.mse_loss(image.float(), target.float())
+        return F.mse_loss(at_least_float32(image), at_least_float32(target))
 
 
 class JudgeLoss(nn.Module):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from hyperinverter.networks.generator import GeneratorConfig
 from hyperinverter.networks.layers import EqualLinear
 from hyperinverter.ops.activation import SLOPE
+from hyperinverter.ops.precision import at_least_float32
 from hyperinverter.ops.resample import fir_filter, fir_kernel
 
 
@@ -101,7 +102,7 @@ class DiscriminatorEpilogue(nn.Module):
         # The largest group that divides the batch: the last batch of an epoch may have any size.
         largest = min(self.group_size or batch, batch)
         group = next(g for g in range(largest, 0, -1) if batch % g == 0)
-        y = x.float().reshape(group, batch // group, *x.shape[1:])
+        y = at_least_float32(x).reshape(group, batch // group, *x.shape[1:])
         y = ((y - y.mean(dim=0)).square().mean(dim=0) + 1e-8).sqrt().mean(dim=(1, 2, 3))  # (B / group,)
         return y.repeat(group).view(batch, 1, 1, 1).expand(-1, -1, height, width).to(x.dtype)
 

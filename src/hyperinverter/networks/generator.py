@@ -25,7 +25,9 @@ from hyperinverter.ops.factored import (
     Residual,
     materialised,
 )
+from hyperinverter.ops.placing import placed
 from hyperinverter.ops.policy import policy_of
+from hyperinverter.ops.precision import at_least_float32
 from hyperinverter.ops.resample import upsample_image
 
 Residuals = Mapping[str, Residual]
@@ -214,7 +216,7 @@ class Synthesis(nn.Module):
         """What the torgb layer of this name adds to the image, ``(B, 3, H, W)`` in float32 (or float64 as given)."""
         tensors = (f"{name}.weight", f"{name}.affine.weight", f"{name}{STYLE}")
         colours = self._layer(name)(x, w, *(_made(residuals, tensor) for tensor in tensors))
-        return colours if colours.dtype == torch.float64 else colours.float()
+        return at_least_float32(colours)
 
     def _layer(self, name: str) -> nn.Module:
         """``b8.conv1`` -> that layer; plain attributes, because export of torch 2.6 follows no ``get_submodule``."""
@@ -324,8 +326,8 @@ class Generator(nn.Module):
         """Codes of random images, ``(count, D)``: z through the mapping network, without truncation."""
         draw = torch.Generator().manual_seed(seed)
         parts = (min(1000, count - first) for first in range(0, count, 1000))
-        noise = (torch.randn(n, self.z_dim, generator=draw).to(self.w_avg.device) for n in parts)
-        return torch.cat([self.mapping(z)[:, 0] for z in noise])
+        noise = (torch.randn(n, self.z_dim, generator=draw) for n in parts)
+        return torch.cat([self.mapping(placed(z, self.w_avg))[:, 0] for z in noise])
 
     def kernels(self) -> list[KernelSpec]:
         """List every weight that can receive residuals: convolutions and torgb by resolution, then affines.

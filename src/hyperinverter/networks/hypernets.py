@@ -17,8 +17,9 @@ from torch.func import functional_call
 
 from hyperinverter.contracts import KernelSpec
 from hyperinverter.networks.fusion import ConcatFusion
-from hyperinverter.ops.factored import FactoredResidual, Residual
+from hyperinverter.ops.factored import FactoredResidual, Residual, all_materialised
 from hyperinverter.ops.policy import policy_of
+from hyperinverter.ops.products import affine_of_all
 
 Init = Literal["paper", "fan_in"]
 Activation = Literal["relu", "leaky_relu"]
@@ -123,9 +124,11 @@ class KernelRegressor(nn.Module):
     def factors_of(self, h: Tensor) -> FactoredResidual:
         """Return the residual from the hidden vector h, ``(B, D)``."""
         # U = h w1 + b1
-        u = torch.addmm(self.b1, h, self.w1).view(
-            -1, self.in_channels, self.hidden_dim
-        )  # (B, I D) -> (B, I, D)
+        return self.with_rows(torch.addmm(self.b1, h, self.w1))
+
+    def with_rows(self, u: Tensor) -> FactoredResidual:
+        """Return the residual from U in one row for each sample, ``(B, I D)``."""
+        u = u.view(-1, self.in_channels, self.hidden_dim)  # (B, I, D)
         w2: Tensor = self.w2  # (D, O k k)
         b2: Tensor = self.b2  # (O k k,)
         if self.residual_scale != 1:  # on the factor that the batch shares
@@ -179,10 +182,9 @@ class HyperNetwork(nn.Module):
 
         Those of torgb and of affine layers are small and come as tensors.
         """
-        return {
-            spec.name: factors if spec.shape[2:] == (3, 3) else factors.materialise()
-            for spec, factors in self._each(photo, w_image)
-        }
+        found = {spec.name: factors for spec, factors in self._each(photo, w_image)}
+        small = {spec.name: found[spec.name] for spec in self.kernels if spec.shape[2:] != (3, 3)}
+        return {**found, **all_materialised(small)}
 
     def forward(self, *, photo: Tensor, w_image: Tensor) -> dict[str, Tensor]:
         """Predict all residuals.
@@ -194,19 +196,19 @@ class HyperNetwork(nn.Module):
         Returns:
             ``KernelSpec.name`` -> ``(B, *KernelSpec.shape)``, to be added to the generator's stored weights.
         """
-        return {spec.name: factors.materialise() for spec, factors in self._each(photo, w_image)}
+        return all_materialised({spec.name: factors for spec, factors in self._each(photo, w_image)})
 
     def _each(self, photo: Tensor, w_image: Tensor) -> Iterator[tuple[KernelSpec, FactoredResidual]]:
-        """Every kernel with its residual, one after the other or, up to the hidden vector, all at once."""
+        """Every kernel with its residual, one after the other, or all at once as far as that pays."""
         regressors = cast(list[KernelRegressor], [*self.weight_regressors.values()])
         # Taken apart once: the gradient is then put together once, not summed up from one tensor per kernel.
         photo_maps, w_image_maps = photo.unbind(1), w_image.unbind(1)
         pairs = [(photo_maps[spec.style_index], w_image_maps[spec.style_index]) for spec in self.kernels]
         if policy_of(photo).regressors == "together":
             hidden = _hidden_of_all(regressors, pairs)
+            rows = affine_of_all([(one.b1, h, one.w1) for one, h in zip(regressors, hidden, strict=True)])
             yield from (
-                (spec, one.factors_of(h))
-                for spec, one, h in zip(self.kernels, regressors, hidden, strict=True)
+                (spec, one.with_rows(u)) for spec, one, u in zip(self.kernels, regressors, rows, strict=True)
             )
             return
         for spec, one, (ours, theirs) in zip(self.kernels, regressors, pairs, strict=True):
@@ -219,7 +221,7 @@ def _hidden_of_all(
     """The hidden vectors ``(B, D)`` of regressors, each from its own two maps ``(B, C, 8, 8)``.
 
     Up to there all regressors are networks of one shape, so each of their operations runs once for all N of them, on
-    weights put together: a convolution in N groups. w1 differs in shape and is large: it is not put together.
+    weights put together: a convolution in N groups. What follows differs in shape, see ``affine_of_all``.
     """
     fusion, extractor = regressors[0].fusion, regressors[0].feature_extractor
 

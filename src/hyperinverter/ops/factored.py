@@ -21,7 +21,7 @@ so no kernel of one sample is ever made. ``FactoredResidual.mixing_pays`` says w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,7 +32,10 @@ from torch import Tensor
 
 from hyperinverter.ops.modconv import EPS, convolve, modulated_conv2d, sample_by_sample
 from hyperinverter.ops.per_sample import per_sample_conv2d
+from hyperinverter.ops.placing import placed
 from hyperinverter.ops.policy import policy_of
+from hyperinverter.ops.precision import at_least_float32
+from hyperinverter.ops.products import affine_of_all
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,9 @@ class FactoredResidual:
             # b2 is no longer the same for all samples: it becomes one more row of w2, with its factor in u
             u = torch.cat([self.u, self.u.new_ones(*self.u.shape[:2], 1)], dim=-1)
             w2 = torch.cat([self.w2, self.b2[None]])
-            return replace(self, u=u * strength.to(u)[:, None, None], w2=w2, b2=torch.zeros_like(self.b2))
+            return replace(
+                self, u=u * placed(strength, u)[:, None, None], w2=w2, b2=torch.zeros_like(self.b2)
+            )
         return replace(self, u=self.u * strength, b2=self.b2 * strength)
 
     def mixing_pays(self, pixels_in: int, pixels_out: int) -> bool:
@@ -103,6 +108,14 @@ Residual = Tensor | FactoredResidual
 def materialised(residual: Residual) -> Tensor:
     """Return residuals of either kind as a tensor, ``(B, *shape)``."""
     return residual.materialise() if isinstance(residual, FactoredResidual) else residual
+
+
+def all_materialised(residuals: Mapping[str, Residual]) -> dict[str, Tensor]:
+    """``materialised`` of each; those of one shape in one product where ``policy.equal_products`` says so."""
+    factors = {name: found for name, found in residuals.items() if isinstance(found, FactoredResidual)}
+    rows = affine_of_all([(f.b2, f.u.reshape(-1, f.u.shape[-1]), f.w2) for f in factors.values()])
+    made = {name: m.view(f.shape) for (name, f), m in zip(factors.items(), rows, strict=True)}
+    return {name: made[name] if name in made else materialised(found) for name, found in residuals.items()}
 
 
 def residual_conv2d(
@@ -232,8 +245,8 @@ def _demodulation(shared: Tensor, parts: Tensor, v: Tensor, style: Tensor) -> Te
     """The factor ``(B, O)`` of ``ops.modconv.demodulation``, from the factors; see the head of this file."""
     batch, out_channels, groups, hidden = v.shape
     with torch.autocast(shared.device.type, enabled=False):
-        shared, parts, v = shared.float(), parts.float(), v.float()
-        energy = style.float().square().view(batch, groups, out_channels)
+        shared, parts, v = map(at_least_float32, (shared, parts, v))
+        energy = at_least_float32(style).square().view(batch, groups, out_channels)
         theta = shared.view(out_channels, groups, out_channels, -1)  # (O, g, c, k k)
         w2 = parts.view(hidden, out_channels, -1)  # (D, c, k k)
         base = energy.flatten(1) @ theta.square().sum(dim=-1).flatten(1).T

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hyperinverter.ops import winograd
 from hyperinverter.ops.policy import fast_layout
+from hyperinverter.ops.precision import at_least_float32
 
 EPS = 1e-8  # StyleGAN2's guard against a zero norm
 
@@ -35,8 +36,10 @@ def demodulation(weight: Tensor, style: Tensor) -> Tensor:
     """
     with torch.autocast(weight.device.type, enabled=False):
         # A product with the energy of every tap: summing over a kernel's nine taps first takes three times as long.
-        squares = weight.float().square().flatten(-3)  # (O, I k k) or (B, O, I k k)
-        energy = style.float().square().repeat_interleave(weight.shape[-2] * weight.shape[-1], dim=1)
+        squares = at_least_float32(weight).square().flatten(-3)  # (O, I k k) or (B, O, I k k)
+        energy = (
+            at_least_float32(style).square().repeat_interleave(weight.shape[-2] * weight.shape[-1], dim=1)
+        )
         norm = energy @ squares.T if squares.ndim == 2 else torch.bmm(squares, energy.unsqueeze(2)).squeeze(2)
         return (norm + EPS).rsqrt()
 
@@ -109,7 +112,7 @@ def _modulated(kernel: Tensor, style: Tensor, gain: float) -> Tensor:
     For features with more numbers than the kernel: they are then neither scaled nor kept for scaling back.
     """
     with torch.autocast(kernel.device.type, enabled=False):
-        kernel = kernel.float() * style.float()[:, None, None]
+        kernel = at_least_float32(kernel) * at_least_float32(style)[:, None, None]
         norm = kernel.square().flatten(1).sum(dim=1)
         return kernel * ((norm + EPS).rsqrt() * gain).view(-1, 1, 1, 1)
 

@@ -6,6 +6,7 @@ counts, wherever the policy leaves the choice to it:
     ``winograd.pays``                   few multiplications or the direct convolution
     ``FactoredResidual.mixing_pays``    factored residuals: mix maps or make kernels
     ``modconv.on_kernel``               style and demodulation: on the features or on the kernel
+    ``products.copying_pays``           weights of one shape: put together for one product or one by one
 
 Tests and benchmarks change the choice for a while: ``with policy(winograd="never"): ...``.
 """
@@ -38,6 +39,8 @@ class Policy:
     # The hypernetwork's regressors one after the other, or each operation once for all of them. A GPU waits for many
     # small launches; a CPU loses with groups.
     regressors: Literal["loop", "together"]
+    # Matrix products of one shape (``ops.products``): each alone, all at once, or at once where copying weights pays.
+    equal_products: Literal["each", "cheapest", "together"]
     # Calls given to ``ops.graphs.replayed`` are recorded once and replayed.
     graphs: bool
     # Adam's step in one launch instead of one per operation; in float32 the same numbers up to rounding.
@@ -56,6 +59,7 @@ GPU = Policy(  # and all other devices
     channels_last=False,
     largest_map=None,
     regressors="together",
+    equal_products="cheapest",
     graphs=True,
     fused_optimizer=True,
     matrices_repeat=True,
@@ -66,6 +70,7 @@ CPU = Policy(
     channels_last=True,
     largest_map=2**24,
     regressors="loop",
+    equal_products="each",
     graphs=False,
     fused_optimizer=False,
     matrices_repeat=False,

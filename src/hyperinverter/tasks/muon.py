@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from hyperinverter.ops.precision import at_least_float32
+
 # Quintic iteration that lifts singular values in (0, 1] to about 1 (Jordan et al. 2024).
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 _ROUNDS = 5
@@ -105,7 +107,7 @@ class Muon(Optimizer):
             with torch.autocast(
                 same[0].device.type, enabled=False
             ):  # in bfloat16 the iteration on squares diverges
-                steps = orthogonalise(torch.stack(updates).float())
+                steps = orthogonalise(at_least_float32(torch.stack(updates)))
             size = 0.2 * math.sqrt(max(steps.shape[1:]))  # 0.2: root mean square of Adam's steps
             for parameter, step in zip(same, steps, strict=True):
                 parameter.add_(step.view(parameter.shape).to(parameter.dtype), alpha=-group["lr"] * size)
