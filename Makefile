@@ -39,10 +39,14 @@ TEST_GPU := -m pytest -m gpu -W default -rs tests/gpu
 test-gpu: env
 	$(BIN)/python $(TEST_GPU)
 
-# For a machine with PyTorch and Lightning that reaches no package index: carry this checkout and .gpu-wheels there.
-GPU_WHEELS := 'antlr4-python3-runtime==4.9.*' 'facenet-pytorch<2.6' 'hydra-core<1.4' lpips 'omegaconf<2.4' platformdirs pooch typer
+# For a machine with PyTorch and Lightning that reaches no package index: carry this checkout and .gpu-wheels there. The wheels
+# are plain Python for 3.10 and later, whatever Python makes them. From the machine come torch 2.4 or later, torchvision,
+# pytorch-lightning, torchmetrics, numpy, scipy, pandas, matplotlib, pillow, safetensors, rich, requests, tqdm and pytest.
+GPU_WHEELS := annotated-doc 'facenet-pytorch<2.6' 'hydra-core<1.4' lpips 'omegaconf<2.4' platformdirs pooch shellingham typer
 gpu-wheels: env
-	$(BIN)/pip wheel --quiet --no-deps --wheel-dir .gpu-wheels -c .ci/constraints.txt $(GPU_WHEELS)
+	rm -rf .gpu-wheels
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir .gpu-wheels 'antlr4-python3-runtime==4.9.*'
+	$(BIN)/pip download --quiet --no-deps --dest .gpu-wheels --only-binary :all: --python-version 3.10 $(GPU_WHEELS)
 
 test-gpu-bare:
 	$(PYTHON) -m pip install --quiet --no-index --no-deps --upgrade --target .gpu-wheels/site .gpu-wheels/*.whl

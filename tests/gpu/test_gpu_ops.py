@@ -176,6 +176,7 @@ ELSEWHERE = {
     "fast_layout",
     "replayed",
     "copying_pays",
+    "placed",
 }
 
 

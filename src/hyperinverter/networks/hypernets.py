@@ -226,7 +226,7 @@ def _hidden_of_all(
     fusion, extractor = regressors[0].fusion, regressors[0].feature_extractor
 
     def hidden(merging: Weights, extracting: Weights, photo: Tensor, w_image: Tensor) -> Tensor:
-        fused = functional_call(fusion, merging, kwargs={"photo": photo, "w_image": w_image})
+        fused = functional_call(fusion, merging, (), {"photo": photo, "w_image": w_image})
         return functional_call(extractor, extracting, (fused,)).flatten(1)
 
     parts = [one.fusion for one in regressors], [one.feature_extractor for one in regressors]
