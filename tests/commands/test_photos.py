@@ -21,7 +21,7 @@ from tiny import make_generator
 from hyperinverter.commands import main
 from hyperinverter.commands.editing import parse_sweep
 from hyperinverter.commands.inputs import Source, framing_for, model_for, parse_strength, sources
-from hyperinverter.commands.inverting import Inversions, ahead, batches, side_by_side
+from hyperinverter.commands.inverting import Inversions, ahead, batch_for, batches, side_by_side
 from hyperinverter.contracts import UserError
 from hyperinverter.data.digiface import accepted_indices, sample_faces
 from hyperinverter.editing.files import Origin, load_inversion, save_inversion
@@ -133,6 +133,7 @@ def test_batches_of_small_images_share_the_cores(monkeypatch: pytest.MonkeyPatch
         assert side_by_side(model) == expected
     assert side_by_side(Optimiser(make_generator(), build_judge("st_lpips_alex"))) == (1, 16)
     assert [list(batch) for batch in batches(range(5), 2)] == [[0, 1], [2, 3], [4]]
+    assert [batch_for(*given) for given in ((1000, 2), (127, 2), (255, 4), (1000, 1))] == [16, 8, 8, 8]
 
 
 def test_a_disk_that_refuses_is_reported(

@@ -9,6 +9,9 @@ import typer
 
 from hyperinverter.commands import options
 
+BatchOfFolder = Annotated[
+    int | None, typer.Option(min=1, help="Photos in one pass. Default: 8, or 16 of many small photos.")
+]
 Refine = Annotated[
     str | None, typer.Option(metavar="pti", help="Tune the generator for each photo afterwards: pti.")
 ]
@@ -39,7 +42,7 @@ def invert(
     fit: options.Fit = "crop",
     white: options.White = None,
     strength: options.Strength = "1",
-    batch: options.Batch = 8,
+    batch: BatchOfFolder = None,
     refine: Refine = None,
     steps: Annotated[int, typer.Option(min=0, help="Of --refine.")] = 30,
     report: Report = "full",

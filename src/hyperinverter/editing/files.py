@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.numpy import save_file
 from torch import Tensor
 
 from hyperinverter.contracts import Inversion, UserError, shown
@@ -57,7 +57,12 @@ class Origin:
 
 
 def save_inversion(
-    inversion: Inversion, path: str | Path, origin: Origin | None = None, *, shared: bool = False
+    inversion: Inversion,
+    path: str | Path,
+    origin: Origin | None = None,
+    *,
+    shared: bool = False,
+    unchanged: bool = False,
 ) -> None:
     """Write the inversion of one photo, complete or not at all.
 
@@ -67,6 +72,7 @@ def save_inversion(
         origin: Where it came from.
         shared: Whether the factors that all photos of a model share go into one file for all that are in this folder,
             ``HASH.factors.safetensors`` with the start of the model's hash, which must be known.
+        unchanged: Whether it is as ``invert`` returned it, so that its factors need not be compared with its residuals.
 
     Raises:
         TypeError: If it is no inversion.
@@ -82,12 +88,9 @@ def save_inversion(
     factors = {
         name: factors
         for name, factors in inversion.factors.items()
-        if _are_of(factors, inversion.residuals.get(name)) and (apart or _are_fewer(factors))
+        if (unchanged or _are_of(factors, inversion.residuals.get(name))) and (apart or _are_fewer(factors))
     }
-    image = (
-        inversion.image.clone()
-    )  # without residuals it is the same tensor as w_image, which a file cannot hold twice
-    tensors = {"w": inversion.w, "w_image": inversion.w_image, "image": image}
+    tensors = {"w": inversion.w, "w_image": inversion.w_image, "image": inversion.image}
     tensors |= {
         f"residuals.{name}": materialised(residual)
         for name, residual in inversion.residuals.items()
@@ -108,10 +111,10 @@ def save_inversion(
 
 
 def _write(place: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    held = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
+    arrays = {name: tensor.detach().float().cpu().contiguous().numpy() for name, tensor in tensors.items()}
     try:
         with replacing(place) as part:
-            save_file(held, part, metadata)
+            save_file(arrays, part, metadata)
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"{place} cannot be written ({first_line(error)}); choose another place for it"

@@ -76,7 +76,10 @@ class Held(nn.Module, Generic[N]):
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Put ``module`` into eval mode, and every submodule back into its own mode afterwards."""
     modes = [(part, part.training) for part in module.modules()]
-    module.eval()
+    if any(training for _, training in modes):  # else thousands of small steps change nothing
+        module.eval()
+    else:
+        modes = []
     try:
         yield
     finally:
