@@ -28,7 +28,9 @@ from hyperinverter.commands.serve.studio import Opened, Studio
 from hyperinverter.commands.serve.web import MOST_BYTES
 from hyperinverter.contracts import Inversion, UserError
 from hyperinverter.data.digiface import accepted_indices, sample_faces
+from hyperinverter.editing.styles import StyleSpace
 from hyperinverter.evaluation.work import Piece, Work
+from hyperinverter.pictures import to_picture
 
 HERE = "http://127.0.0.1:7860"
 
@@ -303,6 +305,24 @@ def test_moves_become_strengths_and_options(studio: Studio) -> None:
     assert moves.residuals() == {"fine": 0.2, "weights": 0.5, "features": 0.5}
     assert moves.typed() == ["-d", "smile=1.5", "--strength", "fine=0.2,weights=0.5,features=0.5"]
     assert Moves.of({}, studio.directions).residuals() == 1.0
+
+
+def test_sliders_move_styles_as_well(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, edits = studio.models[0], {"smile": 1.0, "s5_2": -4.0}
+    channel = StyleSpace(model.generator).named("s5_2")
+    assert channel is not None
+    monkeypatch.setitem(studio.directions, "s5_2", channel)  # type: ignore[arg-type]
+    monkeypatch.setattr(studio, "source", "mine.csv")
+    opened = studio.example(0)
+    studio.invert(opened, 0)
+    moves = Moves.of({"powers": edits}, studio.directions)
+    (drawn,) = studio.draw(opened, 0, moves)
+    wanted = model.edit(
+        opened.inversions[0], [(studio.directions[name], power) for name, power in edits.items()]
+    )
+    assert np.abs(np.asarray(drawn).astype(int) - np.asarray(to_picture(wanted[0]))).max() <= 1
+    assert np.asarray(drawn).tolist() != np.asarray(studio.draw(opened, 0, Moves({"smile": 1.0}))[0]).tolist()
+    assert studio.command(opened, 0, moves).endswith("-d s5_2=-4 --directions mine.csv")
 
 
 def test_evaluations_are_shown_by_number(studio: Studio, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from hyperinverter.commands import options
 from hyperinverter.system.files import as_path
 
 EXAMPLE = "hyperinverter serve --model digiface_best --model digiface"
@@ -37,6 +38,7 @@ def serve(
             metavar="ffhq|digiface|centre", help="How faces are cut out. Default: as the model's domain says."
         ),
     ] = None,
+    directions: options.Catalogue = None,
     runs: Annotated[
         Path | None,
         typer.Option(
@@ -71,6 +73,7 @@ def serve(
         password=password,
         runs=runs,
         framing=framing,
+        directions=directions,
     )
 
 

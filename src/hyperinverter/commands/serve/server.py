@@ -36,17 +36,18 @@ def run(
     password: str | None,
     runs: Path | None,
     framing: str | None,
+    directions: str | None,
 ) -> int:
     """Load the models and answer until the person stops it.
 
     Raises:
-        UserError: If a model cannot be loaded, or the port is taken.
+        UserError: If a model or directions cannot be loaded, or the port is taken.
     """
     gallery = None if runs is None else Gallery(runs)
     say(f"loading {', '.join(models)}")
     own = ["127.0.0.1", "localhost", "[::1]"]
     hosts = own if host in ("127.0.0.1", "localhost", "::1") else None
-    service = Service(Studio(models, framing), hosts=hosts, password=password, gallery=gallery)
+    service = Service(Studio(models, framing, directions), hosts=hosts, password=password, gallery=gallery)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     taken = socket.socket(family, socket.SOCK_STREAM)
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -97,12 +97,15 @@ class Studio:
     Args:
         models: As typed.
         framing: How faces are cut out, a name of ``alignment.FRAMINGS``; None: as the domain of the first model says.
+        directions: Of the sliders, a catalogue or a file; None: as ``hyperinverter edit`` takes them.
 
     Raises:
         UserError: If one cannot be loaded, or they do not draw with one generator.
     """
 
-    def __init__(self, models: Sequence[str], framing: str | None = None) -> None:
+    def __init__(
+        self, models: Sequence[str], framing: str | None = None, directions: str | None = None
+    ) -> None:
         if len(models) > MOST_MODELS:
             raise UserError(f"the page compares up to {MOST_MODELS} models, got {len(models)}")
         self.names = list(models)
@@ -115,7 +118,7 @@ class Studio:
                 )
         self.resolution = self.models[0].resolution
         self.framing = framing_for(self.models[0], framing)
-        self.directions = catalogue.for_generator(generator)
+        self.source, self.directions = directions, catalogue.for_generator(generator, directions)
         self.distance, self.identity = build_judge("st_lpips_alex"), build_judge("id_descriptor")
         self._kept: OrderedDict[Any, Draw] = OrderedDict()
         self._decoded: tuple[Path, Image.Image] | None = None  # the last upload: it is cut right after
@@ -367,7 +370,8 @@ class Studio:
         typed = moves.typed()
         if "-d" not in typed:
             typed = ["-d", f"{next(iter(self.directions))}=0", *typed]
-        return shlex.join([*words, *typed])
+        source = ["--directions", self.source] if self.source else []
+        return shlex.join([*words, *typed, *source])
 
 
 def centre_box(size: tuple[int, int]) -> list[float]:
