@@ -182,7 +182,9 @@ class Inversions:
             "l2": [f"{value:.5f}" for value in (found.image - images).square().mean((1, 2, 3)).tolist()]
         }
         if self.distance is not None:
-            numbers[DISTANCE] = [f"{value:.4f}" for value in self.distance(found.image, images).tolist()]
+            # channels last takes 0.9 of the time on a CPU
+            pair = (x.contiguous(memory_format=torch.channels_last) for x in (found.image, images))
+            numbers[DISTANCE] = [f"{value:.4f}" for value in self.distance(*pair).tolist()]
         rows = {}
         for index, photo in enumerate(photos):
             part = slice(index, index + 1)
