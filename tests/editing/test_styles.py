@@ -200,6 +200,7 @@ def test_lists_of_channels(space: StyleSpace, tmp_path: Path) -> None:
         "name,layer\n": "needs the columns",
         "name,layer,channel\nhair,2,x\n": "line 2: a line is",
         "name,layer,channel\nhair,2,99\n": "no channel 99 in b8.conv0",
+        f"name,layer,channel\nhair,{'9' * 5000},1\n": "no style layer",
         "name,layer,channel\n": "no line below",
         "name,layer,channel,amount\nhair,2,5,nan\n": "finite",
     }.items():

@@ -259,6 +259,7 @@ def _write_networks(folder: Path) -> None:
     import official
     import torch
 
+    from hyperinverter.checkpoints.generators import load_generator
     from hyperinverter.editing.directions import Direction
     from hyperinverter.editing.foreign import save_directions
 
@@ -286,7 +287,8 @@ def _write_networks(folder: Path) -> None:
     np.save(folder / "one.npy", np.ones((1, 4), np.float32))
     np.savez(folder / "many.npz", lat_mean=np.ones((1, 4)), lat_comp=np.eye(4)[:, None], lat_stdev=np.ones(4))
     torch.save(torch.ones(1, 4), folder / "one.pt")
-    layers = [np.ones(3, np.float32) for _ in range(5)]
+    widths = load_generator(LEGACY / "generator.safetensors").synthesis.styles().values()
+    layers = [np.ones(width, np.float32) for width in widths]
     (folder / "layers.pkl").write_bytes(pickle.dumps(layers))
     np.savez(folder / "layers.npz", *layers)
     (folder / "channels.csv").write_text("name,layer,channel,amount\nhair,b4.conv1,0,2\nhair,0,1,-1\n")

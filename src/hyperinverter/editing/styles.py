@@ -65,7 +65,7 @@ class StyleSpace:
             UserError: If there is none.
         """
         names = list(self.widths)
-        name = names[int(place)] if place.isdecimal() and int(place) < len(names) else place
+        name = {str(number): name for number, name in enumerate(names)}.get(place, place)
         if name not in self.widths:
             raise UserError(
                 f"there is no style layer {place[:40]!r}: 0 to {len(names) - 1}, or {names[0]} to {names[-1]}"
