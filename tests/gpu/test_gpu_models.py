@@ -86,6 +86,9 @@ def compiled(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]
     return torch.compile(function, fullgraph=True, backend=backend)  # type: ignore[no-any-return]
 
 
+@pytest.mark.skipif(
+    torch.__version__ < "2.6", reason="compilers before torch 2.6 cannot follow a complete inversion"
+)
 def test_a_compiled_inversion_and_training_step() -> None:
     model = make_model()
     wanted, photo = exact(model).double(), PHOTOS.double()

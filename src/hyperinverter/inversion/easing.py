@@ -54,7 +54,7 @@ def changed(before: Tensor, after: Tensor) -> Tensor:
         ``(B, 1, R, R)`` in [0, 1]: exactly 0 where nothing changed around a place, 1 from a root mean square of
         ``LEAST`` or of ``PART`` of the picture's largest on, whichever is more.
     """
-    change = (after - before).float().square().mean(1, keepdim=True)
+    change = at_least_float32(after - before).square().mean(1, keepdim=True)
     side = change.shape[-1]
     if side > SIDE:
         change = F.adaptive_avg_pool2d(change, SIDE)

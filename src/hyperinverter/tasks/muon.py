@@ -53,7 +53,7 @@ class Muon(Optimizer):
     Residuals to a generator's kernels are badly conditioned: a few directions change every image at once, the
     many that tell one photo from another have gradients hundreds of times smaller. Steps with equal singular
     values move along all of them. A step has the size Adam's would have (Liu et al. 2025, "Muon is scalable"),
-    so learning rates and schedules carry over.
+    so learning rates and schedules carry over. Each operation runs once for all parameters of a kind.
 
     Args:
         params: As for every optimizer; kernels count as matrices ``(O, I k k)``.
@@ -96,32 +96,44 @@ class Muon(Optimizer):
         for parameter in parameters:
             alike[parameter.shape, parameter.dtype, parameter.device].append(parameter)
         for same in alike.values():
-            updates = []
-            for parameter in same:
-                assert parameter.grad is not None
-                state = self.state[parameter]
-                if not state:
-                    state["momentum"] = torch.zeros_like(parameter)
-                mean = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-                updates.append(parameter.grad.lerp(mean, group["momentum"]).flatten(1))
+            gradients = _gradients(same)
+            means = [self._state(p, "momentum")["momentum"] for p in same]
+            torch._foreach_lerp_(means, gradients, 1 - group["momentum"])
+            updates = torch._foreach_lerp(gradients, means, group["momentum"])
             with torch.autocast(
                 same[0].device.type, enabled=False
             ):  # in bfloat16 the iteration on squares diverges
-                steps = orthogonalise(at_least_float32(torch.stack(updates)))
+                flat = torch.stack([update.flatten(1) for update in updates])
+                steps = orthogonalise(at_least_float32(flat))
             size = 0.2 * math.sqrt(max(steps.shape[1:]))  # 0.2: root mean square of Adam's steps
-            for parameter, step in zip(same, steps, strict=True):
-                parameter.add_(step.view(parameter.shape).to(parameter.dtype), alpha=-group["lr"] * size)
+            steps = steps.view(len(same), *same[0].shape).to(same[0].dtype)
+            torch._foreach_add_(same, [*steps.unbind()], alpha=-group["lr"] * size)
 
     def _step_vectors(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         first, second = group["betas"]
+        alike: dict[Any, list[Tensor]] = defaultdict(list)  # one operation for all that made as many steps
         for parameter in parameters:
-            assert parameter.grad is not None
-            state = self.state[parameter]
-            if not state:
-                state["step"] = 0
-                state["mean"], state["square"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
-            state["step"] += 1
-            mean = state["mean"].lerp_(parameter.grad, 1 - first)
-            square = state["square"].lerp_(parameter.grad.square(), 1 - second)
-            scale = (square / (1 - second ** state["step"])).sqrt_().add_(group["eps"])
-            parameter.addcdiv_(mean, scale, value=-group["lr"] / (1 - first ** state["step"]))
+            state = self._state(parameter, "mean", "square")
+            state["step"] = state.get("step", 0) + 1
+            alike[state["step"], parameter.dtype, parameter.device].append(parameter)
+        for (step, *_), same in alike.items():
+            gradients = _gradients(same)
+            means, squares = ([self.state[p][name] for p in same] for name in ("mean", "square"))
+            torch._foreach_lerp_(means, gradients, 1 - first)
+            torch._foreach_lerp_(squares, torch._foreach_mul(gradients, gradients), 1 - second)
+            scales = torch._foreach_div(squares, 1 - second**step)
+            torch._foreach_sqrt_(scales)
+            torch._foreach_add_(scales, group["eps"])
+            torch._foreach_addcdiv_(same, means, scales, -group["lr"] / (1 - first**step))
+
+    def _state(self, parameter: Tensor, *names: str) -> dict[str, Any]:
+        """The state of a parameter; what it has not yet is zero."""
+        state: dict[str, Any] = self.state[parameter]
+        for name in names:
+            if name not in state:
+                state[name] = torch.zeros_like(parameter)
+        return state
+
+
+def _gradients(parameters: list[Tensor]) -> list[Tensor]:
+    return [p.grad for p in parameters if p.grad is not None]  # all have one
