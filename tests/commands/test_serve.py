@@ -164,7 +164,7 @@ def test_two_models_share_the_sliders_and_a_search_can_be_watched(page: TestClie
     ("content", "sentence"),
     [
         (b"", "the file is empty"),
-        (b"no picture at all", "the file cannot be read as an image"),
+        (b"no picture at all", "is not read as a photo"),
         (png(face())[:500], "the file cannot be read as an image"),
         (png(Image.new("1", (10_000, 9_000))), "make it smaller than 40 million pixels"),
         (png(Image.new("1", (11_000, 10_000))), "has more than 100 megapixels"),
