@@ -257,7 +257,8 @@ class Drawing(nn.Module, ABC):
         styles = style_shifts(before, edits)
         if w is before and not styles:
             return self.render(w, residuals)
-        return check_drawn(self.edited(before, w, residuals, styles=styles), w, residuals)
+        edited = self.edited(before, w, residuals, styles=styles, w_image=inversion.w_image)
+        return check_drawn(edited, w, residuals)
 
 
 class Iterative(ABC):
