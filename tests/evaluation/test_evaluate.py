@@ -211,3 +211,13 @@ def test_seconds_until_a_search_is_as_close_as_a_model(
     trace = [(0.1, 0.5), (0.2, 0.3), (0.3, 0.1)]
     assert seconds_until(trace, 0.3) == 0.2
     assert np.isnan(seconds_until(trace, 0.05))
+
+
+def test_who_asks_for_fewer_photos_after_a_stop_gets_a_table_of_these(tmp_path: Path) -> None:
+    typed = ["evaluate", "phase1@digiface", "--n", "2", *PLAIN, "--out", str(tmp_path)]
+    assert main(typed) == 0
+    record = json.loads((tmp_path / "protocol.json").read_text())
+    record["models"]["phase1@digiface"]["n"] = 4  # what was asked for before it was stopped
+    (tmp_path / "protocol.json").write_text(json.dumps(record))
+    assert main(typed) == 0
+    assert [row["n"] for row in rows(tmp_path / "table.csv")] == ["2"]

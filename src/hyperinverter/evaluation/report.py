@@ -87,7 +87,11 @@ def write_record(out: Path, measuring: Measuring) -> dict[str, Any]:
     for label, model in measuring.models.items():
         work = measuring.works[label].folder.name
         known = models.get(label, {})
-        count = max(len(photos.names), known.get("n", 0) if known.get("work") == work else 0)
+        before_it = known.get("n", 0) if known.get("work") == work else 0
+        complete = before_it <= len(
+            measuring.works[label].done()
+        )  # else it was stopped, and fewer are asked for now
+        count = max(len(photos.names), before_it if complete else 0)
         models[label] = {**identity_of(model), **measuring.recipes.get(label, {}), "n": count, "work": work}
     record = {
         "protocol": measuring.protocol.plain(),
