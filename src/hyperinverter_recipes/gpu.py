@@ -5,10 +5,9 @@
 
 Leaves ``table.csv`` (ours against the method written the obvious way, in turns), ``policies.csv`` (other choices of
 ``ops.policy``), ``profile.txt`` (where a training step's time goes) and ``README.md`` (the machine, what was wanted,
-what came out, and what became of each part). The most important parts come first, and each has a share of the time
-(``budget``); every line is written at once. A part that fails is named with its sentence, the others go on, and the
-exit code is 1. When the time is up the process ends, whatever it is doing. Weights are random; a step has the pixel
-loss and no optimizer, as in ``hyperinverter bench``.
+what came out, and what became of each part). The most important parts come first, each with a share of the time;
+every line is written at once. A part that fails is named with its sentence, the others go on, and the exit code is 1.
+When the time is up the process ends. Weights are random; a step is that of ``hyperinverter bench``.
 """
 
 from __future__ import annotations

@@ -438,3 +438,10 @@ def test_what_is_no_photo_is_named_with_the_way_out(tmp_path: Path) -> None:
         archive.writestr("a.png", b"x")
     with pytest.raises(UserError, match="is a zip archive that holds 1 photos, .*unpack it: unzip"):
         read_photo(tmp_path / "a.zip", 16)
+
+
+@pytest.mark.parametrize("start", [b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0"])
+def test_a_damaged_photo_is_called_damaged(tmp_path: Path, start: bytes) -> None:
+    (tmp_path / "broken.png").write_bytes(start + bytes(50))
+    with pytest.raises(UserError, match="cannot be read as an image .* it may be damaged"):
+        read_photo(tmp_path / "broken.png", 64)

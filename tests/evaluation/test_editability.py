@@ -123,7 +123,7 @@ def test_a_mirror_image_is_a_known_edit(editing: Editing) -> None:
             )
             self.drawn = mirrored
 
-        def render(self, w: Tensor, *others: object, **maps: object) -> Tensor:  # type: ignore[override]
+        def draw_unseen(self, w: Tensor, *others: object, **maps: object) -> Tensor:  # type: ignore[override]
             return mirrored[torch.cdist(w, self.w).argmin(1)]
 
     rows = editing._flip(model := Copying(), editing.photos, model.invert(editing.photos))

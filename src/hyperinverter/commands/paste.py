@@ -72,14 +72,7 @@ def paste(
     from hyperinverter.alignment.records import Record
     from hyperinverter.system.files import writing_to
 
-    record = Record(alignment)
-    if not record.crops:
-        raise UserError(f"no crops in {record.path}; align photos first: hyperinverter align PHOTO --out DIR")
-    groups: dict[Path, list[_Part]] = {}
-    for path in edited:
-        name = _crop_of(path, record, crop)
-        before = _inversion(path, name, inversion) if mode == "difference" else None
-        groups.setdefault(record.crops[name].photo, []).append((record.crops[name], path, before))
+    groups = _grouped(edited, Record(alignment), crop, inversion, mode)
     if photo is not None and len(groups) > 1:
         raise UserError(f"--photo names one photo, the edits belong to {len(groups)}; paste them one by one")
     failed = 0
@@ -91,6 +84,24 @@ def paste(
                 failed += 1
                 write_line(f"error: {error}")
     return 1 if failed else 0
+
+
+def _grouped(
+    edited: list[Path], record: Record, crop: str | None, inversion: Path | None, mode: str
+) -> dict[Path, list[_Part]]:
+    """The edited crops of each photo.
+
+    Raises:
+        UserError: If nothing was cut out, or an edit belongs to no crop.
+    """
+    if not record.crops:
+        raise UserError(f"no crops in {record.path}; align photos first: hyperinverter align PHOTO --out DIR")
+    groups: dict[Path, list[_Part]] = {}
+    for path in edited:
+        name = _crop_of(path, record, crop)
+        before = _inversion(path, name, inversion) if mode == "difference" else None
+        groups.setdefault(record.crops[name].photo, []).append((record.crops[name], path, before))
+    return groups
 
 
 def _stems(photos: Iterable[Path]) -> list[str]:

@@ -172,6 +172,7 @@ _NO_PHOTOS = {  # how files begin that people take for photos -> what they are
     b"\x1aE\xdf\xa3": "a video",
     b"%PDF": "a PDF document",
 }
+_PICTURE = "is a picture"
 _HEIC = (b"heic", b"heix", b"heif", b"mif1", b"msf1", b"hevc")
 
 
@@ -190,7 +191,9 @@ def no_photo(path: Path) -> tuple[str, str] | None:
         if start.startswith(magic):
             return f"is {name}", "save a frame of it as PNG" if name == "a video" else save
     known = other(path)
-    return known if known is None else (known[0].replace(", not weights", ""), known[1])
+    if known is None or known[0] == _PICTURE:  # of a format that is read, so it is damaged
+        return None
+    return known[0].replace(", not weights", ""), "give a photo" if "network" in known[1] else known[1]
 
 
 def _text(start: bytes) -> str | None:

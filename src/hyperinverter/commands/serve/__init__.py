@@ -52,6 +52,22 @@ def serve(
 
     The page is for this machine alone, keeps photos in a temporary folder until it is closed, and sends nothing away.
     """
+    _check(host, password)
+    from hyperinverter.commands.serve.server import run
+
+    return run(
+        model or ["digiface_best", "digiface"],
+        host=host,
+        port=port,
+        password=password,
+        runs=runs,
+        framing=framing,
+        directions=directions,
+    )
+
+
+def _check(host: str, password: str | None) -> None:
+    """Refuse to let others in without a password, and to start without what the page needs."""
     from hyperinverter.contracts import UserError
 
     if not _is_loopback(host) and not password:
@@ -64,17 +80,6 @@ def serve(
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise UserError('the editor needs its extra: pip install "hyperinverter[serve]"') from error
-    from hyperinverter.commands.serve.server import run
-
-    return run(
-        model or ["digiface_best", "digiface"],
-        host=host,
-        port=port,
-        password=password,
-        runs=runs,
-        framing=framing,
-        directions=directions,
-    )
 
 
 def _is_loopback(host: str) -> bool:
