@@ -119,17 +119,24 @@ def test_networks_that_compare(label: str) -> None:
         judge = SHIPPED[label]()
     except FileNotFoundError as error:
         pytest.skip(f"its weights were not carried: {error}")
-    pair = [torch.nn.functional.interpolate(x, size=64) for x in (PHOTOS, PHOTOS.flip(0))]
-    a, b = (x.to(DEVICE) for x in pair)
-    with arithmetic("fp32"):  # they are always float32
-        value = there(judge)(a.requires_grad_(), b)
-    ours = value, *torch.autograd.grad(value.sum(), a)
+    pair = [
+        torch.nn.functional.interpolate(x, size=64) for x in (PHOTOS, PHOTOS.roll(1, 0))
+    ]  # none with itself
     a, b = (x.double() for x in pair)
     side = exact(judge)
     value = side._compare(side._embed(a.requires_grad_()), side._embed(b))  # around what makes them float32
     wanted = value, *torch.autograd.grad(value.sum(), a)
-    for one, other in zip(ours, wanted, strict=True):
-        near([one], [other])
+    found = []
+    for one, device in ((there(judge), DEVICE), (judge, torch.device("cpu"))):
+        a, b = (x.to(device) for x in pair)
+        with arithmetic("fp32"):
+            value = one(a.requires_grad_(), b)
+        found.append((value, *torch.autograd.grad(value.sum(), a)))
+    (value, gradient), (_, on_the_host) = found
+    near([value], wanted[:1])
+    # Rounding moves features across zero, where ReLUs have another slope: 3e-4 for the descriptor on a processor.
+    allowed = max(TOLERANCE["fp32"], 2 * distance([on_the_host], wanted[1:]))
+    assert distance([gradient], wanted[1:]) <= allowed
 
 
 def test_plain_measures() -> None:
