@@ -6,8 +6,7 @@
 Leaves ``table.csv`` (ours against the method written the obvious way, in turns), ``policies.csv`` (other choices of
 ``ops.policy``), ``profile.txt`` (where a training step's time goes) and ``README.md`` (the machine, what was wanted,
 what came out, and what became of each part). The most important parts come first, each with a share of the time;
-every line is written at once. A part that fails is named with its sentence, the others go on, and the exit code is 1.
-When the time is up the process ends. Weights are random; a step is that of ``hyperinverter bench``.
+every line is written at once. A part that fails is named, the others go on, and the exit code is 1. Weights are random.
 """
 
 from __future__ import annotations
