@@ -184,12 +184,15 @@ def count_in(checkpoint: dict[str, Any], epoch: int, batch: int) -> None:
 
 
 def take_settings(trainer: Trainer, task: LightningModule) -> None:
-    """Give the optimizers the settings of now: a checkpoint has brought back those of its own run."""
+    """Give the optimizers the settings of now: a checkpoint has brought back those of its own run.
+
+    ``lr`` stays that of the last batch: ``PhaseTask`` sets it before the next one, from ``initial_lr``.
+    """
     made = task.configure_optimizers()
     fresh = made if isinstance(made, list) else [made]
     for optimizer, new in zip(trainer.optimizers, fresh, strict=True):
         for group, settings in zip(optimizer.param_groups, new.param_groups, strict=True):
-            group.update({name: value for name, value in settings.items() if name != "params"})
+            group.update({name: value for name, value in settings.items() if name not in ("params", "lr")})
 
 
 def newest_readable(folder: Path) -> tuple[Path, dict[str, Any], str | None] | None:
