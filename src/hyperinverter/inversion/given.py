@@ -1,4 +1,4 @@
-"""What people pass to a way to invert: codes, residuals, strengths and powers, told apart from what they are not.
+"""What people pass to a way to invert: photos, codes, residuals, strengths and powers, told apart from what is none.
 
 Values are looked at on the host alone: on a GPU that is to wait for all that was asked of it.
 """
@@ -15,9 +15,66 @@ from torch import Tensor
 from hyperinverter.contracts import shown
 from hyperinverter.networks.generator import Generator
 from hyperinverter.ops.factored import FactoredResidual, Residual
+from hyperinverter.ops.precision import all_finite
 
 Strength = float | Tensor | Mapping[str, float]
 _STRENGTHS = "expected strength as a number, one per sample (B,), or GROUP -> number"
+
+
+def check_photo(photo: Tensor) -> None:
+    """Raise ``ValueError`` unless ``photo`` is ``(B, 3, H, W)`` with at least one pixel."""
+    if photo.ndim != 4 or photo.shape[1] != 3 or 0 in photo.shape[2:]:
+        raise ValueError(f"expected photos (B, 3, H, W), RGB in [-1, 1], got {tuple(photo.shape)}")
+
+
+def as_photos(images: object, like: Tensor) -> Tensor:
+    """What people pass to ``invert``, as photos ``(B, 3, H, W)`` on a device and in a type.
+
+    One photo may come without a batch axis, and numbers in another floating type. Pixels are not guessed: bytes,
+    pictures and arrays have another range or order of axes.
+
+    Args:
+        images: RGB in [-1, 1].
+        like: A tensor of the model: its device and type are used.
+
+    Raises:
+        TypeError: For anything but a floating tensor; the sentence says what makes one.
+        ValueError: For another shape, an empty batch, or values that are no photo in [-1, 1]; values are looked at
+            where photos come from the host.
+    """
+    if not isinstance(images, Tensor):
+        raise TypeError(
+            f"expected a tensor of photos (B, 3, H, W), RGB in [-1, 1], got {type(images).__name__}; read_photo(PATH, "
+            "resolution) makes one from a file, and hyperinverter.data.transforms.to_tensor from pixels (H, W, 3)"
+        )
+    if images.layout != torch.strided or images.is_meta:
+        raise TypeError(
+            "expected a dense tensor of photos with values, got one that is sparse or without any"
+        )
+    if not images.is_floating_point():
+        raise TypeError(
+            f"expected photos as floating numbers in [-1, 1], got {images.dtype}; bytes become photos by "
+            "images.float() / 127.5 - 1"
+        )
+    photos = images[None] if images.ndim == 3 else images
+    check_photo(photos)
+    if len(photos) == 0:
+        raise ValueError("there is no photo in this batch: give at least one")
+    on_host = photos.device.type == "cpu"
+    photos = photos.to(like)
+    if not on_host:
+        return photos  # to look at values on a GPU is to wait for all that was asked of it
+    if type(photos) is not Tensor or torch.compiler.is_compiling():
+        return photos  # a tensor that is only traced or counted has no values to check
+    largest = float(photos.abs().amax())  # one number for finiteness and range
+    if not largest <= 8:  # also true of not-a-number; a little beyond 1 is common after resampling
+        said = (
+            "it holds numbers that are not finite" if largest != largest else f"its values reach {largest:g}"
+        )
+        raise ValueError(
+            f"expected photos in [-1, 1], but {said}; images in 0..255 become photos by x / 127.5 - 1"
+        )
+    return photos
 
 
 def as_codes(w: object, generator: Generator) -> Tensor:
@@ -88,7 +145,7 @@ def _amount(value: object, batch: int | None, name: str, wanted: str) -> float |
     if isinstance(value, Tensor):
         if value.numel() != 1 and batch is not None and value.numel() != batch:
             raise ValueError(f"expected one {name} per photo ({batch},), got {tuple(value.shape)}")
-        if are_looked_at(value) and not bool(value.isfinite().all()):
+        if are_looked_at(value) and not all_finite(value):
             raise ValueError(f"expected a {name} of finite numbers, got one that is not")
         return value
     if isinstance(value, (int, float)):  # first: a compiler cannot follow the question below
@@ -120,15 +177,13 @@ def check_drawn(image: Tensor, w: Tensor, residuals: Mapping[str, Residual]) -> 
     Raises:
         ValueError: With what is not finite, or too large: the codes, a residual, or the image alone.
     """
-    if not are_looked_at(image) or math.isfinite(float(image.sum())) or bool(image.isfinite().all()):
+    if not are_looked_at(image) or all_finite(image):
         return image
-    if not bool(w.isfinite().all()):
+    if not all_finite(w):
         raise ValueError("the codes w hold numbers that are not finite, so nothing can be drawn from them")
     for name, residual in residuals.items():
-        parts = (
-            (residual.u, residual.w2, residual.b2) if isinstance(residual, FactoredResidual) else (residual,)
-        )
-        if not all(bool(part.isfinite().all()) for part in parts):
+        parts = [residual] if isinstance(residual, Tensor) else [residual.u, residual.w2, residual.b2]
+        if not all(map(all_finite, parts)):
             raise ValueError(f"the residual of {shown(name)} holds numbers that are not finite")
     raise ValueError(
         f"the image holds numbers that are not finite: w reaches {float(w.abs().max()):.3g}, too far from what the "

@@ -20,7 +20,7 @@ from torch.func import functional_call
 
 from hyperinverter.contracts import Inversion
 from hyperinverter.inversion.drawing import Drawing, Strength
-from hyperinverter.inversion.phase1 import as_photos
+from hyperinverter.inversion.given import as_photos
 from hyperinverter.networks.frozen import Held
 from hyperinverter.networks.generator import Generator
 from hyperinverter.ops.placing import placed

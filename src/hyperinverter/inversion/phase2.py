@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from hyperinverter.contracts import Inversion
 from hyperinverter.inversion.carrying import RULES, Rule
 from hyperinverter.inversion.drawing import Drawing, Strength
-from hyperinverter.inversion.phase1 import WInverter, as_photos
+from hyperinverter.inversion.given import as_photos
+from hyperinverter.inversion.phase1 import WInverter
 from hyperinverter.networks.backbones import Backbone
 from hyperinverter.networks.encoders import FeatureEncoder
 from hyperinverter.networks.features import FeatureResiduals

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from hyperinverter.contracts import Inversion
 from hyperinverter.inversion.drawing import Iterative
-from hyperinverter.inversion.phase1 import WInverter, check_photo
+from hyperinverter.inversion.given import check_photo
+from hyperinverter.inversion.phase1 import WInverter
 from hyperinverter.networks.encoders import WEncoder, resize
 from hyperinverter.networks.generator import Generator
 from hyperinverter.networks.wplus import WPlusEncoder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Any, Generic, TypeVar
 from torch import Tensor, nn
 
 from hyperinverter.contracts import UserError, shown
+from hyperinverter.ops.precision import all_finite
 
 N = TypeVar("N", bound=nn.Module)
-FrozenT = TypeVar("FrozenT", bound="Frozen")
 HeldT = TypeVar("HeldT", bound="Held")
 _LINE = 64  # bytes: the alignment of tensors that PyTorch allocates
 
@@ -24,12 +23,12 @@ class Frozen(nn.Module):
     Gradients still flow through it to its input.
     """
 
-    def freeze(self: FrozenT) -> FrozenT:
+    def freeze(self: N) -> N:
         """Switch gradients of the parameters off and go to eval mode; call at the end of ``__init__``."""
         self.requires_grad_(False)
         return self.train(False)
 
-    def train(self: FrozenT, mode: bool = True) -> FrozenT:
+    def train(self: N, mode: bool = True) -> N:
         """Stay in eval mode whatever ``mode`` is: the BatchNorm statistics belong to the weights."""
         return super().train(False)
 
@@ -75,16 +74,14 @@ class Held(nn.Module, Generic[N]):
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Put ``module`` into eval mode, and every submodule back into its own mode afterwards."""
-    modes = [(part, part.training) for part in module.modules()]
-    if any(training for _, training in modes):  # else thousands of small steps change nothing
+    training = [part for part in module.modules() if part.training]
+    if training:  # else thousands of small steps change nothing
         module.eval()
-    else:
-        modes = []
     try:
         yield
     finally:
-        for part, training in modes:
-            part.training = training
+        for part in training:
+            part.training = True
 
 
 def load_strictly(module: nn.Module, tensors: dict[str, Tensor], source: str | Path) -> None:
@@ -96,35 +93,28 @@ def load_strictly(module: nn.Module, tensors: dict[str, Tensor], source: str | P
         UserError: If a tensor is missing, left over or of another shape, naming the first such tensors, or holds
             numbers that are not finite.
     """
-    expected = {name: tuple(t.shape) for name, t in module.state_dict().items()}
-    found = {name: tuple(t.shape) for name, t in tensors.items()}
-    missing = sorted(expected.keys() - found.keys())
-    extra = sorted(found.keys() - expected.keys())
-    reshaped = sorted(n for n in expected.keys() & found.keys() if expected[n] != found[n])
-    if missing or extra or reshaped:
-        problems = differences({"missing": missing, "unexpected": extra, "of another shape": reshaped})
+    expected = module.state_dict()
+    both = expected.keys() & tensors.keys()
+    wrong = {
+        "missing": sorted(expected.keys() - both),
+        "unexpected": sorted(tensors.keys() - both),
+        "of another shape": sorted(n for n in both if expected[n].shape != tensors[n].shape),
+    }
+    if problems := differences(wrong):
         raise UserError(
             f"{source} does not hold the weights of {type(module).__name__}: tensors {problems}; "
             "give the file made for this network"
         )
-    broken = next((n for n, t in tensors.items() if t.is_floating_point() and not _is_finite(t)), None)
+    broken = next((n for n, t in tensors.items() if t.is_floating_point() and not all_finite(t)), None)
     if broken is not None:
         raise UserError(
             f"{source} holds weights that are not finite numbers ({shown(broken)}): it is damaged, or of a run that "
             "failed to learn; give another file"
         )
-    aligned = {
-        name: tensor.clone() if tensor.data_ptr() % _LINE else tensor for name, tensor in tensors.items()
-    }
+    aligned = {n: t.clone() if t.data_ptr() % _LINE else t for n, t in tensors.items()}
     module.load_state_dict(aligned, strict=True, assign=True)
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    return math.isfinite(float(tensor.sum())) or bool(tensor.isfinite().all())  # a sum may overflow
 
 
 def differences(names: Mapping[str, Sequence[str]]) -> str:
     """How many tensors are wrong in which way, such as ``2 missing (first: a)``; names are printable and cut."""
-    return ", ".join(
-        f"{len(wrong)} {how} (first: {shown(wrong[0])})" for how, wrong in names.items() if wrong
-    )
+    return ", ".join(f"{len(of)} {how} (first: {shown(of[0])})" for how, of in names.items() if of)
