@@ -13,10 +13,10 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from hyperinverter.contracts import Batch, UserError
-from hyperinverter.data import squares
 from hyperinverter.data.folders import default_record
 from hyperinverter.data.module import ImageDataModule
 from hyperinverter.data.transforms import read_photo
+from hyperinverter.system import terminal
 
 # Lightning's own: what it calls in torch is on its way out, and its advice on workers is for large photos.
 pytestmark = [
@@ -132,7 +132,7 @@ def test_photos_that_are_not_square_are_counted_at_the_start(
     for name in ("a.png", "b.png"):
         Image.new("RGB", (40, 20), "blue").save(photos / name)
     for fit in ("crop", "pad"):  # the second must not find the decoded photos of the first
-        monkeypatch.setattr(squares, "_reported_shapes", False)
+        monkeypatch.setattr(terminal, "_warned", set())
         caplog.clear()
         module = ready(folder_module(photos, tmp_path, decoded=decoded, fit=fit))
         (line,) = [record.getMessage() for record in caplog.records if "square" in record.getMessage()]

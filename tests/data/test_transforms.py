@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageCms
 
 from hyperinverter.contracts import UserError
-from hyperinverter.data import colours, opening, squares, transforms
+from hyperinverter.data import opening, squares
 from hyperinverter.data.opening import unreadable_header
 from hyperinverter.data.transforms import (
     load_rgb,
@@ -25,16 +25,14 @@ from hyperinverter.data.transforms import (
     to_pixels,
     to_tensor,
 )
+from hyperinverter.system import terminal
 
 MakeImage = Callable[..., Image.Image]
 
 
 @pytest.fixture(autouse=True)
 def _nothing_told_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(squares, "_reported_enlarging", False)
-    monkeypatch.setattr(squares, "_reported_shapes", False)
-    monkeypatch.setattr(colours, "_reported_dark", False)
-    monkeypatch.setattr(transforms, "_reported_frames", False)
+    monkeypatch.setattr(terminal, "_warned", set())
 
 
 def assert_like(pixels: np.ndarray, image: Image.Image, tolerance: int) -> None:
@@ -362,13 +360,8 @@ def test_only_a_file_called_tga_is_read_as_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("largest", "white"), [(1000, 1023), (4000, 4095), (16000, 16383)])
 def test_greys_of_ten_to_fourteen_bits_name_their_white(
-    largest: int,
-    white: int,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+    largest: int, white: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(colours, "_reported_dark", False)
     Image.fromarray(np.linspace(0, largest, 1024).astype(np.uint16).reshape(32, 32)).save(tmp_path / "x.tif")
     load_rgb(tmp_path / "x.tif")
     assert f"data.white={white} " in caplog.text
@@ -378,9 +371,8 @@ def test_greys_of_ten_to_fourteen_bits_name_their_white(
 
 
 def test_colours_of_twelve_bits_in_sixteen_are_said_to_be_dark(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(colours, "_reported_dark", False)
     for brightest, said in ((65535, False), (4095, True)):
         values = np.linspace(0, brightest, 32 * 32 * 3).astype(">u2").reshape(32, 32, 3)
         rows = b"".join(b"\0" + row.tobytes() for row in values)

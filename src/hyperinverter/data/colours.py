@@ -9,12 +9,12 @@ from PIL import Image, ImageCms
 
 from hyperinverter.contracts import UserError
 from hyperinverter.data.opening import explaining
+from hyperinverter.system.terminal import warn_once
 
 log = logging.getLogger(__name__)
 
 _WHITES = (255, 1023, 4095, 16383)  # of 8, 10, 12 and 14 bits, as cameras and instruments write into 16
 _PROFILE_SPACES = {"RGB": "RGB", "CMYK": "CMYK", "L": "GRAY"}  # PIL mode -> ICC colour space
-_reported_dark = False
 
 
 def to_rgb(image: Image.Image, path: str | Path, white: int | None = None) -> Image.Image:
@@ -28,8 +28,16 @@ def to_rgb(image: Image.Image, path: str | Path, white: int | None = None) -> Im
     Raises:
         UserError: If its pixels cannot be brought to 8 bits.
     """
-    with explaining(Path(path), on_disk=False):
-        return _to_rgb(image, Path(path), white)
+    path = Path(path)
+    with explaining(path, on_disk=False):
+        if image.mode.startswith("I") or image.mode == "F":
+            return _from_wide(image, path, white).convert("RGB")
+        alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+        profile = image.info.get("icc_profile")
+        if image.mode not in _PROFILE_SPACES:
+            image = image.convert("RGB")  # palettes, bilevel, YCbCr; drops alpha, which is kept above
+        rgb = _to_srgb(image, profile, path) if profile else image.convert("RGB")
+        return rgb if alpha is None else Image.composite(rgb, Image.new("RGB", rgb.size, "white"), alpha)
 
 
 def from_rgb(image: Image.Image, mode: str, profile: bytes | None) -> Image.Image:
@@ -55,33 +63,17 @@ def from_rgb(image: Image.Image, mode: str, profile: bytes | None) -> Image.Imag
 
 def report_dark_colours(image: Image.Image, path: Path) -> None:
     """Of colours with 16 bits, Pillow keeps the upper 8: values of 12 bits are lost but for 4 of them."""
-    global _reported_dark
     brightest = max(largest for _, largest in image.getextrema())  # type: ignore[misc]
-    if brightest < 64 and not _reported_dark:
-        _reported_dark = True
-        log.warning(
+    if brightest < 64:
+        sentence = (
             "%s has colours of 16 bits whose values fit in 14 or fewer, so it comes out dark, and data.white is for "
-            "grey photos only: save it with 8 bits",
-            path,
+            "grey photos only: save it with 8 bits"
         )
-
-
-def _to_rgb(image: Image.Image, path: Path, white: int | None) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return _from_wide(image, path, white).convert("RGB")
-    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
-    profile = image.info.get("icc_profile")
-    if image.mode not in _PROFILE_SPACES:
-        image = image.convert("RGB")  # palettes, bilevel, YCbCr; drops alpha, which is kept above
-    rgb = _to_srgb(image, profile, path) if profile else image.convert("RGB")
-    if alpha is None:
-        return rgb
-    return Image.composite(rgb, Image.new("RGB", rgb.size, "white"), alpha)
+        warn_once(log, "dark", sentence, path)
 
 
 def _from_wide(image: Image.Image, path: Path, white: int | None) -> Image.Image:
     """Greys of more than 8 bits -> 8 bits; Pillow's own ``convert`` would clip them at 255."""
-    global _reported_dark
     values = np.asarray(image)
     # A 16-bit file opens as "I;16" or, with older Pillow, as 32-bit "I".
     if image.mode == "F" or values.min() < 0 or values.max() > 65535:
@@ -90,16 +82,13 @@ def _from_wide(image: Image.Image, path: Path, white: int | None) -> Image.Image
         )
     largest = int(values.max())
     whites = [level for level in _WHITES if largest <= level]
-    if white is None and whites and not _reported_dark:
-        _reported_dark = True
-        log.warning(
+    if white is None and whites:
+        sentence = (
             "%s has 16 bits and no value above %d, so it comes out %s; data.white=%d (of a command: --white) says what "
-            "white is",
-            path,
-            largest,
-            "dark" if largest > 4095 else "nearly black",
-            whites[0],
+            "white is"
         )
+        how = "dark" if largest > 4095 else "nearly black"
+        warn_once(log, "dark", sentence, path, largest, how, whites[0])
     brightest = white or 65535
     return Image.fromarray(np.round(values.clip(0, brightest) / (brightest / 255)).astype(np.uint8))
 

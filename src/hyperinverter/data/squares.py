@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 
 from hyperinverter.contracts import UserError
 from hyperinverter.data.opening import photo_size
+from hyperinverter.system.terminal import warn_once
 
 FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -27,8 +28,6 @@ FITS = {
 log = logging.getLogger(__name__)
 
 _LOOKED_AT = 200  # photos whose shape is looked at when a run begins
-_reported_enlarging = False
-_reported_shapes = False
 
 
 def fit_square(
@@ -47,7 +46,8 @@ def fit_square(
     if not isinstance(fit, str) or fit not in FITS:
         raise UserError(f"unknown way to make a photo square {fit!r}; choose one of {', '.join(FITS)}")
     if image.width != image.height:
-        _report_shape(image.size, fit)
+        sentence = "photos that are not square %s (the first is %dx%d): %s"
+        warn_once(log, "shapes", sentence, FITS[fit], *image.size, _other_fits(fit))
     if fit == "squeeze":
         if min(image.size) < resolution:
             _report_enlarging(min(image.size), resolution)
@@ -62,16 +62,6 @@ def fit_square(
     return square.resize((resolution, resolution), FILTERS[resize])
 
 
-def _report_shape(size: tuple[int, int], fit: str) -> None:
-    """Log it once, as for photos that are enlarged."""
-    global _reported_shapes
-    if not _reported_shapes:
-        _reported_shapes = True
-        log.warning(
-            "photos that are not square %s (the first is %dx%d): %s", FITS[fit], *size, _other_fits(fit)
-        )
-
-
 def _other_fits(fit: str) -> str:
     others = " and ".join(name for name in FITS if name != fit)
     return f"data.fit={fit} (of a command: --fit {fit}); there are also {others}"
@@ -79,22 +69,18 @@ def _other_fits(fit: str) -> str:
 
 def report_shapes(root: Path, names: Sequence[str], fit: str) -> None:
     """Say once at the start how many photos are not square and what becomes of them; only headers are read."""
-    global _reported_shapes
     looked, odd = list(names)[:_LOOKED_AT], []
     for name in looked:
         with contextlib.suppress(UserError, OSError):  # what cannot be read is reported where it is read
             width, height = photo_size(root / name)
             if width != height:
                 odd.append(f"{name}, {width}x{height}")
-    if odd and not _reported_shapes:
-        _reported_shapes = True
+    if odd:
         many = f"{len(odd)} of {len(looked)} photos" + (" looked at" if len(names) > len(looked) else "")
-        log.warning("%s are not square and %s (%s): %s", many, FITS[fit], odd[0], _other_fits(fit))
+        sentence = "%s are not square and %s (%s): %s"
+        warn_once(log, "shapes", sentence, many, FITS[fit], odd[0], _other_fits(fit))
 
 
 def _report_enlarging(side: int, resolution: int) -> None:
-    """Log it once: a folder may hold thousands of small photos."""
-    global _reported_enlarging
-    if not _reported_enlarging:
-        _reported_enlarging = True
-        log.warning("photos smaller than %d px are enlarged (the first has %d px)", resolution, side)
+    sentence = "photos smaller than %d px are enlarged (the first has %d px)"
+    warn_once(log, "enlarging", sentence, resolution, side)

@@ -1,12 +1,10 @@
 """Photo file <-> tensor in [-1, 1].
 
-Every photo takes the same steps, in training and for a single file: first frame, upright by its EXIF
-tag, colours in sRGB by its ICC profile, transparency over white, 8 bits per channel, the largest centred
-square (or what ``fit`` says), resized with PIL's bilinear filter, which averages over all source pixels when
-it shrinks.
+Every photo takes the same steps, in training and for a single file: first frame, upright by its EXIF tag, colours in
+sRGB by its ICC profile, transparency over white, 8 bits per channel, the largest centred square (or what ``fit`` says),
+resized with PIL's bilinear filter, which averages over all source pixels when it shrinks.
 """
 
-import io
 import logging
 from pathlib import Path
 
@@ -19,11 +17,11 @@ from hyperinverter.contracts import UserError
 from hyperinverter.data.colours import report_dark_colours, to_rgb
 from hyperinverter.data.opening import opened
 from hyperinverter.data.squares import fit_square
-from hyperinverter.system.files import as_path, write_bytes
+from hyperinverter.system.files import as_path, replacing
+from hyperinverter.system.terminal import warn_once
 
 VERSION = 1  # of the steps above: decoded photos kept from another version are not used
 _LARGEST_SIDE = 1 << 14
-_reported_frames = False
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +51,7 @@ def read_pixels(
     path: str | Path, resolution: int, resize: str = "bilinear", fit: str = "crop", white: int | None = None
 ) -> np.ndarray:
     """:func:`read_photo` before it becomes a tensor: RGB, ``uint8 (R, R, 3)``."""
-    if (
-        isinstance(resolution, bool)
-        or not isinstance(resolution, int)
-        or not 1 <= resolution <= _LARGEST_SIDE
-    ):
+    if type(resolution) is not int or not 1 <= resolution <= _LARGEST_SIDE:
         raise UserError(
             f"a resolution is a whole number from 1 to {_LARGEST_SIDE} pixels, got {resolution!r}"
         )
@@ -84,20 +78,13 @@ def load_upright(path: str | Path) -> Image.Image:
     """
     path = as_path(path)
     with opened(path) as image:
-        _report_frames(image, path)
+        if image.format != "MPO" and getattr(image, "is_animated", False):  # in photos of phones: previews
+            warn_once(log, "frames", "%s holds several pictures: the first one of such files is taken", path)
         wide = image.mode == "RGB" and any(";16" in str(tile[3]) for tile in image.tile)
         image.load()
         if wide:
             report_dark_colours(image, path)
         return ImageOps.exif_transpose(image)
-
-
-def _report_frames(image: Image.Image, path: Path) -> None:
-    """Say once that of several pictures in a file the first is taken; those in photos of phones are previews."""
-    global _reported_frames
-    if not _reported_frames and image.format != "MPO" and getattr(image, "is_animated", False):
-        _reported_frames = True
-        log.warning("%s holds several pictures: the first one of such files is taken", path)
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
@@ -122,15 +109,13 @@ def to_pixels(image: Tensor) -> np.ndarray:
 
 def to_image(image: Tensor) -> Image.Image:
     """One image, ``(3, R, R)`` or ``(1, 3, R, R)`` in [-1, 1], as a PIL image."""
-    if image.ndim == 4 and len(image) == 1:
-        image = image[0]
-    if image.ndim != 3 or image.shape[0] != 3:
+    one = image[0] if image.ndim == 4 and len(image) == 1 else image
+    if one.ndim != 3 or len(one) != 3:
         raise ValueError(f"expected one RGB image (3, R, R), got {tuple(image.shape)}")
-    return Image.fromarray(to_pixels(image))
+    return Image.fromarray(to_pixels(one))
 
 
 def save_png(image: Tensor, path: str | Path) -> None:
     """Write one image, ``(3, R, R)`` or ``(1, 3, R, R)`` in [-1, 1]; the file is complete or not there."""
-    buffer = io.BytesIO()
-    to_image(image).save(buffer, "PNG")
-    write_bytes(Path(path), buffer.getvalue())
+    with replacing(Path(path)) as part:
+        to_image(image).save(part, "PNG")

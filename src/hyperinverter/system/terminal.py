@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import traceback
@@ -11,6 +12,8 @@ from typing import NoReturn, TextIO
 
 from hyperinverter.contracts import printable
 from hyperinverter.system.processes import is_first
+
+_warned: set[str] = set()
 
 
 def say(line: str) -> None:
@@ -55,6 +58,16 @@ def _print(text: str, stream: TextIO | None) -> None:
     encoding = stream.encoding or "utf-8"
     stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
     stream.flush()
+
+
+def warn_once(log: logging.Logger, about: str, sentence: str, *values: object) -> None:
+    """Log a warning, the first time in this process of all that have the same ``about``.
+
+    A folder may hold thousands of photos that deserve it.
+    """
+    if about not in _warned:
+        _warned.add(about)
+        log.warning(sentence, *values)
 
 
 def fail(sentence: str, *, debug: bool = False, everywhere: bool = False) -> NoReturn:
