@@ -62,6 +62,7 @@ _RENAMED = {
     "critic_r1": "discriminator_r1",
     "train/critic": "train/discriminator",
 }
+_LONGEST = 4_000  # letters of a sentence to a person
 
 
 def current_name(name: str) -> str:
@@ -84,9 +85,6 @@ class UserError(Exception):
         return printable(sentence if len(sentence) <= _LONGEST else f"{sentence[:_LONGEST]}...", keep="\n\t")
 
 
-_LONGEST = 4_000  # letters of a sentence to a person
-
-
 def shown(value: object, most: int = 80) -> str:
     """A value of a file as a sentence may show it: on one line, printable and cut; a container by its kind alone.
 
@@ -106,15 +104,13 @@ def cell(value: object) -> object:
     if not isinstance(value, str):
         return value
     text = printable(value)
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") and not _is_number(text) else text
-
-
-def _is_number(text: str) -> bool:
+    if text[:1] not in ("=", "+", "-", "@"):
+        return text
     try:
         float(text)
     except ValueError:
-        return False
-    return True
+        return f"'{text}"
+    return text
 
 
 def printable(text: str, keep: str = "") -> str:

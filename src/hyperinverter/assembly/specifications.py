@@ -47,52 +47,24 @@ def model_spec(cfg: Config, generator: Generator) -> ModelSpec:
     Raises:
         UserError: If ``coverage`` selects nothing of this generator, or nothing would receive a residual.
     """
-    if method_of(cfg) == "hyperstyle":
-        return _hyperstyle_spec(cfg, generator)
-    options, added = config.to_dict(cfg.hypernet), _feature_residuals(cfg)
-    channels = options.pop("channels")
     covered = list(cfg.coverage.include)
-    if not covered and added is None:
+    kernels = tuple(kernel.name for kernel in select(generator.kernels(), covered)) if covered else ()
+    backbone = _part(cfg.encoder.features_backbone or cfg.encoder.backbone, BACKBONES)
+    w_encoder, edit_strength = w_encoder_spec(cfg), _edit_strength(cfg)
+    spec = ModelSpec("hyperinverter", generator.config, w_encoder, edit_strength=edit_strength)
+    if method_of(cfg) == "hyperstyle":
+        if not kernels:
+            raise UserError("method=hyperstyle changes kernels: choose a coverage, such as coverage=convs")
+        chosen = {name: cfg.method[name] for name in ("hidden_dim", "scale", "iterations")}
+        return replace(spec, hyperstyle=HyperStyleSpec(kernels, backbone, **chosen))
+    added = _feature_residuals(cfg)
+    if not kernels and added is None:
         raise UserError("coverage=none leaves nothing to learn: choose a coverage, or features=8")
-    return ModelSpec(
-        "hyperinverter",
-        generator.config,
-        w_encoder_spec(cfg),
-        FeaturesSpec(
-            _part(cfg.encoder.features_backbone or cfg.encoder.backbone, BACKBONES),
-            channels=channels,
-            heads=cfg.encoder.heads,
-            initial=cfg.encoder.initial,
-        ),
-        None
-        if not covered
-        else HypernetSpec(
-            tuple(kernel.name for kernel in select(generator.kernels(), covered)),
-            fusion=_part(cfg.fusion, FUSIONS),
-            **{name: value for name, value in options.items() if name != "init"},
-        ),
-        added,
-        edit_strength=_edit_strength(cfg),
-    )
-
-
-def _hyperstyle_spec(cfg: Config, generator: Generator) -> ModelSpec:
-    if not cfg.coverage.include:
-        raise UserError("method=hyperstyle changes kernels: choose a coverage, such as coverage=convs")
-    rival = HyperStyleSpec(
-        tuple(kernel.name for kernel in select(generator.kernels(), cfg.coverage.include)),
-        _part(cfg.encoder.features_backbone or cfg.encoder.backbone, BACKBONES),
-        hidden_dim=cfg.method.hidden_dim,
-        scale=cfg.method.scale,
-        iterations=cfg.method.iterations,
-    )
-    return ModelSpec(
-        "hyperinverter",
-        generator.config,
-        w_encoder_spec(cfg),
-        hyperstyle=rival,
-        edit_strength=_edit_strength(cfg),
-    )
+    options = config.to_dict(cfg.hypernet)
+    features = FeaturesSpec(backbone, options.pop("channels"), cfg.encoder.heads, cfg.encoder.initial)
+    del options["init"]  # of training, not of the model
+    hypernet = HypernetSpec(kernels, fusion=_part(cfg.fusion, FUSIONS), **options) if kernels else None
+    return replace(spec, features=features, hypernet=hypernet, feature_residuals=added)
 
 
 def _edit_strength(cfg: Config) -> float | None:

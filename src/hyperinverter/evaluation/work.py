@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from hyperinverter.system.files import plain, replacing, sha256_of
 
@@ -70,11 +70,8 @@ class Work:
         tensors |= {_FEATURES + name: values for name, values in piece.features.items()}
         digest = sha256_of("\n".join(piece.names))[:16]
         with replacing(self.folder / f"{digest}{_ENDING}") as part:
-            save_file(
-                {n: np.ascontiguousarray(t) for n, t in tensors.items()},
-                part,
-                {"names": json.dumps(piece.names)},
-            )
+            whole = {name: np.ascontiguousarray(values) for name, values in tensors.items()}
+            save_file(whole, part, {"names": json.dumps(piece.names)})
 
     def done(self) -> set[str]:
         """Names of the photos that are measured."""
@@ -82,25 +79,15 @@ class Work:
 
     def read(self, names: Sequence[str]) -> Piece:
         """All that was measured of these photos, which must be ``done``, in this order."""
-        pieces: list[Piece] = []
-        for path in self._paths():
-            with safe_open(path, "np") as file:
-                found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            pieces.append(
-                Piece(
-                    _names(path),
-                    {k.removeprefix(_NUMBER): v for k, v in found.items() if k.startswith(_NUMBER)},
-                    {k.removeprefix(_FEATURES): v for k, v in found.items() if k.startswith(_FEATURES)},
-                    found[_PICTURE],
-                )
-            )
-        joined = Piece(
-            [name for piece in pieces for name in piece.names],
-            {k: np.concatenate([p.numbers[k] for p in pieces]) for k in pieces[0].numbers},
-            {k: np.concatenate([p.features[k] for p in pieces]) for k in pieces[0].features},
-            np.concatenate([p.pictures for p in pieces]),
+        known = {path: _names(path) for path in self._paths()}
+        pieces = [load_file(path) for path, found in known.items() if found]
+        joined = {key: np.concatenate([piece[key] for piece in pieces]) for key in pieces[0]}
+        numbers, features = (
+            {key.removeprefix(kind): values for key, values in joined.items() if key.startswith(kind)}
+            for kind in (_NUMBER, _FEATURES)
         )
-        return joined.chosen(names)
+        measured = [name for found in known.values() for name in found]
+        return Piece(measured, numbers, features, joined[_PICTURE]).chosen(names)
 
     def picture(self, name: str) -> np.ndarray | None:
         """The small picture of one photo, ``uint8 (s, s, 3)``; None if it is not measured."""

@@ -13,6 +13,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from hyperinverter.contracts import Batch, Inversion
+from hyperinverter.networks.frozen import evaluating
 from hyperinverter.pictures import save_picture, sheet, to_picture
 from hyperinverter.system.files import sha256_of, write_csv, writing
 from hyperinverter.tasks.common import images_seen
@@ -55,17 +56,17 @@ class ImagePanels(Callback):
         inversion = _invert(task, photo)
         path = self._panels / f"{images_seen(task):09d}.png"
         self._panels.mkdir(parents=True, exist_ok=True)
+        panel = draw_panel(photo, inversion)
         with writing(path):
-            draw_panel(photo, inversion, path)
+            save_picture(panel, path)
         for logger in trainer.loggers:
             if isinstance(logger, WandbTracker):
                 logger.log_panel("panels/val", path, "input | initial | final | error")
             elif add_image := getattr(getattr(logger, "experiment", None), "add_image", None):  # TensorBoard
-                add_image("panels/val", _read_rgb(path), images_seen(task), dataformats="HWC")
+                add_image("panels/val", np.array(panel), images_seen(task), dataformats="HWC")
 
     def on_test_start(self, trainer: Trainer, task: LightningModule) -> None:
-        self._saved = 0
-        self._names = {}
+        self._saved, self._names = 0, {}
 
     def on_test_batch_end(
         self, trainer: Trainer, task: LightningModule, outputs: Any, batch: Batch, *_: Any
@@ -75,14 +76,11 @@ class ImagePanels(Callback):
             return
         photo = batch["image"][:missing]
         inversion = _invert(task, photo)
+        shown = {"photo": photo, "w_image": inversion.w_image, "image": inversion.image}
         for index, name in enumerate(batch["name"][:missing]):
             place = self._photos / self._short_name(name)
             place.mkdir(parents=True, exist_ok=True)
-            for kind, images in (
-                ("photo", photo),
-                ("w_image", inversion.w_image),
-                ("image", inversion.image),
-            ):
+            for kind, images in shown.items():
                 path = place / f"{kind}.png"
                 with writing(path):
                     to_picture(images[index]).save(path)
@@ -94,18 +92,14 @@ class ImagePanels(Callback):
         """A folder's name for a photo: short enough for every disk, and no other photo's."""
         short = safe_name(name)
         if len(short.encode()) > _LONGEST or self._names.get(short, name) != name:
-            digest = sha256_of(name)[:8]
-            short = f"{short.encode()[:_LONGEST].decode(errors='ignore')}-{digest}"
+            short = f"{short.encode()[:_LONGEST].decode(errors='ignore')}-{sha256_of(name)[:8]}"
         self._names[short] = name
         return short
 
 
 def _invert(task: LightningModule, photo: Tensor) -> Inversion:
-    training = task.training
-    task.eval()
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):  # looking must not change what comes next
+    with evaluating(task), torch.no_grad(), torch.random.fork_rng(devices=[]):  # as if nobody had looked
         inversion: Inversion = task.inverter(photo)  # type: ignore[operator]
-    task.train(training)
     return inversion
 
 
@@ -114,22 +108,15 @@ def safe_name(name: str) -> str:
     return re.sub(r"[^\w.-]", "_", name.replace("/", "__")).lstrip(".") or "photo"
 
 
-def draw_panel(photo: Tensor, inversion: Inversion, path: Path) -> None:
+def draw_panel(photo: Tensor, inversion: Inversion) -> Image.Image:
     """One row per photo: photo, phase I, phase II, absolute error (dark is right, white is off by 1 or more).
 
     Phase I shows three columns: it has no second image.
     """
     initial, final = inversion.w_image, inversion.image
-    columns = [("photo", photo), ("phase I", initial)]
-    if final is not initial:
-        columns.append(("phase II", final))
-    columns.append(("error", (final - photo).abs() * 2 - 1))
-    rows = zip(*([to_picture(image) for image in images] for _, images in columns), strict=True)
-    drawn = sheet([title for title, _ in columns], list(rows), max(photo.shape[-1], 64))
-    save_picture(drawn, path)
-
-
-def _read_rgb(path: Path) -> Any:
-
-    with Image.open(path, formats=["PNG"]) as picture:
-        return np.array(picture.convert("RGB"))
+    error = (final - photo).abs() * 2 - 1
+    columns = {"photo": photo, "phase I": initial, "phase II": final, "error": error}
+    if final is initial:
+        del columns["phase II"]
+    rows = zip(*(map(to_picture, images) for images in columns.values()), strict=True)
+    return sheet(list(columns), list(rows), max(photo.shape[-1], 64))
