@@ -111,10 +111,10 @@ def compare(make: Callable[[], PhaseTask], precision: str = "fp32") -> None:
 
     Rounding moves some features across zero, where leaky ReLU has another slope: a share of the gradient like the
     rounding error is then wrong, and its distance is the square root of that, at every layer. That is no fault of a
-    device, so gradients in few digits are compared with activations that bend gradually. With the real ones losses
-    are as near as ever, and gradients have ``KINKED`` times the distance that they have on a processor, measured
-    again. There it was, with the real and the smooth activations: float32 1e-6 and 1e-6, tf32 1e-2 to 4e-2 and 8e-4 to 1.4e-3,
-    bfloat16 3e-2 to 2e-1 and 6e-3 to 1.5e-2.
+    device, so gradients in few digits are compared with activations that bend gradually, too. Where they are farther
+    apart on a processor already, they may have ``KINKED`` times that distance, measured again. There it was, with
+    the real and the smooth activations: float32 1e-6 and 1e-6, tf32 1e-2 to 4e-2 and 8e-4 to 1.4e-3, bfloat16 3e-2 to 2e-1
+    and 6e-3 to 4e-2 (the same step with other random weights: 1e-2 to 2e-2).
     """
     if REHEARSAL and precision == "fp16":
         pytest.skip("Lightning trains in fp16 on a GPU only")
@@ -126,14 +126,22 @@ def compare(make: Callable[[], PhaseTask], precision: str = "fp32") -> None:
     if precision == "fp32":
         near(gradients, exact)
         return
-    allowed = max(TOLERANCE[precision], KINKED * distance(rehearsed(task, precision)[1], exact))
-    apart = distance(gradients, exact)
-    assert apart <= allowed, f"gradients are {apart:.2e} apart in {precision}, more than {allowed:.2e}"
+    as_near_as_rehearsed(task, gradients, exact, precision)
     with smooth_activations():
         losses, gradients = on_device(task, precision)
         wanted, exact = in_float64(task)
-    near(losses, wanted, precision)
-    near(gradients, exact, precision)
+        near(losses, wanted, precision)
+        as_near_as_rehearsed(task, gradients, exact, precision)
+
+
+def as_near_as_rehearsed(
+    task: PhaseTask, gradients: list[Tensor], exact: list[Tensor], precision: str
+) -> None:
+    """Fail if gradients are farther apart than the tolerance, and than ``KINKED`` times what a processor gives."""
+    apart, allowed = distance(gradients, exact), TOLERANCE[precision]
+    if apart > allowed:
+        allowed = max(allowed, KINKED * distance(rehearsed(task, precision)[1], exact))
+    assert apart <= allowed, f"gradients are {apart:.2e} apart in {precision}, more than {allowed:.2e}"
 
 
 def on_device(task: PhaseTask, precision: str) -> tuple[list[Tensor], list[Tensor]]:
@@ -175,24 +183,27 @@ def test_phase_two(options: dict[str, Any], precision: str) -> None:
     compare(lambda: phase2_task(**options), precision)
 
 
-def test_phase_two_with_checkpointing() -> None:
-    compare(lambda: phase2_task(make_model().use_checkpointing()))
+def test_phase_two_with_checkpointing(precision: str) -> None:
+    compare(lambda: phase2_task(make_model().use_checkpointing()), precision)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_phase_two_with_discriminator_and_r1(accumulate: int) -> None:
-    compare(lambda: phase2_task(discriminator=make_discriminator(), accumulate=accumulate, **ADVERSARIAL))
+def test_phase_two_with_discriminator_and_r1(accumulate: int, precision: str) -> None:
+    compare(
+        lambda: phase2_task(discriminator=make_discriminator(), accumulate=accumulate, **ADVERSARIAL),
+        precision,
+    )
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_every_fusion(fusion: str) -> None:
-    compare(lambda: phase2_task(make_model(FUSIONS[fusion])))
+def test_every_fusion(fusion: str, precision: str) -> None:
+    compare(lambda: phase2_task(make_model(FUSIONS[fusion])), precision)
 
 
 @pytest.mark.parametrize("coverage", [name for name in SETS if name != "fine"])  # 64 px and up
-def test_every_coverage(coverage: str) -> None:
-    compare(lambda: phase2_task(make_model(coverage=coverage)))
+def test_every_coverage(coverage: str, precision: str) -> None:
+    compare(lambda: phase2_task(make_model(coverage=coverage)), precision)
 
 
-def test_feature_residuals() -> None:
-    compare(lambda: phase2_task(make_model(places=PLACES)))
+def test_feature_residuals(precision: str) -> None:
+    compare(lambda: phase2_task(make_model(places=PLACES)), precision)
