@@ -287,8 +287,8 @@ def scale_residuals(residuals: Mapping[str, Residual], strength: Strength) -> di
         TypeError: For a strength that is neither a number nor one of these, or for residuals that are none.
     """
     check_residuals(residuals)
-    first = next(iter(residuals.values()), None)
-    strength = as_strength(strength, None if first is None else first.shape[0])
+    batch = next(iter(residuals.values())).shape[0] if residuals else None  # as torch 2.6 can compile it
+    strength = as_strength(strength, batch)
     if isinstance(strength, Mapping):
         unknown = [
             name for name in strength if name not in (*GROUPS, *KINDS, "torgb") and not _is_block(name)
