@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,10 +65,11 @@ def save_picture(picture: Image.Image, path: Path, *, quick: bool = False) -> No
     Args:
         picture: What to write.
         path: Where.
-        quick: Whether to compress for 0.6 of the time, into files that are a tenth larger.
+        quick: Whether to compress by runs alone: in a third to a half of the time, into files of much the same size.
     """
+    how = {"compress_level": 1, "compress_type": zlib.Z_RLE} if quick else {"compress_level": 6}
     with replacing(path) as part:
-        picture.save(part, format="PNG", compress_level=1 if quick else 6)
+        picture.save(part, format="PNG", **how)
 
 
 def to_picture(image: Tensor) -> Image.Image:

@@ -79,6 +79,16 @@ def test_stlpips_refuses_images_its_padding_cannot_take() -> None:
         STLPIPS().embed(torch.zeros(1, 3, 16, 16))
 
 
+@pytest.mark.parametrize("sides", [(64, 64), (33, 32), (40, 41)])
+def test_stlpips_for_reports_is_the_same_up_to_rounding(sides: tuple[int, int]) -> None:
+    plain, quick = STLPIPS(), STLPIPS().for_reports()
+    torch.manual_seed(0)
+    a, b = torch.rand(2, 2, 3, *sides) * 2 - 1
+    assert_close(quick.embed(a)[0], plain.embed(a)[0], rtol=1e-4, atol=1e-6)
+    assert_close(quick(a, b), plain(a, b), rtol=1e-5, atol=1e-7)
+    assert quick.state_dict().keys() == plain.state_dict().keys()
+
+
 def test_blur_down_is_a_triangle_filter_after_reflection() -> None:
     x = torch.randn(2, 4, 9, 10, dtype=torch.float64)
     line = torch.tensor([1.0, 2.0, 1.0], dtype=torch.float64)

@@ -93,7 +93,7 @@ class Inversions:
         self.fit, self.white = fit, white
         self.framing = framing_for(self.model, framing) if align or framing else None
         self.model_sha256 = self.model.sha256
-        self.distance = build_judge(DISTANCE) if perceptual else None
+        self.distance = build_judge(DISTANCE).for_reports() if perceptual else None
         with writing(out, "give another folder with --out"):
             out.mkdir(parents=True, exist_ok=True)
         self.rows = self._rows_before()

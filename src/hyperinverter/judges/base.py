@@ -1,5 +1,7 @@
 """What every judge promises: embed each image once, then compare."""
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor
 
@@ -35,6 +37,13 @@ class Judge(Frozen):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Compare images pairwise, ``(B,)``; differentiable in both."""
         return self.compare(self.embed(a), self.embed(b))
+
+    def for_reports(self) -> Judge:
+        """Compare in less time from now on, where there is such a way; results change by rounding alone.
+
+        For numbers that are read, not trained on: training keeps its digits.
+        """
+        return self
 
     def _embed(self, image: Tensor) -> Embedding:
         raise NotImplementedError

@@ -1,5 +1,7 @@
 """Perceptual distances: EfficientNet features, shift-tolerant LPIPS, LPIPS."""
 
+from __future__ import annotations
+
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
@@ -117,12 +119,18 @@ class STLPIPS(PerceptualJudge):
     def channel_scales(self) -> list[Tensor]:
         return [head.sqrt().view(-1, 1, 1) for head in self.net.heads]
 
+    def for_reports(self) -> STLPIPS:
+        """As ``Judge``: 0.6 to 0.75 of the time on a CPU, at 64 pixels."""
+        self.net.merge_first()
+        return self
+
 
 class ShiftTolerantAlexNet(nn.Module):
     """The convolutions of ``STLPIPS`` and its channel weights (``heads``)."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.merged = False
         self.conv1 = nn.Conv2d(3, 64, 11, padding=2)
         self.conv2 = nn.Conv2d(64, 192, 5, padding=2)
         self.conv3 = nn.Conv2d(192, 384, 3, padding=1)
@@ -131,12 +139,57 @@ class ShiftTolerantAlexNet(nn.Module):
         self.heads = nn.ParameterList([torch.zeros(c) for c in (64, 192, 384, 256, 256)])
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        x1 = F.relu(blur_down(self.conv1(x)))
+        x1 = F.relu(self._first_merged(x) if self.merged else blur_down(self.conv1(x)))
         x2 = F.relu(self.conv2(blur_down(F.max_pool2d(x1, 3, stride=1))))
         x3 = F.relu(self.conv3(blur_down(F.max_pool2d(x2, 3, stride=1))))
         x4 = F.relu(self.conv4(x3))
         x5 = F.relu(self.conv5(x4))
         return [x1, x2, x3, x4, x5]
+
+    def merge_first(self) -> None:
+        """Make kernels of the first convolution and its blur together, for the weights as they are now.
+
+        Both are linear, so that one convolution with stride 2 takes a third of the multiplications. The last row and
+        column of an even number are blurred with their reflection, 2 2 instead of 1 2 1, and have kernels of their own.
+        """
+        weight = self.conv1.weight.detach()
+        taps = [weight.new_tensor(line) / 4 for line in ((1.0, 2.0, 1.0), (2.0, 2.0))]
+        for down, column in enumerate(taps):
+            for along, row in enumerate(taps):
+                blur = torch.outer(column, row)[None, None]
+                planes = weight.reshape(-1, 1, *weight.shape[2:])
+                whole = F.conv2d(planes, blur.flip(2, 3), padding=(len(column) - 1, len(row) - 1))
+                kernel = fast_layout(whole.view(*weight.shape[:2], *whole.shape[2:]))
+                self.register_buffer(_merged(down, along), kernel, persistent=False)
+        self.merged = True
+
+    def _first_merged(self, x: Tensor) -> Tensor:
+        """``blur_down(self.conv1(x))``; its first two rows are equal, and its last two of an odd number."""
+        padded = F.pad(x, (2, 2, 2, 2))
+        sides = [side - 6 for side in x.shape[2:]]  # of what the convolution gives
+
+        def parts(side: int) -> list[tuple[int, slice]]:
+            return [(0, slice(None)), *([(1, slice(side - 2, None))] if side % 2 == 0 else [])]
+
+        def piece(down: int, along: int, high: slice, wide: slice) -> Tensor:
+            kernel = self.get_buffer(_merged(down, along))
+            return F.conv2d(padded[:, :, high, wide], kernel, self.conv1.bias, stride=2)
+
+        def closed(pieces: list[Tensor], dim: int) -> Tensor:
+            first, *last = pieces
+            last = last or [first.narrow(dim, -1, 1)]
+            return torch.cat([first.narrow(dim, 0, 1), first, *last], dim)
+
+        rows = [
+            closed([piece(down, along, high, wide) for along, wide in parts(sides[1])], 3)
+            for down, high in parts(sides[0])
+        ]
+        return closed(rows, 2)
+
+
+def _merged(down: int, along: int) -> str:
+    """Name of a kernel: 1 for the last row, or column."""
+    return f"merged_{down}{along}"
 
 
 def blur_down(x: Tensor) -> Tensor:
