@@ -352,6 +352,29 @@ def test_directions_list_show_discover(tmp_path: Path, capsys: pytest.CaptureFix
         assert sorted(file.keys()) == ["pc0", "pc1", "pc2"]
 
 
+def test_directions_discovered_in_styles_are_taken_by_edit(
+    inverted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    styled, some = tmp_path / "s.safetensors", tmp_path / "some.safetensors"
+    discover = ["directions", "discover", "--count", "2", "--layers", "6-9"]
+    assert main([*discover, "--space", "s", "--out", str(styled)]) == 0
+    with safe_open(styled, "pt") as file:
+        assert {name.split("/")[0] for name in file.keys()} == {"spc0", "spc1"}  # noqa: SIM118
+    edit = ["edit", str(inverted / "b.inversion.safetensors"), "--directions", str(styled)]
+    assert main([*edit, "-d", "spc0=2", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "b.edit.png").read_bytes() != (inverted / "b.inverted.png").read_bytes()
+    assert main([*discover, "--out", str(some)]) == 0
+    with safe_open(some, "pt") as file:
+        assert file.get_tensor("pc0").abs().sum(1).nonzero().flatten().tolist() == [6, 7, 8, 9]
+    for wrong, said in (
+        (["--space", "s", "--method", "sefa"], "--space=s is not possible"),
+        (["--layers", "a-b"], "not FIRST-LAST"),
+        (["--layers", "8-99"], "8-99"),
+    ):
+        assert main([*discover, *wrong, "--out", str(some)]) == 1
+        assert said in capsys.readouterr().err
+
+
 def test_directions_fit_to_labels_and_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for index, pixels in enumerate(sample_faces(accepted_indices()[:48])):
         group = "light" if pixels.mean() > 81 else "dark"

@@ -302,3 +302,28 @@ def test_global_direction_of_styleclip(space: StyleSpace, tmp_path: Path) -> Non
         space.from_text("beard", given[0], given[1][:100], 0.1)
     with pytest.raises(UserError, match="has 16 channels for b8.conv1, the generator has 12 there"):
         space.by_layer([torch.ones(16)] * 8)
+
+
+@pytest.mark.parametrize("layers", [None, (2, 4)])
+def test_components_of_styles_have_the_covariance_of_random_styles(layers: tuple[int, int] | None) -> None:
+    """All components together, a standard deviation each, are the covariance of the styles that codes give."""
+    torch.manual_seed(0)
+    generator = make_generator(widths=(16, 12, 8))
+    space = StyleSpace(generator)
+    first, last = layers or (0, len(space.widths) - 1)
+    moved = list(space.widths)[first : last + 1]
+    codes = generator.sample_codes()
+    rows = [generator.synthesis.get_submodule(f"{layer}.affine")(codes).detach() for layer in moved]
+    for index, layer in enumerate(moved):
+        if layer.endswith("torgb"):
+            affine = generator.synthesis.get_submodule(f"{layer}.affine")
+            rows[index] = rows[index] / float(affine.bias_gain)  # type: ignore[arg-type]
+    found = space.pca(16, layers)
+    assert all(list(direction.styles) == moved for direction in found.values())
+    shifts = torch.stack([torch.cat(list(direction.styles.values())) for direction in found.values()])
+    assert_close(shifts.T @ shifts, torch.cov(torch.cat(rows, 1).T), rtol=1e-3, atol=1e-4)
+    sizes = shifts.norm(dim=1)
+    assert bool((sizes.diff() <= 1e-6).all())
+    assert all(float(s[s.abs().argmax()]) > 0 for s in shifts)
+    with pytest.raises(UserError, match="are not within 0-7"):
+        space.pca(1, (3, 8))

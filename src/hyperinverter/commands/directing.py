@@ -119,16 +119,34 @@ def fit_to(
     return 0
 
 
-def discover(model: str, method: str, count: int, out: Path | None) -> int:
+def discover(model: str, method: str, space: str, layers: str, count: int, out: Path | None) -> int:
     """Directions of a generator that need no labels."""
-    inverter = load_inverter(model)
     if method not in ("pca", "sefa"):
         raise UserError(f"--method={method[:20]} is neither pca nor sefa")
-    found = (
-        pca(inverter.generator.sample_codes(), count) if method == "pca" else sefa(inverter.generator, count)
-    )
-    _save(found, inverter, out or Path(f"{method}.safetensors"))
+    if space not in ("w", "s") or (space == "s" and method == "sefa"):
+        raise UserError(f"--space={space[:20]} is not possible: w, or s with --method pca")
+    wanted = _range(layers) if layers else None
+    inverter = load_inverter(model)
+    generator = inverter.generator
+    if space == "s":
+        found = StyleSpace(generator).pca(count, wanted)
+    elif method == "sefa":
+        found = sefa(generator, count, wanted)
+    else:
+        found = pca(generator.sample_codes(), count)
+        if wanted is not None:
+            first, last = wanted
+            found = {name: d.in_layers(first, last + 1, generator.num_ws) for name, d in found.items()}
+    _save(found, inverter, out or Path(f"{method if space == 'w' else 'pca_s'}.safetensors"))
     return 0
+
+
+def _range(typed: str) -> tuple[int, int]:
+    """``3-7`` or ``3``: the first and the last style layer."""
+    first, _, last = typed.partition("-")
+    if not (first.isascii() and first.isdigit() and (last or first).isascii() and (last or first).isdigit()):
+        raise UserError(f"--layers={typed[:40]} is not FIRST-LAST, such as 3-7")
+    return int(first), int(last or first)
 
 
 def _save(found: dict[str, Direction], inverter: Drawing, path: Path) -> None:

@@ -34,13 +34,28 @@ def directions(
         float, typer.Option(min=0, help="fit with fs3.npy: what a channel must have in common with the text.")
     ] = 0.13,
     method: Annotated[str, typer.Option(help="discover: pca or sefa.")] = "pca",
+    space: Annotated[
+        str, typer.Option(metavar="w|s", help="discover by pca: in w, or in styles (StyleSpace).")
+    ] = "w",
+    layers: Annotated[
+        str,
+        typer.Option(
+            metavar="FIRST-LAST",
+            help="discover: style layers that move, such as 3-7. With --space s they are numbered as in StyleSpace, "
+            "torgb's included. Default: all.",
+        ),
+    ] = "",
     count: Annotated[int, typer.Option(min=1, help="discover: how many.")] = 10,
     out: Annotated[
         Path | None,
         typer.Option(parser=as_path, metavar="PATH", help="fit, discover: the file to write (.safetensors)."),
     ] = None,
 ) -> int:
-    """List and show directions, fit one to labels, or discover some for any generator."""
+    """List and show directions, fit one to labels, or discover some for any generator.
+
+    For example, the principal components of four style layers, for edit and serve --directions pca_s.safetensors:
+    hyperinverter directions discover --space s --layers 6-9 --out pca_s.safetensors
+    """
     from hyperinverter.commands import directing
     from hyperinverter.contracts import UserError
 
@@ -55,5 +70,5 @@ def directions(
         wanted = [part for part in keep.split(",") if part]
         return directing.fit_to(given, model, name, keep=wanted, shrinkage=shrinkage, out=out)
     if action == "discover":
-        return directing.discover(model, method, count, out)
+        return directing.discover(model, method, space, layers, count, out)
     raise UserError(f"directions has no action {action[:40]!r}: list, show, fit or discover")

@@ -45,17 +45,57 @@ class StyleSpace:
 
         From the covariance of w, as a style is a linear function of it.
         """
-        synthesis = self._generator.synthesis
-        codes = self._generator.sample_codes().double()
-        covariance = torch.cov(codes.T)
+        covariance = torch.cov(self._generator.sample_codes().double().T)
         found = {}
         for layer in self.widths:
-            affine = synthesis.get_submodule(f"{layer}.affine")
-            assert isinstance(affine, EqualLinear)
-            rows = affine.weight.detach().double()  # (C, D)
-            gain = affine.weight_gain / affine.bias_gain  # without that of torgb
+            rows = self._affine(layer)
             variances = (rows @ covariance * rows).sum(1).clamp_min(0)
-            found[layer] = (PSI * gain * variances.sqrt()).float().cpu()
+            found[layer] = (PSI * variances.sqrt()).float().cpu()
+        return found
+
+    def _affine(self, layer: str) -> Tensor:
+        """What the style of a layer is of w, but for a constant, ``(C, D)`` in float64; torgb's before its gain."""
+        affine = self._generator.synthesis.get_submodule(f"{layer}.affine")
+        assert isinstance(affine, EqualLinear)
+        return affine.weight.detach().double() * (affine.weight_gain / affine.bias_gain)
+
+    def pca(self, count: int = 10, layers: tuple[int, int] | None = None) -> dict[str, Direction]:
+        """Principal components of the styles of random codes, the largest first; as ``discovery.pca`` does in w.
+
+        Power 1 is one standard deviation, and the largest entry is positive. With all layers, every component is what a
+        shift of w would do as well, chosen by how far styles move; with some, the styles of the others keep still.
+
+        Args:
+            count: How many.
+            layers: First and last style layer, numbered as papers do, torgb's included; None: all.
+
+        Raises:
+            UserError: If there are no such layers.
+        """
+        first, last = layers or (0, len(self.widths) - 1)
+        if not 0 <= first <= last < len(self.widths):
+            raise UserError(
+                f"style layers {first}-{last} are not within 0-{len(self.widths) - 1} (StyleSpace)"
+            )
+        moved = list(self.widths)[first : last + 1]
+        values, vectors = torch.linalg.eigh(torch.cov(self._generator.sample_codes().double().T))
+        root = vectors * values.clamp_min(0).sqrt()  # root root' is the covariance of w
+        stacked = (
+            torch.cat([self._affine(layer) for layer in moved]) @ root
+        )  # its left factor is that of the styles
+        axes, sizes, _ = torch.linalg.svd(stacked, full_matrices=False)
+        share = sizes.square() / sizes.square().sum()
+        found = {}
+        for index in range(min(count, len(sizes))):
+            shift = sizes[index] * axes[:, index] * torch.sign(axes[axes[:, index].abs().argmax(), index])
+            parts = shift.float().cpu().split([self.widths[layer] for layer in moved])
+            found[f"spc{index}"] = Direction(
+                f"spc{index}",
+                styles=dict(zip(moved, parts, strict=True)),
+                unit="one standard deviation of styles along it",
+                about=f"principal component {index} of style layers {first}-{last}",
+                facts={"share_of_variance": round(float(share[index]), 4)},
+            )
         return found
 
     def layer(self, place: str) -> str:
