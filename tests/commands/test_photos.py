@@ -446,6 +446,7 @@ def test_edits_in_stylespace(photos: Path, tmp_path: Path, capsys: pytest.Captur
         (["mix", "PHOTO", "PHOTO", "--layers", ""], "names no group"),
         (["directions", "fit", "PHOTO"], "is no table: give a CSV"),
         (["directions", "discover", "--out", "/proc/x/d.safetensors"], "cannot write /proc/x"),
+        (["edit", "PHOTO", "-d", "smile=1", "--paste", "--paste-mode", "face"], "--paste needs the photo"),
         (["bench", "synthesis:1", "--out", "/proc/x"], "cannot write /proc/x"),
         (["doctor", "own", "generator.path=~nobody-of-this-name/x"], "cannot be written out"),
         (["weights", "list", "lpips"], "'lpips' is no label; there are: lpips_alex"),
@@ -482,6 +483,11 @@ def test_a_value_that_an_option_does_not_have_is_answered_with_those_it_has(
     said = capsys.readouterr().err
     assert sentence in said
     assert said.count("\n") <= 2
+
+
+def test_an_inversion_is_no_photo_to_invert(inverted: Path) -> None:
+    with pytest.raises(UserError, match="is an inversion, not a photo"):
+        sources([inverted / "b.inversion.safetensors"])
 
 
 def test_a_sweep_goes_through_zero_exactly() -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hyperinverter.commands import options
+from hyperinverter.contracts import UserError
 from hyperinverter.system.files import as_path
 
 Powers = Annotated[
@@ -20,10 +21,18 @@ Sweep = Annotated[
     str | None,
     typer.Option(metavar="FROM:TO:STEPS", help="A labelled strip over powers of the first direction."),
 ]
+
+
+def _photo(typed: str) -> Path:
+    if typed.startswith("--"):  # the next option, which the parser takes for the photo
+        raise UserError(f"--paste needs the photo that the face goes back into: --paste PHOTO {typed[:40]}")
+    return as_path(typed)
+
+
 Paste = Annotated[
     Path | None,
     typer.Option(
-        parser=as_path,
+        parser=_photo,
         metavar="PHOTO",
         help="Put the edited face back into this photo, which --align has cut.",
     ),
@@ -58,7 +67,6 @@ def edit(
     """
     from hyperinverter.commands.editing import Editor, parse_sweep
     from hyperinverter.commands.inputs import announced, check_fit, parse_strength
-    from hyperinverter.contracts import UserError
     from hyperinverter.editing.directions import parse_power
 
     found = announced(photos, inversions=True)

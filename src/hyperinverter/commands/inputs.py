@@ -45,7 +45,7 @@ def sources(places: Iterable[str | Path], *, inversions: bool = False) -> tuple[
         The photos, and one line on what was left out or renamed; empty if nothing was.
 
     Raises:
-        UserError: If a place does not exist, or nothing is there.
+        UserError: If a place does not exist, nothing is there, or an inversion is given where photos are wanted.
     """
     from hyperinverter.data.listing import list_photos
 
@@ -61,6 +61,8 @@ def sources(places: Iterable[str | Path], *, inversions: bool = False) -> tuple[
                 found += [path / name for name in listing.names]
                 lines += [line for line in [listing.report(path)] if line]
         elif path.is_file():
+            if path.name.endswith(INVERSION) and not inversions:
+                raise UserError(f"{path} is an inversion, not a photo; `hyperinverter edit` takes it")
             found.append(path)
         else:
             raise UserError(f"there is no photo or folder {path}; check the path")
