@@ -6,7 +6,15 @@ import pytest
 
 from hyperinverter.contracts import UserError
 from hyperinverter.system import processes
-from hyperinverter.system.processes import Starter, is_first, moment, rank, refuse_ranks, starter
+from hyperinverter.system.processes import (
+    Starter,
+    is_first,
+    moment,
+    rank,
+    refuse_ranks,
+    refuse_stray_ranks,
+    starter,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -58,3 +66,36 @@ def test_a_sweep_in_every_rank_is_refused(found: dict[str, str], told: str) -> N
 
 def test_one_task_is_no_rank() -> None:
     refuse_ranks({"SLURM_STEP_ID": "0", "SLURM_NTASKS": "1", "WORLD_SIZE": "1"})
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"LOCAL_RANK": "1"},
+        {"LOCAL_RANK": "1", "WORLD_SIZE": "2"},
+        {"RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "29500"},
+        {"NODE_RANK": "1"},
+        {"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_JOB_ID": "3"},
+    ],
+)
+def test_a_rank_that_nobody_gave_is_refused(found: dict[str, str]) -> None:
+    with pytest.raises(UserError, match="unset"):
+        refuse_stray_ranks(found)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {
+            "LOCAL_RANK": "1",
+            "NODE_RANK": "1",
+            "WORLD_SIZE": "4",
+            "MASTER_PORT": "29500",
+        },  # as Lightning starts it
+        {"RANK": "1", "LOCAL_RANK": "1", "TORCHELASTIC_RUN_ID": "x"},
+        {"SLURM_PROCID": "1", "SLURM_STEP_ID": "0"},
+        {"RANK": "0", "LOCAL_RANK": ""},
+    ],
+)
+def test_a_rank_that_somebody_gave_is_not(found: dict[str, str]) -> None:
+    refuse_stray_ranks(found)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -104,3 +106,11 @@ def test_nothing_printed_steers_the_terminal(
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
     put("caf\u00e9")
     assert raw.getvalue() == b"caf\\xe9\n"
+
+
+def test_streams_that_are_closed_are_opened_on_nothing() -> None:
+    code = "from hyperinverter.system.terminal import open_closed_streams as o; import os, sys; o(); "
+    code += "print('kept'); sys.stderr.write('lost'); f = open(os.devnull); sys.exit(f.fileno() < 3)"
+    command = f"exec {shlex.quote(sys.executable)} -c {shlex.quote(code)} 2>&- 0<&-"
+    done = subprocess.run(["sh", "-c", command], stdout=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "kept\n")

@@ -297,6 +297,16 @@ def test_gpu_without_a_gpu(tmp_path: Path, short: list[str]) -> None:
         job(tmp_path, *short, "trainer=gpu")
 
 
+def test_a_stray_rank_says_so_itself(
+    tmp_path: Path, short: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    with pytest.raises(SystemExit):
+        job(tmp_path, *short)
+    assert "this is not the first process, but this trainer has one: unset" in capsys.readouterr().err
+
+
 def test_numbers_of_a_run_that_died_before_its_first_save_do_not_stay(
     tmp_path: Path, short: list[str]
 ) -> None:

@@ -22,6 +22,14 @@ RANK_VARIABLES = (
     *("WANDB_RUN_ID", "WANDB_SERVICE"),
 )
 
+_OUTSIDE = ("TORCHELASTIC_RUN_ID", "SLURM_STEP_ID")  # set by torchrun and by srun
+_STARTED_BY = {  # rank -> variables of those who set it; Lightning gives its helpers a port, but no RANK
+    "LOCAL_RANK": (*_OUTSIDE, "MASTER_PORT"),
+    "NODE_RANK": (*_OUTSIDE, "MASTER_PORT"),
+    "RANK": _OUTSIDE,
+    "SLURM_PROCID": ("SLURM_STEP_ID",),
+}
+
 _STARTED = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")[:-3]  # one name per process, to the millisecond
 
 
@@ -60,12 +68,11 @@ def refuse_stray_ranks(environment: Mapping[str, str] | None = None) -> None:
     """Refuse a rank that is left over in the environment: the run would train without keeping anything.
 
     Raises:
-        UserError: If a variable says that this is not the first process, and none that there are several.
+        UserError: If a variable says that this is not the first process, and nobody has started several.
     """
     found = os.environ if environment is None else environment
-    several = ("WORLD_SIZE", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "SLURM_STEP_ID")
-    for name in ("LOCAL_RANK", "RANK", "NODE_RANK"):
-        if found.get(name) not in (None, "", "0") and not any(found.get(other) for other in several):
+    for name, starters in _STARTED_BY.items():
+        if found.get(name) not in (None, "", "0") and not any(found.get(other) for other in starters):
             raise UserError(
                 f"{name}={found[name]} is set in this shell, but nothing started several processes: unset {name}, or "
                 "start them with torchrun or srun"

@@ -70,6 +70,20 @@ def warn_once(log: logging.Logger, about: str, sentence: str, *values: object) -
         log.warning(sentence, *values)
 
 
+def open_closed_streams() -> None:
+    """Give this process the standard streams that it was started without, as by ``2>&-``.
+
+    Else the next file to be opened takes the number of the closed stream, and what libraries print goes into it.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  # to the end
+
+
 def fail(sentence: str, *, debug: bool = False, everywhere: bool = False) -> NoReturn:
     """Say why, and leave with exit status 1.
 

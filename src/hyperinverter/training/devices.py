@@ -13,7 +13,8 @@ from hyperinverter import config
 from hyperinverter.config import Config
 from hyperinverter.contracts import UserError
 from hyperinverter.system.machine import cores
-from hyperinverter.system.processes import knows_its_node, starter
+from hyperinverter.system.processes import is_first, knows_its_node, starter
+from hyperinverter.system.terminal import fail
 
 
 def check_devices(cfg: Config) -> None:
@@ -38,6 +39,12 @@ def check_devices(cfg: Config) -> None:
             f"trainer.devices={devices}, but PyTorch sees {torch.cuda.device_count()} GPUs: ask for fewer"
         )
     world = devices * node.num_nodes
+    if world == 1 and not is_first():  # said by this process: the others would be silent, and nothing be kept
+        fail(
+            "LOCAL_RANK, NODE_RANK or RANK say that this is not the first process, but this trainer has one: unset "
+            "them, or use trainer=ddp",
+            everywhere=True,
+        )
     if world > 1 and node.strategy == "auto":
         raise UserError(f"{world} devices need a strategy: use trainer=ddp, or trainer=ddp_cpu on processors")
     outside = starter().processes

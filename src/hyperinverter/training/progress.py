@@ -88,7 +88,6 @@ class Progress(Callback):
         self._shown = now
         line = progress_line(state)
         write(f"\r{line:<78}" if self._live else f"{line}\n")
-        sys.stderr.flush()
 
 
 def progress_line(state: Mapping[str, Any]) -> str:
