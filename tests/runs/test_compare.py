@@ -1,6 +1,7 @@
 """Tables of a sweep: one row per job, one per setting, every logged number."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,14 @@ def test_summary_ranks_the_means_and_shows_the_spread(sweep: Path) -> None:
     assert list(runs.summary(sweep, by="psnr").fusion) == ["add", "concat", "gated"]
     with pytest.raises(UserError, match="no job measured l3; there are: l2, phase1/l2, psnr"):
         runs.summary(sweep, by="l3")
+
+
+def test_the_same_setting_and_seed_twice_count_once(tmp_path: Path, make_job: Callable[..., Path]) -> None:
+    for num, (l2, seed) in enumerate([(0.1, 0), (0.1, 0), (0.3, 1)]):
+        make_job(tmp_path, num, "fusion=add", l2, seed=seed)
+    (row,) = runs.summary(tmp_path).to_dict("records")
+    assert (row["seeds"], row["failed"]) == (2, 0)
+    assert row["l2"] == pytest.approx(0.2)
 
 
 def test_a_ranking_by_a_number_that_has_no_better_way(sweep: Path) -> None:

@@ -28,6 +28,22 @@ def test_a_comparison_is_tables_and_picture_and_a_failed_sweep_only_tables(
     ]
 
 
+def test_a_sweep_without_a_picture_still_has_its_tables(
+    sweep: Path, make_job: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for photo in ("a", "b"):  # as where every job reads another folder
+        (sweep / "0" / "test_photos" / photo).rename(sweep / "0" / "test_photos" / f"{photo}{photo}")
+    assert [path.name for path in runs.write_comparison(sweep)] == ["table.csv", "summary.csv", "table.md"]
+    assert "no picture: the jobs of" in capsys.readouterr().err
+    job = make_job(tmp_path / "diverged", 0, "x", 0.1)  # failed after its test
+    (job / "run.json").write_text((job / "run.json").read_text().replace('"finished"', '"failed"'))
+    assert len(runs.write_comparison(tmp_path / "diverged")) == 3
+    whole = make_job(tmp_path / "damaged", 0, "x", 0.1)
+    (whole / "test_photos" / "a" / "photo.png").write_bytes(b"no picture")
+    assert len(runs.write_comparison(tmp_path / "damaged")) == 3
+    assert "photo.png cannot be read" in capsys.readouterr().err
+
+
 def test_publish_a_sweep_and_a_run(sweep: Path, tmp_path: Path) -> None:
     place = runs.publish(sweep, "fusion-study", tmp_path / "outputs")
     names = sorted(path.name for path in place.iterdir())

@@ -97,6 +97,7 @@ def summary(sweep: Path | str, by: str | None = None) -> pd.DataFrame:
     rows = []
     for name, group in frame.groupby("name", sort=False):
         done = group[group.status == "finished"]
+        done = done[done.seed.isna() | ~done.seed.duplicated()]  # a search may try a setting twice
         row: dict[str, Any] = {"name": name, **{factor: group[factor].iloc[0] for factor in factors}}
         row["seeds"] = len(done)
         for metric in metrics:
@@ -104,7 +105,7 @@ def summary(sweep: Path | str, by: str | None = None) -> pd.DataFrame:
             row[f"{metric}_std"] = done[metric].std() if len(done) > 1 else math.nan
         for cost in ("parameters", "seconds"):
             row[cost] = done[cost].mean() if len(done) else math.nan
-        row["failed"] = len(group) - len(done)
+        row["failed"] = int((group.status != "finished").sum())
         rows.append(row)
     result = pd.DataFrame(rows)
     if metrics:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from hyperinverter.contracts import UserError
 from hyperinverter.runs.compare import summary, table
 from hyperinverter.runs.find import jobs, read_sweep
+from hyperinverter.system.errors import first_line
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -62,5 +63,8 @@ def panel(
 def _opened(path: Path) -> Image.Image:
     from PIL import Image
 
-    with Image.open(path, formats=["PNG"]) as picture:
-        return picture.convert("RGB")
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            return picture.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} cannot be read ({first_line(error)}); run its job again") from error

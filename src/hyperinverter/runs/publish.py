@@ -14,6 +14,7 @@ from hyperinverter.runs.find import SWEEP, jobs, read_sweep
 from hyperinverter.runs.panel import panel
 from hyperinverter.runs.tables import markdown
 from hyperinverter.system.files import write_json
+from hyperinverter.system.terminal import say
 
 if TYPE_CHECKING:
     import pandas as pd  # takes most of a second to import
@@ -23,16 +24,20 @@ def write_comparison(sweep: Path | str) -> list[Path]:
     """Write the files that compare the jobs: ``table.csv`` (per job), ``summary.csv``, ``table.md``, ``panel.png``.
 
     Returns:
-        The files written; no picture if no job finished.
+        The files written; no picture if no finished job kept photos, or their photos differ, which is said.
     """
     folder = Path(sweep)
-    ranked = summary(folder)
-    _plain_text(table(folder)).to_csv(folder / "table.csv", index=False)
+    ranked, every = summary(folder), table(folder)
+    _plain_text(every).to_csv(folder / "table.csv", index=False)
     _plain_text(ranked).to_csv(folder / "summary.csv", index=False)
     (folder / "table.md").write_text(markdown(ranked), encoding="utf-8")
     written = [folder / "table.csv", folder / "summary.csv", folder / "table.md"]
-    if any((job / "test_photos").is_dir() for job in jobs(folder)):
-        written.append(panel(folder))
+    done = every[every.status == "finished"].job
+    if any((folder / str(job) / "test_photos").is_dir() for job in done):
+        try:
+            written.append(panel(folder))
+        except UserError as error:  # such as another data.root in every job; the tables are what counts
+            say(f"no picture: {error}")
     return written
 
 

@@ -68,9 +68,10 @@ class OptunaSweeper(RecordedSweeper):
         before = list(runs.read_sweep(self.folder).get("jobs") or [])
         _check_space(before, space, self.folder)
         rank_by = str(OmegaConf.select(self._config, "phase.rank_by"))
+        # With the same seed a search that goes on would propose what it has tried.
         study = optuna.create_study(
             direction="maximize" if runs.best_is_highest(rank_by) else "minimize",
-            sampler=_sampler(optuna, self.sampler, self.seed),
+            sampler=_sampler(optuna, self.sampler, self.seed + len(before)),
             pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
         )
         self.begin(f"optuna {self.sampler}", {name: _shown(domain) for name, domain in space.items()})
