@@ -37,6 +37,7 @@ def test_short_spellings(typed: list[str], meant: list[str]) -> None:
 
 
 def test_a_flag_comes_first_whatever_is_added() -> None:
+    assert config.normalise_overrides(["fusion=add", "--config-dir=x"]) == ["--config-dir=x", "fusion=add"]
     typed = config.normalise_overrides(["phase=2", "-m", "data.root=photos", "fusion=add,film"])
     assert typed == ["-m", "data=folder", "phase='2'", "data.root=photos", "fusion=add,film"]
 
@@ -124,6 +125,11 @@ def test_paths_need_no_quotes(key: str, path: str) -> None:
     value = override.value()
     made = key.startswith(("paths.", "hydra."))  # Hydra makes these folders, and knows nothing of "~"
     assert str(getattr(value, "text", value)) == (os.path.expanduser(path) if made else path)
+
+
+@pytest.mark.parametrize("value", ["写真", "un été", "é.b-c"])
+def test_letters_beyond_ascii_need_no_quotes(value: str) -> None:
+    assert config.compose([f"name={value}"]).name == value
 
 
 def test_what_follows_a_flag_is_no_override() -> None:

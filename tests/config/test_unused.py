@@ -3,7 +3,7 @@
 import pytest
 
 from hyperinverter import config
-from hyperinverter.config.unused import unused
+from hyperinverter.config.unused import check_flags, unused
 from hyperinverter.contracts import UserError
 
 
@@ -15,10 +15,28 @@ from hyperinverter.contracts import UserError
         (["-m", "+hydra.job.env_set.A=1"], "changes nothing in a sweep"),
         (["hydra/launcher=slurm"], "changes nothing in a single run"),
         (["hydra.sweeper.trials=3"], "changes nothing in a single run"),
+        (["hydra.job.name=x"], "changes nothing in a single run"),
     ],
 )
 def test_settings_without_effect_are_named(typed: list[str], said: str) -> None:
     assert [said in line for line in unused(typed)] == [True]
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--experimental-rerun=x.pickle",
+        "--exp=x",
+        "--config-name=x",
+        "--config-p=x",
+        "-cn=x",
+        "-p",
+        "--config-dir",
+    ],
+)
+def test_flags_that_would_replace_the_configuration_are_refused(flag: str) -> None:
+    with pytest.raises(UserError, match=flag.partition("=")[0]):
+        check_flags(["phase='2'", flag])
 
 
 def test_settings_with_effect_are_not() -> None:

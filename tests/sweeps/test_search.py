@@ -80,7 +80,9 @@ def test_a_search_that_was_cut_short_goes_on(tmp_path: Path) -> None:
     assert [path.name for path in sweeps.iterdir()] == [folder.name]
     record = json.loads((folder / "sweep.json").read_text())
     assert record["jobs"][: len(begun)] == begun
-    assert len({job["settings"]["phase.optimizer.lr"] for job in record["jobs"]}) == 3  # nothing is tried twice
+    assert (
+        len({job["settings"]["phase.optimizer.lr"] for job in record["jobs"]}) == 3
+    )  # nothing is tried twice
     statuses = {json.loads((folder / str(n) / "run.json").read_text())["status"] for n in range(3)}
     assert statuses == {"finished"}
     assert "best: job " in done.stderr

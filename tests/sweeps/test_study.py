@@ -2,8 +2,10 @@
 
 import pytest
 
+from hyperinverter import config
 from hyperinverter.contracts import UserError
 from hyperinverter.sweeps.launcher import FreshLauncher
+from hyperinverter.sweeps.record import sweep_values
 from hyperinverter.sweeps.study import design_points, whole
 
 
@@ -40,6 +42,26 @@ def test_a_value_or_a_seed_given_twice_is_one_job() -> None:
     points = design_points("grid", {"loss.id": [0.1, 0.10, 0.2], "fusion": ["add", "add"]})
     assert [point.settings["loss.id"] for point in points] == [0.1, 0.2]
     assert whole(["1", 2, 1, 2.0]) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("typed", "names"),
+    [
+        ("fusion=glob(a*)", ["add", "attention"]),
+        ("fusion=glob([a*,co*],exclude=add)", ["attention", "concat"]),
+        ("seed=range(1,4)", [1, 2, 3]),
+    ],
+)
+def test_the_values_of_a_sweep(typed: str, names: list[object]) -> None:
+    (override,) = config.parse_overrides([typed])
+    assert sweep_values(override) == names
+
+
+@pytest.mark.parametrize("typed", ["seed=glob(*)", "fusion=glob(zz*)", "seed=interval(1,2)"])
+def test_what_stands_for_no_values(typed: str) -> None:
+    (override,) = config.parse_overrides([typed])
+    with pytest.raises(UserError, match=r"write (seed|fusion)=a,b,c"):
+        sweep_values(override)
 
 
 @pytest.mark.parametrize("seed", ["1.5", 1.5, "x", True, -1, 1 << 32])

@@ -34,7 +34,7 @@ def normalise_overrides(arguments: Sequence[str]) -> list[str]:
     - ``generator=FILE`` becomes ``generator.path=FILE`` and also chooses ``domain=own``, unless a domain is given.
     - ``resume=RUN`` brings back that run's overrides and folder; ``resume=SWEEP`` the sweep's command.
     - ``resume=auto`` is ``resume=RUN`` for the newest unfinished run of the same command, if there is one.
-    - ``-m`` moves to the front.
+    - Flags such as ``-m`` move to the front.
 
     Raises:
         UserError: If ``resume`` names neither a run folder, nor a checkpoint in one, nor a sweep.
@@ -52,7 +52,7 @@ def normalise_overrides(arguments: Sequence[str]) -> list[str]:
             has_domain = True
     if typed_value(typed, "data.root") is not None and typed_value(typed, "data") is None and not has_domain:
         typed.insert(0, "data=folder")
-    typed.sort(key=lambda item: item not in ("-m", "--multirun"))  # argparse loses overrides after a flag
+    typed.sort(key=lambda item: not _is_flag(item))  # argparse loses overrides after a flag
     resume = typed_value(typed, "resume")
     if resume in (None, "", "null") or typed_value(typed, "hydra.run.dir") is not None:
         return typed
@@ -78,11 +78,12 @@ _FOLDERS = ("paths.outputs", "paths.cache", "hydra.run.dir", "hydra.sweep.dir")
 
 
 def _quoted_path(argument: str) -> str:
-    """``data.root=/a=b`` as Hydra's grammar reads it, if it cannot read it as it is."""
+    """``data.root=/a=b`` and ``name=é`` as Hydra's grammar reads them, if it cannot read them as they are."""
     key, equals, value = argument.partition("=")
     name = key.lstrip("+")
     if not equals or name not in PATHS:
-        return argument
+        beyond_ascii = equals and not value.isascii() and not set(value) & set("'\"\\$,:=()[]{}")
+        return f"{key}={quote(value)}" if beyond_ascii else argument  # such as name=写真
     if name in _FOLDERS:
         plain = value.strip("'\"").strip()
         if plain in ("", "null"):
@@ -105,6 +106,11 @@ def _normalise(argument: str) -> str:
         names = [f"'{name}'" if re.fullmatch("[0-9_]+", name) else name for name in match[2].split(",")]
         return f"{match[1]}={','.join(names)}"
     return argument
+
+
+def _is_flag(argument: str) -> bool:
+    """Whether an argument is a flag that stands alone: ``-m``, or with its value, as ``--config-dir=FOLDER``."""
+    return argument in ("-m", "--multirun") or (argument.startswith("-") and "=" in argument)
 
 
 def _key(argument: str) -> str:
@@ -225,7 +231,7 @@ def unreadable(error: OverrideParseException) -> str:
     """The sentence for an override that Hydra's grammar cannot read."""
     return (
         f"cannot read the override '{error.override}': write KEY=VALUE, and put values with spaces, commas, "
-        "brackets or equals signs in quotes (\"key='a,b'\")"
+        "brackets, equals signs or letters beyond ASCII in quotes (\"key='a,b'\")"
     )
 
 

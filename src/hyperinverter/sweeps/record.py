@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
@@ -143,11 +143,18 @@ def flat_factors(factors: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 
 def sweep_values(override: Override) -> list[Any]:
-    """The values of ``KEY=a,b,c``.
+    """The values of ``KEY=a,b,c``; of ``GROUP=glob(*)`` the names of the group's options that fit.
 
     Raises:
         UserError: If they are not a list.
     """
+    if isinstance(glob := override.value(), Glob):
+        names = config.options_of(config.conf_dir(), override.key_or_group)
+        if fitting := glob.filter([name for name in names if not name.startswith("_")]):
+            return list(fitting)
+        raise UserError(
+            f"'{override.input_line}' stands for no option of a group; write {override.key_or_group}=a,b,c"
+        )
     if not override.is_discrete_sweep():
         raise UserError(
             f"'{override.input_line}' is not a list of values; write {override.key_or_group}=a,b,c"
