@@ -9,12 +9,29 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw
 
+from hyperinverter.contracts import UserError
+from hyperinverter.system.errors import first_line
 from hyperinverter.system.files import replacing
 
 if TYPE_CHECKING:
     from torch import Tensor  # takes seconds to import, and is not needed to draw
 
 _LINE, _LETTER = 11, 6  # pixels of a line of titles, and of a letter in it
+
+
+def read_picture(path: Path) -> Image.Image:
+    """A picture that a command here has written, in RGB.
+
+    Raises:
+        UserError: If it is no PNG any more.
+    """
+    try:
+        with Image.open(path, formats=["PNG"]) as opened:
+            return opened.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"{path} cannot be read as a picture ({first_line(error)}); make it again, or remove it"
+        ) from error
 
 
 def sheet(

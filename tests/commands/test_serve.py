@@ -202,6 +202,7 @@ def test_what_the_page_would_not_send_is_refused(page: TestClient, path: str, sa
         {"powers": {"nose": 1}},
         {"powers": {"smile": 1e9}},
         {"powers": {"smile": "1"}},
+        {"powers": {"smile": 10**400}},
         {"strength": [1]},
         7,
     ):
@@ -335,6 +336,11 @@ def test_evaluations_are_shown_by_number(studio: Studio, tmp_path: Path) -> None
         (shown,) = entry["pictures"]
         assert picture(client.get(shown["url"])).shape == (64, 64, 3)
         assert client.get("/api/gallery/7/0").status_code == 400
+    for name, odd in (("f", b"a\xff,b"), ("g", b"a," + b"x" * 200_000)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "table.csv").write_bytes(odd)
+    entries = Gallery(tmp_path).listed()  # a folder that holds no table does not take the others with it
+    assert [len(entry["rows"]) for entry in entries] == [2, 0, 0]
     (tmp_path / "none").mkdir()
     with pytest.raises(UserError, match=r"holds no table\.csv"):
         Gallery(tmp_path / "none")

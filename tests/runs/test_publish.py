@@ -41,7 +41,7 @@ def test_a_sweep_without_a_picture_still_has_its_tables(
     whole = make_job(tmp_path / "damaged", 0, "x", 0.1)
     (whole / "test_photos" / "a" / "photo.png").write_bytes(b"no picture")
     assert len(runs.write_comparison(tmp_path / "damaged")) == 3
-    assert "photo.png cannot be read" in capsys.readouterr().err
+    assert "photo.png cannot be read as a picture" in capsys.readouterr().err
 
 
 def test_publish_a_sweep_and_a_run(sweep: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from hyperinverter.evaluation.measure import IMAGES, PHOTO, WORK, safe_name
 from hyperinverter.evaluation.report import read_record, stored_photos
 from hyperinverter.evaluation.work import Work
 from hyperinverter.measures import higher_is_better
+from hyperinverter.pictures import read_picture
 
 PER_PHOTO = "per_photo.csv"
 
@@ -68,8 +69,7 @@ class Kept:
         label = PHOTO if model is None else model
         file = self.folder / IMAGES / label / f"{name}.png"
         if file.is_file():
-            with Image.open(file, formats=["PNG"]) as opened:
-                return opened.convert("RGB")
+            return read_picture(file)
         work = self._record.get("photo_work") if model is None else self._about[label].get("work")
         if isinstance(work, str) and work and Path(work).name == work:
             pixels = Work.at(self.folder / WORK / work).picture(name)

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hyperinverter.contracts import UserError
 from hyperinverter.runs.compare import summary, table
 from hyperinverter.runs.find import jobs, read_sweep
-from hyperinverter.system.errors import first_line
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 _SIZE = 96  # of a photo in the panel, pixels
 
@@ -52,19 +47,9 @@ def panel(
     first = folders[shown[0]]
     cells = [(first, "photo"), (first, "w_image"), *((folders[job], "image") for job in shown)]
     rows = [
-        [_opened(folder / "test_photos" / photo / f"{kind}.png") for folder, kind in cells]
+        [pictures.read_picture(folder / "test_photos" / photo / f"{kind}.png") for folder, kind in cells]
         for photo in photos
     ]
     target = path or Path(sweep) / "panel.png"
     pictures.save_picture(pictures.sheet(titles, rows, _SIZE, gap=3), target)
     return target
-
-
-def _opened(path: Path) -> Image.Image:
-    from PIL import Image
-
-    try:
-        with Image.open(path, formats=["PNG"]) as picture:
-            return picture.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read ({first_line(error)}); run its job again") from error

@@ -202,8 +202,8 @@ class Service:
     async def open(self, request: Request, session: Session) -> Response:
         """A face of an upload, its centre, an example, or a photo of the gallery: an opened photo."""
         said = await said_in(request)
-        if isinstance(index := said.get("example"), int):
-            opened = self.studio.example(index)
+        if "example" in said:
+            opened = self.studio.example(whole(said["example"]))
         elif "gallery" in said:
             folder, place = (whole(said.get(word)) for word in ("gallery", "place"))
             name, picture = await anyio.to_thread.run_sync(lambda: self._shown().photo(folder, place))

@@ -15,6 +15,7 @@ from hyperinverter import runs
 from hyperinverter.contracts import UserError
 from hyperinverter.data.transforms import load_rgb
 from hyperinverter.evaluation.kept import Kept
+from hyperinverter.system.errors import first_line
 from hyperinverter.system.terminal import say
 
 PICTURES = ("worst_best.png", "plane.png", "panel.png")
@@ -145,23 +146,37 @@ class Gallery:
 
 
 def _entry(folder: Path) -> Entry:
-    rows: list[list[str]] = []
-    if (folder / "table.csv").is_file():
-        with (folder / "table.csv").open(encoding="utf-8", newline="") as lines:
-            table = [row for row, _ in zip(csv.reader(lines), range(40), strict=False)]
-        keep = [k for k, head in enumerate(table[0]) if not head.endswith(("_low", "_high"))] if table else []
-        rows = [[row[k] if k < len(row) else "" for k in keep][:10] for row in table]
+    try:
+        rows = _table(folder / "table.csv")
+    except (OSError, ValueError, csv.Error) as error:  # one folder must not take the others with it
+        say(f"passed over {folder / 'table.csv'}: it is no table ({first_line(error)})")
+        rows = []
     pictures = [folder / name for name in PICTURES if (folder / name).is_file()]
     if (folder / _TESTED).is_dir():
         return _run(folder, rows, pictures)
     try:
         kept = Kept(folder)
-    except UserError as error:  # its table and pictures can be looked at still
-        say(str(error))
+    except (
+        UserError,
+        OSError,
+        ValueError,
+        csv.Error,
+    ) as error:  # its table and pictures can be looked at still
+        say(f"the photos of {folder} cannot be shown: {first_line(error)}")
         return Entry(folder, rows, pictures)
     if not kept.models:  # a sweep, or a table that was published alone
         return Entry(folder, rows, pictures)
     return Entry(folder, rows, pictures, kept.names, kept.models, kept.numbers, kept)
+
+
+def _table(path: Path) -> list[list[str]]:
+    """The beginning of a table without the ends of its intervals; empty if there is none."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as lines:
+        table = [row for row, _ in zip(csv.reader(lines), range(40), strict=False)]
+    keep = [k for k, head in enumerate(table[0]) if not head.endswith(("_low", "_high"))] if table else []
+    return [[row[k] if k < len(row) else "" for k in keep][:10] for row in table]
 
 
 def _run(folder: Path, rows: list[list[str]], pictures: list[Path]) -> Entry:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hyperinverter.contracts import UserError
+from hyperinverter.contracts import UserError, shown
 from hyperinverter.editing.directions import Direction
 from hyperinverter.inversion.drawing import GROUPS, KINDS
 
@@ -62,6 +62,6 @@ def _numbers(said: Any, known: Any, most: float) -> dict[str, float]:
         if name not in known or isinstance(value, bool) or not isinstance(value, (int, float)):
             raise UserError("the page sent a slider that there is not: load it again")
         if not -most <= value <= most:  # also true of not-a-number
-            raise UserError(f"a slider was moved to {value:g}, beyond {most:g}: move it back")
+            raise UserError(f"a slider was moved to {shown(value)}, beyond {most:g}: move it back")
         found[str(name)] = float(value)
     return found
