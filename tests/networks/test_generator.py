@@ -249,6 +249,14 @@ def test_one_code_for_all_layers_or_one_each(generator: Generator) -> None:
         generator.synthesis(torch.randn(2, 5, 16))
 
 
+@pytest.mark.parametrize("shape", [(16,), (2, 7), (2, 6, 7), (1, 2, 6, 16)])
+def test_codes_and_z_of_another_shape(generator: Generator, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"expected codes \(B, 16\) or \(B, L, 16\), got"):
+        generator.synthesis(torch.zeros(shape))
+    with pytest.raises(ValueError, match=r"expected z \(B, \d+\), got"):
+        generator.mapping(torch.zeros(shape[:1] if len(shape) == 1 else (*shape[:-1], 99)))
+
+
 def test_mapping(generator: Generator) -> None:
     z = torch.randn(3, 12)
     ws = generator.mapping(z)

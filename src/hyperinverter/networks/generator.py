@@ -40,7 +40,7 @@ class Synthesis(nn.Module):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.resolutions = config.resolutions
-        self.num_ws = config.num_ws
+        self.num_ws, self.w_dim = config.num_ws, config.w_dim
         self.largest_map = max(config.channels(side) * side**2 for side in self.resolutions)  # of one sample
         self.checkpointing = (
             False  # keep each layer's input only; compute the layer again in the backward pass
@@ -73,7 +73,7 @@ class Synthesis(nn.Module):
             RGB, ``(B, 3, R, R)``, in about [-1, 1], not clamped.
 
         Raises:
-            ValueError: For an unknown noise mode, a wrong number of codes, or residuals for tensors that do
+            ValueError: For an unknown noise mode, codes of another shape or number, or residuals for tensors that do
                 not exist or have another shape.
         """
         residuals, drawn = residuals or {}, drawn or {}
@@ -89,8 +89,12 @@ class Synthesis(nn.Module):
             raise ValueError(f"noise_mode must be const, random or none, got {noise_mode!r}")
         if ws.ndim == 2:
             ws = ws[:, None].expand(-1, self.num_ws, -1)  # (B, D) -> (B, L, D)
-        if ws.shape[1] != self.num_ws:
+        elif ws.ndim == 3 and ws.shape[1] != self.num_ws:
             raise ValueError(f"expected {self.num_ws} codes per sample, got {ws.shape[1]}")
+        if ws.ndim != 3 or ws.shape[2] != self.w_dim:
+            raise ValueError(
+                f"expected codes (B, {self.w_dim}) or (B, L, {self.w_dim}), got {tuple(ws.shape)}"
+            )
         if residuals:
             _check_residuals(residuals, self._shapes(), len(ws))
         return ws

@@ -79,7 +79,7 @@ class MappingNetwork(nn.Module):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.num_layers = config.mapping_layers
-        self.num_ws = config.num_ws
+        self.num_ws, self.z_dim = config.num_ws, config.z_dim
         for i in range(self.num_layers):
             width = config.z_dim if i == 0 else config.w_dim
             layer = EqualLinear(
@@ -90,7 +90,13 @@ class MappingNetwork(nn.Module):
         self.register_buffer("w_avg", torch.zeros(config.w_dim))
 
     def forward(self, z: Tensor, truncation_psi: float = 1.0) -> Tensor:
-        """Map ``z`` ``(B, Z)`` to the same w for every style layer, ``(B, L, D)``."""
+        """Map ``z`` ``(B, Z)`` to the same w for every style layer, ``(B, L, D)``.
+
+        Raises:
+            ValueError: For another shape.
+        """
+        if z.ndim != 2 or z.shape[1] != self.z_dim:
+            raise ValueError(f"expected z (B, {self.z_dim}), got {tuple(z.shape)}")
         x = z * (z.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
         for i in range(self.num_layers):
             x = self.get_submodule(f"fc{i}")(x)

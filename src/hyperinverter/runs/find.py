@@ -9,13 +9,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from hyperinverter.contracts import UserError, current_name
+from hyperinverter.contracts import UserError, current_name, shown
 from hyperinverter.runs.card import CARD, read_card
 from hyperinverter.runs.records import SWEEP as RECORD
 from hyperinverter.runs.records import read_record
 from hyperinverter.system.command import train_command
 from hyperinverter.system.errors import first_line
 from hyperinverter.system.files import as_path, held
+from hyperinverter.system.terminal import say
 
 SWEEP = "sweep.json"  # what a sweep is, next to its numbered jobs
 
@@ -100,8 +101,13 @@ def latest_finished(outputs: Path, *, domain: str, phase: int, generator: str | 
         if generator is not None and drawn_by is not None:
             same = same and _complete(drawn_by) == _complete(generator)
         if same and card.get("status") == "finished" and card.get("complete"):
-            found.append((instant(card.get("finished")), run))
-    return max(found)[1] if found else None
+            weights = (card.get("best") or {}).get("file")
+            found.append((instant(card.get("finished")), run, str(weights or "")))
+    for _, run, weights in sorted(found, reverse=True):
+        if (run / weights).exists():
+            return run
+        say(f"passed over {run}: its {shown(weights)} is gone")  # copied without it, or tidied away
+    return None
 
 
 def _complete(path: str) -> Path:

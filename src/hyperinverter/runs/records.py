@@ -88,13 +88,15 @@ def read_record(path: Path, schema: Mapping[str, Check]) -> dict[str, Any] | Non
         path: The file.
         schema: Key -> what its value must be. Other keys may hold anything.
     """
-    if not path.is_file():
+    if not path.exists():
         return None
     why, state = "", (path, 0, 0)
     try:
         found = path.stat()
         state = (path, found.st_mtime_ns, found.st_size)
-        if found.st_size > LARGEST:
+        if not path.is_file():  # a folder, or a pipe that nobody writes to
+            why = "it is no file"
+        elif found.st_size > LARGEST:
             why = f"it is larger than {LARGEST >> 20} MB"
         else:
             content = parse_json(path.read_text(encoding="utf-8"))
