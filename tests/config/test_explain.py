@@ -28,6 +28,9 @@ from hyperinverter.contracts import UserError
         ("+loss.idd=1", r"there is no 'loss.idd'; did you mean loss.id\?"),
         ("+fusion=add", r"has one plus too many: write fusion=add"),
         ("fusion=add,gated", r"gives several values to fusion.*\+sweep"),
+        ("~phase", r"'~phase' takes out what every run needs: write phase=VALUE"),
+        ("~loss.l3", r"there is no 'loss.l3'"),
+        ("~los", r"there is no 'los'; did you mean loss\?"),
         ("foo", r"cannot read the override 'foo': write KEY=VALUE"),
     ],
 )

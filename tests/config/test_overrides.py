@@ -52,6 +52,8 @@ def test_resume_brings_back_what_was_typed_and_the_folder(tmp_path: Path) -> Non
     assert "resume=older" not in normal
     with pytest.raises(UserError, match="is not a run: .*run.json is missing"):
         config.normalise_overrides([f"resume={tmp_path}"])
+    with pytest.raises(UserError, match="leads to nothing: give a run folder"):
+        config.normalise_overrides([f"resume={tmp_path}/checkpoints/last.ckpt"])
 
 
 def test_auto_finds_the_newest_unfinished_run_of_the_same_command(tmp_path: Path) -> None:

@@ -228,3 +228,14 @@ def test_the_card_of_a_finished_run_is_a_card(tmp_path: Path) -> None:
     }
     (tmp_path / "run.json").write_text(json.dumps(card))
     assert runs.read_card(tmp_path) == card
+
+
+@pytest.mark.parametrize("sessions", ["inf", 1.5, -1, 1 << 40])
+def test_a_count_of_a_card_is_a_whole_number(sessions: object, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"overrides": [], "sessions": sessions}))
+    assert runs.read_card(tmp_path) is None
+
+
+def test_the_mark_of_an_editor_on_windows_does_not_matter(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"overrides": []}', encoding="utf-8-sig")
+    assert runs.read_card(tmp_path) == {"overrides": []}

@@ -25,6 +25,9 @@ def test_saved_configuration_is_resolved_and_loads(tmp_path: Path) -> None:
     config.save(config.compose(["phase=2"]), tmp_path / "config.yaml")
     assert "${" not in (tmp_path / "config.yaml").read_text()
     assert config.load(tmp_path / "config.yaml").phase.number == 2
+    (tmp_path / "config.yaml").write_text("seed: ${oc.env:HOME}\nname: ['\\\\${name}']\n")
+    read = config.load(tmp_path / "config.yaml")  # of someone else: a reference would read this machine
+    assert (read.seed, read.name[0]) == ("${oc.env:HOME}", r"\\${name}")
     (tmp_path / "config.yaml").write_text("a: [")
     with pytest.raises(UserError, match="is not a readable configuration"):
         config.load(tmp_path / "config.yaml")

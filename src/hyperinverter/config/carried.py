@@ -95,7 +95,7 @@ def _parsed(item: str, source: Path) -> Override:
     try:
         return OverridesParser.create().parse_override(item)
     except (HydraException, RecursionError) as error:
-        raise UserError(f"{source} holds {shown(item)}, which is no override; start a new run") from error
+        raise UserError(f"{source} holds '{shown(item)}', which is no override; start a new run") from error
 
 
 def _may_return(override: Override, source: Path, sweep: bool) -> bool:

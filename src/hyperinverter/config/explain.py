@@ -43,7 +43,7 @@ def diagnose(error: Exception, overrides: Sequence[str], conf: Path) -> str:
         key = override.key_or_group
         if key.startswith("hydra"):
             continue
-        options = options_of(conf, key)
+        options = [] if override.is_delete() else options_of(conf, key)
         if options:
             wrong = [value for value in values_of(override) if value not in options and value != "null"]
             if wrong:
@@ -59,6 +59,9 @@ def diagnose(error: Exception, overrides: Sequence[str], conf: Path) -> str:
                 f"'{override.input_line}' gives several values to {key}, which is a sweep: add -m for all "
                 "combinations or +sweep for a study around them"
             )
+    for taken in (override for override in parsed if override.is_delete()):
+        key = taken.key_or_group
+        return f"'{taken.input_line}' takes out what every run needs: write {key}=VALUE, or leave it as it is"
     return _first_sentence(error)
 
 

@@ -148,6 +148,10 @@ def _resumed(typed: list[str], resume: str) -> list[str]:
     place = as_path(resume)
     if (place / SWEEP).is_file():
         return _resumed_sweep(typed, place)
+    if not place.exists():
+        raise UserError(
+            f"resume={resume} leads to nothing: give a run folder, a checkpoint in one, or a sweep"
+        )
     run = place.parent.parent if place.is_file() else place
     card = read_card(run) or {}
     if "overrides" not in card:

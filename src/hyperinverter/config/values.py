@@ -1,5 +1,6 @@
 """Values, objects and files of a configuration, and what Hydra knows about the running job."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,23 @@ def load(path: Path) -> Config:
         ) from error
     if not isinstance(cfg, DictConfig):
         raise UserError(f"{path} is not a configuration but a list; give the folder of another run")
-    check_targets(OmegaConf.to_container(cfg, resolve=False), path)
-    return cfg
+    plain = OmegaConf.to_container(cfg, resolve=False)
+    check_targets(plain, path)
+    return OmegaConf.create(_as_text(plain))
+
+
+def _as_text(value: Any) -> Any:
+    """The same values, with every ``${...}`` as the text that it is.
+
+    A saved configuration holds values. A reference in one of someone else would read this machine's environment.
+    """
+    if isinstance(value, dict):
+        return {key: _as_text(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_text(item) for item in value]
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda found: f"{found[1] * 2}\\${{", value)
+    return value
 
 
 def option(group: str, name: str) -> dict[str, Any]:

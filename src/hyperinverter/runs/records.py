@@ -61,9 +61,8 @@ def _jobs(value: Any) -> bool:
 
 RUN: Mapping[str, Check] = {
     **dict.fromkeys(("status", "error", "started", "finished", "name", "group", "domain", "rank_by"), _text),
-    **dict.fromkeys(
-        ("phase", "seed", "seconds", "peak_memory_mb", "sessions", "complete", "images_seen"), _number
-    ),
+    **dict.fromkeys(("phase", "seed", "seconds", "peak_memory_mb", "complete", "images_seen"), _number),
+    "sessions": lambda value: value is None or (isinstance(value, int) and 0 <= value < 1 << 31),
     "overrides": _texts,
     "metrics": _numbers,
     "parameters": _numbers,
@@ -99,7 +98,7 @@ def read_record(path: Path, schema: Mapping[str, Check]) -> dict[str, Any] | Non
         elif found.st_size > LARGEST:
             why = f"it is larger than {LARGEST >> 20} MB"
         else:
-            content = parse_json(path.read_text(encoding="utf-8"))
+            content = parse_json(path.read_text(encoding="utf-8-sig"))  # editors of Windows add a mark
             if not isinstance(content, dict):
                 why = "it holds no record"
             elif wrong := [key for key, fits in schema.items() if key in content and not fits(content[key])]:
