@@ -40,11 +40,11 @@ def test_the_table_of_running_jobs_is_aligned_and_survives_half_a_file(tmp_path:
     first = progress(tmp_path / "0", RUNNING)
     second = progress(tmp_path / "1", '{"stage": "tra')
     console = Console(file=StringIO(), width=100)
-    console.print(live_table([(0, "fusion=add", first), (1, f"a [b] {'c' * 40}", second)]))
+    console.print(live_table([(0, "fusion=add", first), (1, f"a\x1b[b] {'c' * 40}", second)]))
     assert [line.rstrip() for line in console.file.getvalue().splitlines()] == [
         "job  name                              doing        kimg    loss  images/s   left",
         "0    fusion=add                        train     1.50/20  0.1250      40.0  8 min",
-        f"1    a [b] {'c' * 25}…  starting",
+        f"1    a\\x1b[b] {'c' * 22}…  starting",
     ]
 
 

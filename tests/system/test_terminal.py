@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import shlex
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from hyperinverter.contracts import UserError
 from hyperinverter.system.errors import cause, first_line
-from hyperinverter.system.terminal import duration, fail, put, say, short
+from hyperinverter.system.terminal import duration, fail, prepare_streams, put, say, short
 
 
 def test_helpers_of_the_first_process_are_silent(
@@ -109,8 +110,21 @@ def test_nothing_printed_steers_the_terminal(
 
 
 def test_streams_that_are_closed_are_opened_on_nothing() -> None:
-    code = "from hyperinverter.system.terminal import open_closed_streams as o; import os, sys; o(); "
+    code = "from hyperinverter.system.terminal import prepare_streams as o; import os, sys; o(); "
     code += "print('kept'); sys.stderr.write('lost'); f = open(os.devnull); sys.exit(f.fileno() < 3)"
     command = f"exec {shlex.quote(sys.executable)} -c {shlex.quote(code)} 2>&- 0<&-"
     done = subprocess.run(["sh", "-c", command], stdout=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "kept\n")
+
+
+def test_names_that_are_logged_do_not_steer_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging, "lastResort", None)
+    prepare_streams()
+    record = logging.makeLogRecord(
+        {"levelno": logging.WARNING, "msg": "%s is dark", "args": ("a\x1b[31m\n.png",)}
+    )
+    assert logging.lastResort is not None
+    logging.lastResort.handle(record)
+    assert capsys.readouterr().err == "a\\x1b[31m\\n.png is dark\n"

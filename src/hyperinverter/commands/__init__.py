@@ -26,7 +26,7 @@ from typer.main import get_command
 
 from hyperinverter.contracts import UserError
 from hyperinverter.system.errors import cause
-from hyperinverter.system.terminal import open_closed_streams, put, write
+from hyperinverter.system.terminal import prepare_streams, put, write
 
 # Name of the command, of its module and of the function in it -> what `hyperinverter --help` says of it.
 COMMANDS = {
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: As typed after ``hyperinverter``; default those of this process.
     """
-    open_closed_streams()
+    prepare_streams()
     typed = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         status = _status(_parse(typed))

@@ -131,9 +131,8 @@ def _align_all(
             except UserError as error:  # its landmarks are no face, say; the others go on
                 result = Alignment("unreadable", str(error))
             if points and given is None:
-                tqdm.write(
-                    f"{photo.name} is not in the landmarks file: its face was searched", file=sys.stderr
-                )
+                said = f"{photo.name} is not in the landmarks file: its face was searched"
+                tqdm.write(printable(said), file=sys.stderr)
             lines = _keep(photo, result, out, names, record, framing)
             for line in lines:
                 tqdm.write(_shown(line), file=sys.stdout)
@@ -159,7 +158,8 @@ def _keep(
         return [records.row(photo, result)]
     stem = names.stem(photo)
     if stem != photo.stem:
-        tqdm.write(f"{photo}: its crop is called {stem}.png, the name is taken", file=sys.stderr)
+        said = f"{photo}: its crop is called {stem}.png, the name is taken"
+        tqdm.write(printable(said), file=sys.stderr)
     lines = []
     for face, name in zip(result.faces, names.of(stem, result.faces), strict=True):
         with replacing(out / name) as part:

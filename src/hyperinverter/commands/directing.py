@@ -81,7 +81,7 @@ def fit_to_text(given: Sequence[str], model: str, name: str, threshold: float, o
     effects, text, *rest = (Path(place).expanduser() for place in given)
     deviations = space.by_layer(pickled_arrays(rest[0])) if rest else None
     found = space.from_text(name, read_array(effects), read_array(text), threshold, deviations)
-    print(f"{name}: {_what_moves(found)}")
+    put(f"{name}: {_what_moves(found)}")
     _save({name: found}, inverter, out or Path(f"{name}.safetensors"))
     return 0
 

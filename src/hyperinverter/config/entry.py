@@ -19,7 +19,7 @@ from hyperinverter.contracts import UserError
 from hyperinverter.system.errors import cause
 from hyperinverter.system.files import OTHER_OUTPUTS
 from hyperinverter.system.processes import is_first, refuse_stray_ranks
-from hyperinverter.system.terminal import fail, leave, open_closed_streams, say, write_line
+from hyperinverter.system.terminal import fail, leave, prepare_streams, say, write_line
 
 
 def compose(overrides: Sequence[str] = (), conf: Path | None = None) -> Config:
@@ -49,7 +49,7 @@ def front_door(job: Callable[[Config], Any]) -> NoReturn:
 
     Tracebacks appear with ``debug=true`` on the command line or ``HYPERINVERTER_DEBUG=1``.
     """
-    open_closed_streams()
+    prepare_streams()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions to us instead of printing them
     debug = os.environ.get("HYPERINVERTER_DEBUG") == "1"
     debug = debug or typed_value(sys.argv[1:], "debug") in ("true", "True", "1")

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from hyperinverter.contracts import printable
 from hyperinverter.runs import read_card
 from hyperinverter.system.files import parse_json
 from hyperinverter.system.terminal import duration, write_line
@@ -68,7 +69,7 @@ class Board:
         if self._live is None:
             write_line(line)
         else:
-            self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._live.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
     def skipped(self, count: int) -> None:
         """Report jobs that had finished before this sweep began."""
@@ -121,7 +122,7 @@ def live_table(running: Sequence[tuple[int, str, Path]]) -> Table:
 def _plain_text(name: str) -> Any:
     from rich.text import Text
 
-    return Text(name)  # a name such as [0.1,0.2] is not markup
+    return Text(printable(name))  # a name such as [0.1,0.2] is not markup
 
 
 def _progress(folder: Path) -> list[str]:

@@ -70,11 +70,21 @@ def warn_once(log: logging.Logger, about: str, sentence: str, *values: object) -
         log.warning(sentence, *values)
 
 
-def open_closed_streams() -> None:
-    """Give this process the standard streams that it was started without, as by ``2>&-``.
+class _Lines(logging.Handler):
+    """Prints what is logged as every other line: names in it cannot steer the terminal."""
 
-    Else the next file to be opened takes the number of the closed stream, and what libraries print goes into it.
+    def emit(self, record: logging.LogRecord) -> None:
+        line = self.format(record)
+        write_line(line if record.exc_info else printable(line))  # a name with a line break is still one line
+
+
+def prepare_streams() -> None:
+    """Make the standard streams safe to print to, at the start of a command.
+
+    What is logged goes the way of every other line. A stream that the process was started without, as by ``2>&-``, is
+    opened on nothing: else the next file to be opened takes its number, and what libraries print goes into that.
     """
+    logging.lastResort = _Lines(logging.WARNING)
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
             os.fstat(number)
