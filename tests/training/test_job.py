@@ -204,6 +204,15 @@ def test_unmeasured_monitor_lists_what_is_measured(tmp_path: Path, short: list[s
         job(tmp_path, *short, "phase.monitor=val/l3")
 
 
+def test_a_resumed_run_stays_in_its_folder_also_where_it_cannot_write(tmp_path: Path) -> None:
+    cfg = config.compose([])
+    (tmp_path / "run").write_text("a file in the place of the folder")
+    for run, way_out in ((None, "paths.outputs=PATH"), (str(tmp_path / "run"), "resume the copy")):
+        cfg.resume = run
+        with pytest.raises(UserError, match=f"cannot write .*: .*{way_out}"):
+            jobs.train(cfg, tmp_path / "run")
+
+
 def test_resume_from_damaged_or_absent_checkpoint(tmp_path: Path, short: list[str]) -> None:
     with pytest.raises(UserError, match="is not a run: .*run.json is missing"):
         job(tmp_path, *short, f"resume={tmp_path}")

@@ -88,7 +88,7 @@ def train(cfg: Config, folder: Path) -> float:
     if cfg.resume == resume.AUTO and (score := resume.finished_score(folder)) is not None:
         say(f"{short(folder)} has finished before: nothing is left to do")
         return score
-    with writing(folder):
+    with writing(folder, resume.way_out(cfg)):
         folder.mkdir(parents=True, exist_ok=True)
         claim = hold(folder) if is_first() else None
     if is_first() and claim is None:
@@ -119,7 +119,7 @@ class Job:
         self.before = {} if self.resumed is None else read_card(self.resumed) or {}
         if is_first():
             failures.forget(folder)
-        with writing(folder):
+        with writing(folder, resume.way_out(cfg)):
             self.card = RunCard(folder, identity(cfg), write=is_first())
         self.changed: dict[str, tuple[Any, Any]] = {}
         self.begun = False  # whether the folder's run is this one: until then it may be refused

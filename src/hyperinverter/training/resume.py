@@ -12,6 +12,7 @@ from hyperinverter.checkpoints.registry import PACKAGED
 from hyperinverter.config import Config
 from hyperinverter.contracts import UserError, shown
 from hyperinverter.runs import read_card
+from hyperinverter.system.files import OTHER_OUTPUTS
 from hyperinverter.system.processes import is_first
 from hyperinverter.system.terminal import say
 from hyperinverter.training.checkpointing import LAST, PREVIOUS, newest_readable
@@ -77,6 +78,11 @@ def origin(cfg: Config, folder: Path) -> Path | None:
         return place.parent.parent
     saved = any((place / "checkpoints" / name).is_file() for name in (LAST, PREVIOUS))
     return place if saved else None
+
+
+def way_out(cfg: Config) -> str:
+    """What to do where the run folder cannot be written: a resumed run stays in its own."""
+    return OTHER_OUTPUTS if cfg.resume is None else "copy the run to where you can write, and resume the copy"
 
 
 def changed(cfg: Config, run: Path) -> dict[str, tuple[Any, Any]]:
