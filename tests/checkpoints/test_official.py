@@ -312,7 +312,7 @@ def test_every_combination_equals_the_reference(kind: str, shape: Shape, target:
 @pytest.fixture(scope="module")
 def parts(module_folder: Path) -> dict[str, Path]:
     """The four files of one model, ResNet-34 at 32 px."""
-    return write_all(module_folder, SMALL, "resnet34")
+    return write_all(module_folder, SMALL, "resnet34", half=True)
 
 
 @pytest.fixture(scope="module")

@@ -513,14 +513,19 @@ def write_hyper(
     hidden: int = 8,
     target: str = "conv_without_bias",
     w_encoder: State | None = None,
+    half: bool = False,
     **more: Any,
 ) -> Path:
+    """A file as HyperInverter saves it, over 300 MB; with ``half`` a third less: phase II in half precision."""
     parts = {
         "hypernet": hypernet_state(shape, hidden, target),
         "w_encoder": w_encoder_state(kind, shape.w_dim) if w_encoder is None else w_encoder,
         "discriminator": discriminator_state(shape),
         "w_bar_encoder": feature_encoder_state(kind, shape.num_ws),
     }
+    if half:
+        for part in ("hypernet", "w_bar_encoder"):
+            parts[part] = {n: t.half() if t.is_floating_point() else t for n, t in parts[part].items()}
     state = OrderedDict((f"{part}.{name}", t) for part, inner in parts.items() for name, t in inner.items())
     options = {
         "output_size": shape.resolution,
