@@ -94,7 +94,7 @@ def carried(written: Any, source: Path, again: Sequence[str], sweep: bool = Fals
 def _parsed(item: str, source: Path) -> Override:
     try:
         return OverridesParser.create().parse_override(item)
-    except (HydraException, RecursionError) as error:
+    except (HydraException, RecursionError, ValueError) as error:
         raise UserError(f"{source} holds '{shown(item)}', which is no override; start a new run") from error
 
 

@@ -22,6 +22,7 @@ from hyperinverter.runs import (
     read_card,
     read_sweep,
 )
+from hyperinverter.system.errors import first_line
 from hyperinverter.system.files import as_path
 from hyperinverter.system.terminal import say
 
@@ -92,7 +93,7 @@ def _quoted_path(argument: str) -> str:
             return f"{key}={quote(str(as_path(plain)))}"
     try:
         read = OverridesParser.create().parse_override(argument).value()
-    except HydraException:
+    except (HydraException, ValueError):
         return f"{key}={quote(value)}"
     return f"{key}='{value}'" if isinstance(read, (bool, int, float)) else argument  # a folder called 3
 
@@ -227,6 +228,8 @@ def parse_overrides(arguments: Sequence[str]) -> list[Override]:
         return OverridesParser.create().parse_overrides(list(arguments))
     except OverrideParseException as error:
         raise UserError(unreadable(error)) from error
+    except ValueError as error:  # Python reads no number of more than 4,300 digits
+        raise UserError(f"an override holds a number that is too long: {first_line(error)}") from error
     except RecursionError as error:
         raise UserError("an override is nested too deeply: write fewer brackets") from error
 

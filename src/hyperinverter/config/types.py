@@ -91,12 +91,26 @@ _NOT_NULL = {
 _GROUPS = ("panels", "paths", "evaluation", "features", "hypernet", "method", "coverage")
 
 
+def _check_sizes(key: str, value: Any) -> None:
+    """Refuse whole numbers that no computation takes, at any depth."""
+    if isinstance(value, int) and abs(value) >= 1 << 63:
+        raise UserError(f"{key} must be a number below 2**63, got {shown(value)}")
+    if OmegaConf.is_dict(value):
+        for name in value:
+            _check_sizes(f"{key}.{name}", given(value, str(name)))
+    elif OmegaConf.is_list(value):
+        for item in value:
+            _check_sizes(key, item)
+
+
 def check_types(cfg: Config) -> None:
     """Refuse the first value that is of another kind than its key takes.
 
     Raises:
         UserError: With the key, the value and what it must be.
     """
+    for name in (str(name) for name in cfg if name != "hydra"):  # Hydra's own are known while it runs
+        _check_sizes(name, given(cfg, name))
     for key in _GROUPS:
         if key in cfg and not OmegaConf.is_dict(given(cfg, key)):
             raise UserError(
