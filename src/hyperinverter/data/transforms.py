@@ -57,8 +57,7 @@ def read_pixels(
         )
     if white is not None and (type(white) is not int or not 1 <= white <= 65535):
         raise UserError(f"white is a whole number from 1 to 65535, such as 255 or 4095, got {white!r}")
-    square = fit_square(load_rgb(path, white), resolution, resize, fit)
-    return np.array(square)  # a copy: PIL's own array is read-only
+    return np.array(fit_square(load_rgb(path, white), resolution, resize, fit))  # PIL's own is read-only
 
 
 def load_rgb(path: str | Path, white: int | None = None) -> Image.Image:

@@ -36,8 +36,7 @@ class ImagePanels(Callback):
         self._panels, self._photos = folder / "panels", folder / "test_photos"
         self._num_photos, self._num_saved = num_photos, num_saved
         self._held: list[Tensor] = []
-        self._saved = 0
-        self._names: dict[str, str] = {}  # folder -> photo
+        self._names: dict[str, str] = {}  # folder -> photo, of those kept as files
 
     def on_validation_start(self, trainer: Trainer, task: LightningModule) -> None:
         self._held = []
@@ -66,12 +65,12 @@ class ImagePanels(Callback):
                 add_image("panels/val", np.array(panel), images_seen(task), dataformats="HWC")
 
     def on_test_start(self, trainer: Trainer, task: LightningModule) -> None:
-        self._saved, self._names = 0, {}
+        self._names = {}
 
     def on_test_batch_end(
         self, trainer: Trainer, task: LightningModule, outputs: Any, batch: Batch, *_: Any
     ) -> None:
-        missing = self._num_saved - self._saved
+        missing = self._num_saved - len(self._names)
         if missing <= 0 or not trainer.is_global_zero:
             return
         photo = batch["image"][:missing]
@@ -84,7 +83,6 @@ class ImagePanels(Callback):
                 path = place / f"{kind}.png"
                 with writing(path):
                     to_picture(images[index]).save(path)
-        self._saved += len(photo)
         with writing(self._photos):
             write_csv(self._photos / "names.csv", [("folder", "photo"), *self._names.items()])
 
