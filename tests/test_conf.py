@@ -120,6 +120,7 @@ def test_every_encoder_serves_both_phases(encoder: str, v0: Generator, photo: Te
         ("encoder.heads=resolution",),
         ("encoder.heads=level", "encoder.initial=quarter"),
         ("encoder.initial=half", "fusion=difference"),
+        ("encoder.initial=joint", "fusion=photo_only", "features=8", "features.width=8"),
         ("experiment=lite",),
         ("experiment=best",),
         ("features=8_16", "features.rule=warp", "features.width=8", "features.scale=0.5"),

@@ -150,13 +150,17 @@ def count_parts(model: PhaseII, photo: Tensor) -> dict[str, int]:
                 run("final synthesis", model.render, w, model.residuals(changes))
             return {part: counted.get(part, 0) for part in PARTS}
         assert isinstance(model, HyperInverter)
-        photo_features = run("photo features", model.feature_encoder, photo)
-        of_w_image = run("initial features", model.feature_encoder.encode_w_image, w_image)
+        encoder = model.feature_encoder
+        if encoder.initial == "joint":
+            photo_features, of_w_image, _ = run("photo features", encoder.read, photo=photo, w_image=w_image)
+        else:
+            photo_features = run("photo features", encoder, photo)
+            of_w_image = run("initial features", encoder.encode_w_image, w_image)
         residuals: dict[str, Tensor] = {}
         if model.hypernet is not None:
             residuals |= run("hypernetworks", model.hypernet, photo=photo_features, w_image=of_w_image)
         if model.feature_residuals is not None:
-            *_, differences = model.feature_encoder.read(photo=photo, w_image=w_image)  # counted above
+            *_, differences = encoder.read(photo=photo, w_image=w_image)  # counted above
             residuals |= run("feature residuals", model.feature_residuals, differences)
         run("final synthesis", model.render, w, residuals)
     return {part: counted.get(part, 0) for part in PARTS}

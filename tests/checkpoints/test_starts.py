@@ -14,8 +14,7 @@ from torchvision import models
 
 from hyperinverter.checkpoints.starts import published_start, start_from_published
 from hyperinverter.contracts import UserError
-from hyperinverter.networks.backbones import IRSE50, ResNet34, TinyBackbone
-from hyperinverter.networks.wplus import widen_input
+from hyperinverter.networks.backbones import IRSE50, ResNet34, TinyBackbone, widen_input
 
 State = dict[str, Tensor]
 
@@ -44,7 +43,7 @@ def test_a_backbone_of_six_channels_begins_with_it_for_the_first_three(
 ) -> None:
     path, state = face_network
     backbone = IRSE50()
-    widen_input(backbone)
+    widen_input(backbone, 6)
     before = backbone.input_layer[0].weight[:, 3:].clone()
     start_from_published(backbone, path)
     assert torch.equal(backbone.input_layer[0].weight[:, :3], state["input_layer.0.weight"])

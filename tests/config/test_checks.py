@@ -29,7 +29,7 @@ from hyperinverter.contracts import UserError
             "encoder.start must be one of phase1, published, random.*did you mean 'published'",
         ),
         ("encoder.heads=levels", "encoder.heads must be one of layer, .*did you mean 'level'"),
-        ("encoder.initial=0.5", "encoder.initial must be one of full, half, quarter, got 0.5"),
+        ("encoder.initial=0.5", "encoder.initial must be one of full, half, quarter, joint, got 0.5"),
         ("domain.resolution=48", "power of two"),
         (
             "trainer.precision=fp16",

@@ -272,10 +272,30 @@ def test_a_smaller_initial_image_is_an_average() -> None:
     assert seen[0][..., 1:-1].abs().max() < 1e-6
 
 
+def test_photo_and_initial_image_in_one_pass_cost_half_and_both_are_seen() -> None:
+    torch.manual_seed(0)
+    full = FeatureEncoder(small_backbone(), num_styles=8, channels=16, sides=[8])
+    joint = FeatureEncoder(small_backbone(), num_styles=8, channels=16, sides=[8], initial="joint")
+    photo, drawn = torch.randn(2, 3, 64, 64), torch.randn(2, 3, 128, 128)
+    with FlopCounterMode(display=False) as twice:
+        wanted, _, apart = full.read(photo=photo, w_image=drawn)
+    with FlopCounterMode(display=False) as once:
+        found, nothing, differences = joint.read(photo=photo, w_image=drawn)
+    assert once.get_total_flops() / twice.get_total_flops() == pytest.approx(
+        0.5, rel=0.2
+    )  # a wider first layer
+    assert found.shape == wanted.shape == nothing.shape
+    assert not nothing.any()
+    assert differences[8].shape == apart[8].shape
+    other = joint.read(photo=photo, w_image=drawn.flip(-1))
+    assert not torch.allclose(other[0], found)
+    assert not torch.allclose(other[2][8], differences[8])
+
+
 @pytest.mark.parametrize("given", [{"heads": "layers"}, {"initial": 2}])
 def test_unknown_savings_are_refused(given: dict[str, Any]) -> None:
     name = next(iter(given))
     with pytest.raises(
-        ValueError, match=f"{name} must be one of (layer, resolution, level|full, half, quarter), got"
+        ValueError, match=f"{name} must be one of (layer, resolution, level|full, half, quarter, joint), got"
     ):
         FeatureEncoder(small_backbone(), num_styles=4, channels=16, **given)

@@ -16,9 +16,9 @@ from hyperinverter.checkpoints import load_inverter, load_w_encoder
 from hyperinverter.contracts import UserError
 from hyperinverter.inversion.phase1 import WInverter
 from hyperinverter.inversion.restyle import ReStyle
-from hyperinverter.networks.backbones import IRSE50, TinyBackbone
+from hyperinverter.networks.backbones import IRSE50, TinyBackbone, widen_input
 from hyperinverter.networks.generator import Generator
-from hyperinverter.networks.wplus import LatentDiscriminator, WPlusEncoder, widen_input
+from hyperinverter.networks.wplus import LatentDiscriminator, WPlusEncoder
 from hyperinverter.runs import latest_finished
 from hyperinverter.tasks.phase1 import NearW, PhaseIEncoder
 
@@ -143,11 +143,11 @@ def test_every_step_of_restyle_has_a_gradient_of_its_own(generator: Generator) -
 def test_a_widened_backbone_sees_the_photo_as_before() -> None:
     backbone = TinyBackbone(widths=(8, 8, 8), units=(1, 1, 1))
     before = backbone.stem.weight.clone()
-    widen_input(backbone)
+    widen_input(backbone, 6)
     assert backbone.stem.weight.shape[1] == 6
     assert torch.equal(backbone.stem.weight[:, :3], before)
     with pytest.raises(ValueError, match="reads three channels, got 6"):
-        widen_input(backbone)
+        widen_input(backbone, 6)
 
 
 def test_the_networks_are_as_large_as_the_papers() -> None:

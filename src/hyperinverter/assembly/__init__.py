@@ -38,9 +38,9 @@ from hyperinverter.judges.catalogue import build_judge
 from hyperinverter.losses.reconstruction import IdentityLoss, PerceptualLoss, PixelLoss
 from hyperinverter.losses.weighted import WeightedLoss
 from hyperinverter.metrics import MetricSuite
+from hyperinverter.networks.backbones import for_widened
 from hyperinverter.networks.discriminator import Discriminator
 from hyperinverter.networks.generator import Generator
-from hyperinverter.networks.wplus import for_six_channels
 from hyperinverter.ops.policy import policy_of
 from hyperinverter.system.command import train_command
 from hyperinverter.system.errors import first_line
@@ -214,7 +214,7 @@ def start_from_phase1(backbone: nn.Module, first: WInverter) -> None:
             f"phase I was trained with {type(trained).__name__}, phase II has {type(backbone).__name__}, which cannot "
             "start from it: choose the same encoder, or encoder.start=random"
         )
-    weights = for_six_channels(trained.state_dict(), backbone)
+    weights = for_widened(trained.state_dict(), backbone)
     shapes, ours = ({n: t.shape for n, t in state.items()} for state in (weights, backbone.state_dict()))
     if shapes != ours:
         raise UserError(

@@ -9,9 +9,8 @@ from torch import nn
 
 from hyperinverter.checkpoints.reading import read_foreign_weights, with_counters
 from hyperinverter.contracts import UserError
-from hyperinverter.networks.backbones import IRSE50, Backbone, ResNet34
+from hyperinverter.networks.backbones import IRSE50, Backbone, ResNet34, for_widened
 from hyperinverter.networks.frozen import load_strictly
-from hyperinverter.networks.wplus import for_six_channels
 
 STARTS: Mapping[type[Backbone], str] = {
     IRSE50: "start_ir_se50",
@@ -43,7 +42,7 @@ def start_from_published(backbone: Backbone, path: str | Path) -> None:
     else:
         found = {_unit_name(name): tensor for name, tensor in weights.items() if not name.startswith("fc.")}
         found["relu.weight"] = backbone.state_dict()["relu.weight"]
-    load_strictly(backbone, with_counters(backbone, for_six_channels(found, backbone)), path)
+    load_strictly(backbone, with_counters(backbone, for_widened(found, backbone)), path)
 
 
 def published_start(backbone: nn.Module) -> str:

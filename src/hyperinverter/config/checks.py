@@ -69,7 +69,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "trainer.accelerator": ("cpu", "gpu", "cuda", "auto", "mps"),
     "trainer.strategy": ("auto", "ddp"),
     "encoder.heads": ("layer", "resolution", "level"),
-    "encoder.initial": ("full", "half", "quarter"),
+    "encoder.initial": ("full", "half", "quarter", "joint"),
     "features.rule": ("add", "fade", "warp"),
     "method.name": ("hyperinverter", "psp", "e4e", "restyle", "hyperstyle"),
 }

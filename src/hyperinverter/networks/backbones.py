@@ -7,6 +7,9 @@ of their published weight files.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -233,3 +236,41 @@ class TinyBackbone(Backbone):
 
 
 BACKBONES: dict[str, type[Backbone]] = {kind.__name__: kind for kind in (IRSE50, ResNet34, TinyBackbone)}
+
+
+def widen_input(backbone: Backbone, channels: int) -> None:
+    """Let a backbone read several images at once: its first convolution keeps its weights for the first (ReStyle).
+
+    The others begin near zero, so that a backbone that has learnt to look at photos still sees one.
+
+    Args:
+        backbone: Reads three channels; changed in place.
+        channels: That it is to read.
+
+    Raises:
+        ValueError: If it reads another number of channels.
+    """
+    name, old = next((n, m) for n, m in backbone.named_modules() if isinstance(m, nn.Conv2d))
+    if old.in_channels != 3:
+        raise ValueError(f"expected a backbone that reads three channels, got {old.in_channels}")
+    kernel, stride, padding = old.kernel_size[0], old.stride[0], old.padding[0]
+    new = nn.Conv2d(channels, old.out_channels, kernel, stride, padding, bias=old.bias is not None)
+    with torch.no_grad():
+        new.weight[:, 3:].mul_(0.1)
+        new.weight[:, :3].copy_(old.weight)
+        if old.bias is not None and new.bias is not None:
+            new.bias.copy_(old.bias)
+    owner, _, last = name.rpartition(".")
+    setattr(backbone.get_submodule(owner), last, new)
+
+
+def for_widened(weights: Mapping[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
+    """Weights of a backbone of three channels, for one that may have been widened: the others stay as they are."""
+    found, own = dict(weights), backbone.state_dict()
+    for name, old in weights.items():
+        wide = own.get(name)
+        if wide is None or old.ndim != 4 or wide.ndim != 4 or not wide.shape[1] > old.shape[1] == 3:
+            continue
+        if old.shape[::2] == wide.shape[::2] and old.shape[3] == wide.shape[3]:
+            found[name] = torch.cat([old.to(wide), wide[:, 3:]], dim=1)
+    return found

@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from hyperinverter.networks.backbones import Backbone, Taps
+from hyperinverter.networks.backbones import Backbone, Taps, widen_input
 from hyperinverter.networks.layers import EqualLinear
 
 FEATURE_SIZE = 8  # side of every feature map the hypernetwork reads
 Heads = Literal["layer", "resolution", "level"]
-Initial = Literal["full", "half", "quarter"]
+Initial = Literal["full", "half", "quarter", "joint"]
 HEADS: tuple[Heads, ...] = get_args(Heads)
-INITIAL: dict[str, int] = {"full": 1, "half": 2, "quarter": 4}  # the side is divided by
+INITIAL: tuple[Initial, ...] = get_args(Initial)
+_DIVIDED = {"half": 2, "quarter": 4}  # the side of the phase-I image
 
 
 def resize(image: Tensor, size: int) -> Tensor:
@@ -102,9 +103,11 @@ class FeatureEncoder(nn.Module):
             is closest is kept for each (see ``read``).
         heads: "layer": one block per style layer, the paper's. "resolution": the two layers of one resolution of
             the generator share a block, at the pyramid level of the first. "level": all layers of a level do.
-        initial: Size at which the phase-I image is read: "full", the photo's and the paper's; "half" or
-            "quarter" of the side for a quarter or a sixteenth of the arithmetic, with the same weights. It was
-            drawn from one vector w, so most of its detail comes from the generator, not from the photo.
+        initial: How the phase-I image is read: "full", at the photo's size and with the same weights, the paper's;
+            "half" or "quarter" of the side for a quarter or a sixteenth of the arithmetic. It was drawn from one
+            vector w, so most of its detail comes from the generator, not from the photo. "joint": photo, phase-I image
+            and their difference in one pass of nine channels (as HyperStyle reads six), for half of the arithmetic;
+            the backbone is widened in place.
 
     Raises:
         ValueError: For style layers that do not exist, or unknown ``heads`` or ``initial``.
@@ -125,6 +128,8 @@ class FeatureEncoder(nn.Module):
             raise ValueError(f"heads must be one of {', '.join(HEADS)}, got {heads!r}")
         if initial not in INITIAL:
             raise ValueError(f"initial must be one of {', '.join(INITIAL)}, got {initial!r}")
+        if initial == "joint":
+            widen_input(backbone, 9)
         self.backbone = backbone
         self.heads, self.initial = heads, initial
         self.num_styles, self.channels = num_styles, channels
@@ -176,8 +181,8 @@ class FeatureEncoder(nn.Module):
         return self._encode(self._resized(w_image))
 
     def _resized(self, w_image: Tensor) -> Tensor:
-        size = self.backbone.input_size // INITIAL[self.initial]
-        if self.initial != "full":  # antialiased: without, every second pixel would be skipped
+        size = self.backbone.input_size // _DIVIDED.get(self.initial, 1)
+        if self.initial in _DIVIDED:  # antialiased: without, every second pixel would be skipped
             w_image = F.interpolate(w_image, size=(size, size), mode="bilinear", antialias=True)
         return resize(w_image, size)
 
@@ -230,9 +235,12 @@ class FeatureEncoder(nn.Module):
 
         Returns:
             Features of the photo and of the phase-I image, ``(B, L, C, 8, 8)`` each; and for each of ``sides`` the
-            difference of the two at the level kept for it, ``(B, C, side, side)``.
+            difference of the two at the level kept for it, ``(B, C, side, side)``. With "joint" all is found in the
+            first, the second is zero, and the level stands for the difference.
         """
-        if self.initial != "full":
+        if self.initial == "joint":
+            return self._read_jointly(photo, w_image)
+        if self.initial in _DIVIDED:
             ours = self._pyramid(self.backbone(resize(photo, self.backbone.input_size)))
             theirs = self._pyramid(self.backbone(self._resized(w_image)))
             return self._maps(ours), self._maps(theirs), self._differences(ours, theirs)
@@ -246,6 +254,13 @@ class FeatureEncoder(nn.Module):
         halves = {level: x.chunk(2) for level, x in levels.items()}
         ours, theirs = ({level: pair[k] for level, pair in halves.items()} for k in (0, 1))
         return photo_maps, w_image_maps, self._differences(ours, theirs)
+
+    def _read_jointly(self, photo: Tensor, w_image: Tensor) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+        ours, theirs = (resize(image, self.backbone.input_size) for image in (photo, w_image))
+        levels = self._pyramid(self.backbone(torch.cat([ours, theirs, ours - theirs], dim=1)))
+        maps = self._maps(levels)
+        kept = {side: resize(levels[k], side) for side, k in self._kept.items()}
+        return maps, torch.zeros_like(maps), kept
 
     def _differences(self, ours: dict[int, Tensor], theirs: dict[int, Tensor]) -> dict[int, Tensor]:
         """Side -> photo minus phase-I image, ``(B, C, side, side)``."""

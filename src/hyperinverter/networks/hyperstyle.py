@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from hyperinverter.contracts import KernelSpec
-from hyperinverter.networks.backbones import Backbone
+from hyperinverter.networks.backbones import Backbone, widen_input
 from hyperinverter.networks.layers import EqualLinear
-from hyperinverter.networks.wplus import widen_input
 
 _SLOPE = 0.01  # of the leaky ReLUs
 
@@ -124,7 +123,7 @@ class HyperStyleNetwork(nn.Module):
         if not 0 < scale < math.inf or hidden_dim < 1:
             raise ValueError(f"scale and hidden_dim must be above 0, got {scale} and {hidden_dim}")
         self.kernels, self.hidden_dim, self.scale = list(kernels), hidden_dim, scale
-        widen_input(backbone)
+        widen_input(backbone, 6)
         self.backbone = backbone
         channels, side = backbone.channels[-1], backbone.sizes[-1]
         shape = shared_shape(kernels)

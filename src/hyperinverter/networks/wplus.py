@@ -5,13 +5,12 @@ Richardson et al. 2021, "Encoding in Style"; Tov et al. 2021, "Designing an Enco
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from hyperinverter.networks.backbones import Backbone
+from hyperinverter.networks.backbones import Backbone, widen_input
 from hyperinverter.networks.encoders import FEATURE_SIZE, FeatureEncoder
 from hyperinverter.networks.layers import EqualLinear
 
@@ -59,7 +58,7 @@ class WPlusEncoder(nn.Module):
         self.method, self.head, self.from_mean = method, head, from_mean
         self.channels, self.num_ws = channels, num_ws
         if method == "restyle":
-            widen_input(backbone)
+            widen_input(backbone, 6)
         self.features = FeatureEncoder(backbone, num_ws, channels)
         self.heads = nn.ModuleList([_head(channels, w_dim, head) for _ in range(num_ws)])
         # Deltas in use; a checkpoint of an unfinished training keeps it.
@@ -83,37 +82,6 @@ class WPlusEncoder(nn.Module):
         in_use = torch.arange(self.num_ws, device=offsets.device) <= self.stage
         first = offsets[:, :1]
         return first + torch.cat([torch.zeros_like(first), offsets[:, 1:]], dim=1) * in_use.view(1, -1, 1)
-
-
-def widen_input(backbone: Backbone) -> None:
-    """Let a backbone read six channels: its first convolution keeps its weights for the first three (ReStyle).
-
-    The others begin near zero, so that a backbone that has learnt to look at photos still sees one.
-    """
-    name, old = next((n, m) for n, m in backbone.named_modules() if isinstance(m, nn.Conv2d))
-    if old.in_channels != 3:
-        raise ValueError(f"expected a backbone that reads three channels, got {old.in_channels}")
-    kernel, stride, padding = old.kernel_size[0], old.stride[0], old.padding[0]
-    new = nn.Conv2d(6, old.out_channels, kernel, stride, padding, bias=old.bias is not None)
-    with torch.no_grad():
-        new.weight[:, 3:].mul_(0.1)
-        new.weight[:, :3].copy_(old.weight)
-        if old.bias is not None and new.bias is not None:
-            new.bias.copy_(old.bias)
-    owner, _, last = name.rpartition(".")
-    setattr(backbone.get_submodule(owner), last, new)
-
-
-def for_six_channels(weights: Mapping[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
-    """Weights of a backbone of three channels, for one that may have been widened: its other three stay as they are."""
-    found, own = dict(weights), backbone.state_dict()
-    for name, old in weights.items():
-        wide = own.get(name)
-        if wide is None or old.ndim != 4 or wide.ndim != 4 or (old.shape[1], wide.shape[1]) != (3, 6):
-            continue
-        if old.shape[::2] == wide.shape[::2] and old.shape[3] == wide.shape[3]:
-            found[name] = torch.cat([old.to(wide), wide[:, 3:]], dim=1)
-    return found
 
 
 def _head(channels: int, w_dim: int, head: Head) -> nn.Module:
