@@ -89,6 +89,12 @@ def test_seeds_widen_the_interval(draw: np.random.Generator) -> None:
     assert wide.high - wide.low > 5 * (narrow.high - narrow.low)
 
 
+def test_seeds_that_are_alike_are_no_further_photos(draw: np.random.Generator) -> None:
+    photos = draw.normal(0, 1, size=50)
+    once, thrice = two_level([photos]), two_level([photos] * 3)
+    assert thrice.high - thrice.low == pytest.approx(once.high - once.low, rel=0.05)
+
+
 def test_only_pairs_can_be_compared() -> None:
     with pytest.raises(ValueError, match="paired"):
         compare(np.zeros(3), np.zeros(4), higher_is_better=False)

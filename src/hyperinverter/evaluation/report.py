@@ -245,7 +245,7 @@ def _markdown(
     if recipes:
         parts += [
             "## Over seeds",
-            "Seeds are resampled first, then photos: this is about recipes.",
+            "Seeds and photos are both resampled: this is about recipes.",
             seeds_markdown(results.models, recipes),
         ]
     if timed:

@@ -149,7 +149,10 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def two_level(values: Sequence[np.ndarray], *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """Mean over seeds and photos; the interval resamples seeds, then photos of each.
+    """Mean over seeds and photos; the interval resamples both.
+
+    All seeds of a resample have the same photos: a photo that is hard is hard for every seed, so three seeds on n
+    photos are not 3 n photos.
 
     Args:
         values: One array of photos ``(N,)`` per seed, the same photos in the same order.
@@ -163,6 +166,6 @@ def two_level(values: Sequence[np.ndarray], *, resamples: int = RESAMPLES, seed:
     means = np.empty(resamples)
     for start in range(0, resamples, _BLOCK):
         rows = chosen[start : start + _BLOCK]
-        weights = draw.multinomial(photos, np.full(photos, 1 / photos), size=(len(rows), seeds)) / photos
-        means[start : start + len(rows)] = (weights * table[rows]).sum(axis=2).mean(axis=1)
+        weights = draw.multinomial(photos, np.full(photos, 1 / photos), size=len(rows)) / photos
+        means[start : start + len(rows)] = (weights * table[rows].mean(axis=1)).sum(axis=1)
     return Interval(float(table.mean()), *map(float, np.percentile(means, _TAILS)))
