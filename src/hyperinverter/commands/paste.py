@@ -31,11 +31,7 @@ def paste(
     ],
     alignment: Annotated[
         Path,
-        typer.Option(
-            parser=as_path,
-            metavar="DIR|FILE",
-            help="The alignment.json that the crops came with, or its folder.",
-        ),
+        typer.Option(parser=as_path, metavar="DIR|FILE", help="alignment.json of the crops, or its folder."),
     ],
     out: Annotated[Path, typer.Option(parser=as_path, metavar="DIR", help="Folder for the photos.")],
     mode: options.PasteMode = "face",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -43,11 +43,9 @@ def as_edits(direction: object, power: float | Tensor, w: object) -> Edits:
         TypeError: For something else.
         ValueError: For a power that is not finite, or for as many as there are no photos.
     """
-    given = [(direction, power)] if hasattr(direction, "shift") else direction
-    pairs = list(given) if isinstance(given, Iterable) and not isinstance(given, (str, Tensor)) else []
-    if not all(
-        isinstance(pair, tuple) and len(pair) == 2 and hasattr(pair[0], "shift") for pair in pairs
-    ) or (not pairs and given != []):
+    given: Any = [(direction, power)] if hasattr(direction, "shift") else direction
+    pairs = list(given) if isinstance(given, Iterable) and not isinstance(given, (str, Tensor)) else [given]
+    if not all(isinstance(pair, tuple) and len(pair) == 2 and hasattr(pair[0], "shift") for pair in pairs):
         raise TypeError(
             "expected a direction, such as directions.load('digiface')['smile'], or pairs of direction and power, "
             f"got {type(direction).__name__}"
@@ -72,13 +70,11 @@ def shifted(w: Tensor, edits: Edits) -> Tensor:
     Raises:
         ValueError: If a direction does not fit the codes.
     """
-    total: Tensor | None = None
-    for direction, power in sorted(edits, key=lambda edit: edit[0].name):
-        step = _step(direction, power, w)
-        if step is not None:
-            total = step if total is None else total + step
-    if total is None:
+    ordered = sorted(edits, key=lambda edit: edit[0].name)
+    steps = [step for direction, power in ordered if (step := _step(direction, power, w)) is not None]
+    if not steps:
         return w
+    total = sum(steps[1:], steps[0])
     if w.ndim == 3:
         return w + total  # (B, L, D) + (B or 1, L or 1, D)
     return w + total[:, 0] if total.shape[1] == 1 else w[:, None] + total
