@@ -82,7 +82,7 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         sentence = super().__str__()
-        return printable(sentence if len(sentence) <= _LONGEST else f"{sentence[:_LONGEST]}...", keep="\n\t")
+        return printable(sentence if len(sentence) <= _LONGEST else f"{sentence[:_LONGEST]}...", keep="\t")
 
 
 def shown(value: object, most: int = 80) -> str:

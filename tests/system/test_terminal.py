@@ -109,6 +109,13 @@ def test_nothing_printed_steers_the_terminal(
     assert raw.getvalue() == b"caf\\xe9\n"
 
 
+def test_a_name_with_a_line_break_does_not_make_another_line(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a\nerror: b.png"
+    say(f"{name} is missing")
+    assert capsys.readouterr().err == "a\\nerror: b.png is missing\n"
+    assert str(UserError(f"{name} is missing")) == "a\\nerror: b.png is missing"
+
+
 def test_streams_that_are_closed_are_opened_on_nothing() -> None:
     code = "from hyperinverter.system.terminal import prepare_streams as o; import os, sys; o(); "
     code += "print('kept'); sys.stderr.write('lost'); f = open(os.devnull); sys.exit(f.fileno() < 3)"

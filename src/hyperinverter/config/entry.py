@@ -19,7 +19,7 @@ from hyperinverter.contracts import UserError
 from hyperinverter.system.errors import cause
 from hyperinverter.system.files import OTHER_OUTPUTS
 from hyperinverter.system.processes import is_first, refuse_stray_ranks
-from hyperinverter.system.terminal import fail, leave, prepare_streams, say, write_line
+from hyperinverter.system.terminal import fail, leave, prepare_streams, say, write
 
 
 def compose(overrides: Sequence[str] = (), conf: Path | None = None) -> Config:
@@ -68,7 +68,7 @@ def front_door(job: Callable[[Config], Any]) -> NoReturn:
     except (HydraException, OmegaConfBaseException) as error:
         fail(diagnose(error, sys.argv[1:], conf_dir()), debug=debug, everywhere=True)
     except KeyboardInterrupt:
-        write_line("\ninterrupted")
+        write("\ninterrupted\n")
         leave(130)
     except SystemExit as ended:
         leave(ended.code if isinstance(ended.code, int) else int(ended.code is not None))

@@ -23,8 +23,8 @@ def say(line: str) -> None:
 
 
 def write_line(line: str) -> None:
-    """Print a line from this process."""
-    write(f"{line}\n")
+    """Print a line from this process; a name in it that holds a line break is still part of the line."""
+    write(printable(line, keep="\t") + "\n")
 
 
 def write(text: str) -> None:
@@ -75,7 +75,7 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         line = self.format(record)
-        write_line(line if record.exc_info else printable(line))  # a name with a line break is still one line
+        write(f"{line}\n") if record.exc_info else write_line(line)
 
 
 def prepare_streams() -> None:
