@@ -91,5 +91,10 @@ def save_picture(picture: Image.Image, path: Path, *, quick: bool = False) -> No
 
 def to_picture(image: Tensor) -> Image.Image:
     """RGB in [-1, 1], ``(3, R, R)`` -> a PIL image; values outside are clamped."""
-    pixels = image.detach().float().clamp(-1, 1).add(1).mul(127.5).round().byte()
-    return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+    return to_pictures(image[None])[0]
+
+
+def to_pictures(images: Tensor) -> list[Image.Image]:
+    """RGB in [-1, 1], ``(B, 3, R, R)`` -> B PIL images; values outside are clamped."""
+    pixels = images.detach().float().clamp(-1, 1).add(1).mul(127.5).round().byte()
+    return [Image.fromarray(one) for one in pixels.permute(0, 2, 3, 1).cpu().numpy()]

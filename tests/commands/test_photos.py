@@ -55,9 +55,10 @@ def report(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_invert_leaves_what_it_promises(inverted: Path) -> None:
+def test_invert_leaves_what_it_promises(inverted: Path, photos: Path) -> None:
     for name in ("a", "a-2", "b"):
-        for ending in ("inverted.png", "w_image.png", "photo.png", "inversion.safetensors"):
+        assert not (inverted / f"{name}.photo.png").exists()  # neither cut out nor resized
+        for ending in ("inverted.png", "w_image.png", "inversion.safetensors"):
             assert (inverted / f"{name}.{ending}").is_file()
         inversion, origin = load_inversion(inverted / f"{name}.inversion.safetensors")
         assert len(origin.photo_sha256) == len(origin.model_sha256) == len(origin.generator_sha256) == 64
@@ -70,7 +71,8 @@ def test_invert_leaves_what_it_promises(inverted: Path) -> None:
     rows = report(inverted)
     assert {row["name"] for row in rows} == {"a", "a-2", "b"}
     assert all(0 < float(row["l2"]) < 0.1 and row["status"] == "inverted" for row in rows)
-    assert (inverted / "sheet.png").is_file()
+    sheet = np.asarray(Image.open(inverted / "sheet.png"))[17 : 17 + 128, 2 : 2 + 128]
+    assert np.array_equal(sheet[::2, ::2], np.asarray(Image.open(photos / "a.png")))
 
 
 def test_what_is_done_is_skipped_and_what_changed_is_not(
@@ -223,7 +225,7 @@ def test_photos_that_are_not_square_or_not_white_are_taken_as_asked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.new("RGB", (96, 64), "black").save(tmp_path / "wide.png")
-    Image.fromarray(np.full((64, 64), 4095, np.uint16)).save(tmp_path / "grey.png")
+    Image.fromarray(np.full((80, 80), 4095, np.uint16)).save(tmp_path / "grey.png")
     out, photos = tmp_path / "out", [str(tmp_path / "wide.png"), str(tmp_path / "grey.png")]
     for _ in range(2):
         assert main(["invert", *photos, "--out", str(out), "--fit", "pad", "--white", "4095"]) == 0
@@ -248,12 +250,12 @@ def test_a_photo_without_a_face_can_be_cut_at_its_centre(tmp_path: Path) -> None
 
 
 def test_an_inversion_of_another_generator_says_which_model_to_give(
-    inverted: Path, v0_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    photos: Path, v0_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also where the model is a search: the file knows what it was made with."""
     named = f"w_opt:steps=1,samples=50,distance=st_lpips_alex@{v0_file}"
-    assert main(["invert", str(inverted / "b.photo.png"), "--model", named, "--out", str(tmp_path)]) == 0
-    file = str(tmp_path / "b.photo.inversion.safetensors")
+    assert main(["invert", str(photos / "b.png"), "--model", named, "--out", str(tmp_path)]) == 0
+    file = str(tmp_path / "b.inversion.safetensors")
     typed = ["edit", file, "-d", "pc0=1", "--directions", "pca", "--out", str(tmp_path)]
     assert main([*typed, "--model", "digiface"]) == 1
     assert f"add --model {named}" in capsys.readouterr().err.replace("\n", "")
@@ -263,7 +265,7 @@ def test_an_inversion_of_another_generator_says_which_model_to_give(
 def test_without_a_model_inversions_are_edited_with_the_one_that_made_them(
     inverted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    photo = inverted / "b.photo.png"
+    photo = inverted / "b.inverted.png"
     found = [Source(photo, "b"), Source(inverted / "a.inversion.safetensors", "a")]
     assert model_for(found, None) == "digiface"
     assert model_for(found[:1], None) == "digiface"

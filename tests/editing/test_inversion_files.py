@@ -89,6 +89,16 @@ def test_factors_are_kept_in_place_of_residuals_and_give_them_back_bit_for_bit(
     assert (tmp_path / "aaaaaaaaaaaaaaaa.factors.safetensors").is_file() == shared
 
 
+@pytest.mark.parametrize("hidden", [4, 64])  # factors that are fewer numbers than the residual, and more
+def test_residuals_that_are_factors_alone_are_written_too(tmp_path: Path, hidden: int) -> None:
+    whole = factored(hidden)
+    few = replace(whole, residuals={"b4.torgb.weight": whole.residuals["b4.torgb.weight"]})
+    save_inversion(few, tmp_path / "few.safetensors", unchanged=True)
+    found, _ = load_inversion(tmp_path / "few.safetensors")
+    assert found.residuals.keys() == whole.residuals.keys()
+    assert all(torch.equal(found.residuals[name], whole.residuals[name]) for name in whole.residuals)
+
+
 def test_without_the_shared_factors_or_with_those_of_another_model_it_is_said(tmp_path: Path) -> None:
     file, common = tmp_path / "x.inversion.safetensors", tmp_path / f"{'a' * 16}.factors.safetensors"
     save_inversion(factored(), file, Origin(model_sha256="a" * 64), shared=True)

@@ -202,6 +202,19 @@ def test_factors_and_checkpointing_change_neither_image_nor_gradients(
             assert_close(gradient, results[0][1][name], rtol=1e-3, atol=1e-4 * size + 1e-7)
 
 
+def test_an_inversion_to_factors_is_the_same_without_residuals_that_have_factors(
+    inverter: HyperInverter, photos: Tensor
+) -> None:
+    whole, found = inverter.invert(photos, 0.5), inverter.invert_to_factors(photos, 0.5)
+    assert found.factors.keys() == whole.factors.keys() == whole.residuals.keys() - found.residuals.keys()
+    assert found.factors
+    assert found.residuals
+    for name, residual in whole.residuals.items():
+        made = found.factors[name].materialise() if name in found.factors else found.residuals[name]
+        assert_close(made, residual)
+    assert_close(found.image, whole.image, atol=1e-5, rtol=0)
+
+
 def test_factors_and_checkpointing_keep_less_for_the_backward_pass(
     generator: Generator, photos: Tensor
 ) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 from hyperinverter import pictures
 from hyperinverter.commands.inputs import INVERSION, Matrix, Source, framing_for, read
 from hyperinverter.contracts import Inversion, UserError, cell
+from hyperinverter.data.opening import photo_size
 from hyperinverter.editing.files import Origin, lacks_shared, load_origin, save_inversion
 from hyperinverter.inversion.drawing import Drawing
 from hyperinverter.inversion.optimise import Optimiser
@@ -53,6 +54,7 @@ class Ready:
     image: Tensor  # (1, 3, R, R)
     sha256: str
     crop: Matrix | None = None
+    cut: bool = True  # whether it is not the picture in the file any more: cut out or resized
 
 
 class Inversions:
@@ -140,12 +142,16 @@ class Inversions:
             digest = sha256_of(source.path) if source.path.is_file() else ""
             if not again and self._is_done(source, digest):
                 return "done"
-            image, crop = read(source.path, self.model.resolution, self.framing, self.fit, self.white)
-            return Ready(source, image, digest, crop)
+            image, crop = self._read(source)
+            own_size = photo_size(source.path) == (self.model.resolution, self.model.resolution)
+            return Ready(source, image, digest, crop, cut=crop is not None or not own_size)
         except UserError as error:
             say(f"{source.path.name}: {error}")
             self.rows |= _failed(source, error)
             return None
+
+    def _read(self, source: Source) -> tuple[Tensor, Matrix | None]:
+        return read(source.path, self.model.resolution, self.framing, self.fit, self.white)
 
     def _is_done(self, source: Source, digest: str) -> bool:
         file = self.out / f"{source.name}{INVERSION}"
@@ -174,9 +180,10 @@ class Inversions:
     def _inverted(self, photos: Sequence[Ready]) -> Rows:
         images = torch.cat([photo.image for photo in photos])
         begin = time.perf_counter()
-        found = self.model.invert(images)
+        found = self.model.invert_to_factors(images)
         if self.strength != 1:
-            found = replace(found, image=self.model.render(found.w, found.residuals, self.strength))
+            residuals = {**found.factors, **found.residuals}
+            found = replace(found, image=self.model.render(found.w, residuals, self.strength))
         seconds = (time.perf_counter() - begin) / len(photos)
         numbers = {
             "l2": [f"{value:.5f}" for value in (found.image - images).square().mean((1, 2, 3)).tolist()]
@@ -186,6 +193,8 @@ class Inversions:
             pair = (x.contiguous(memory_format=torch.channels_last) for x in (found.image, images))
             numbers[DISTANCE] = [f"{value:.4f}" for value in self.distance(*pair).tolist()]
         rows = {}
+        shown = {"inverted": found.image, "w_image": found.w_image, "photo": images}
+        drawn = {kind: pictures.to_pictures(batch) for kind, batch in shown.items()}
         for index, photo in enumerate(photos):
             part = slice(index, index + 1)
             residuals, factors = (
@@ -193,7 +202,7 @@ class Inversions:
                 for parts in (found.residuals, found.factors)
             )
             own = Inversion(found.w[part], residuals, found.w_image[part], found.image[part], factors)
-            self._write(photo, own)
+            self._write(photo, own, {kind: batch[index] for kind, batch in drawn.items()})
             rows[_name(photo.source)] = {
                 "name": photo.source.name,
                 "photo": str(photo.source.path),
@@ -203,7 +212,7 @@ class Inversions:
             }
         return rows
 
-    def _write(self, photo: Ready, inversion: Inversion) -> None:
+    def _write(self, photo: Ready, inversion: Inversion, drawn: Mapping[str, Image.Image]) -> None:
         name = photo.source.name
         origin = Origin(
             model=self.called,
@@ -216,11 +225,13 @@ class Inversions:
             white=self.white,
             strength=dict(self.strength) if isinstance(self.strength, Mapping) else self.strength,
         )
-        images = {"inverted": inversion.image, "w_image": inversion.w_image, "photo": photo.image}
         with writing(self.out, "give another folder with --out"):
-            for kind, image in images.items():
-                picture = pictures.to_picture(image[0])
-                pictures.save_picture(picture, self.out / f"{name}.{kind}.png", quick=True)
+            for kind, picture in drawn.items():
+                place = self.out / f"{name}.{kind}.png"
+                if kind == "photo" and not photo.cut:
+                    place.unlink(missing_ok=True)  # one of an earlier call
+                else:
+                    pictures.save_picture(picture, place, quick=True)
             file = self.out / f"{name}{INVERSION}"
             save_inversion(inversion, file, origin, shared=self.compact, unchanged=True)
 
@@ -236,14 +247,21 @@ class Inversions:
         lines = [[row.get(column, "") for column in COLUMNS] for row in self.rows.values()]
         with writing(self.out, "give another folder with --out"):
             write_csv(self.out / REPORT, [COLUMNS, *lines])
-        shown = [s.name for s in found if (self.out / f"{s.name}.inverted.png").is_file()][:_SHEET_ROWS]
+        shown = [s for s in found if (self.out / f"{s.name}.inverted.png").is_file()][:_SHEET_ROWS]
         if not shown:
             return
         kinds = {"photo": "photo", "phase I": "w_image", "inversion": "inverted"}
-        rows = [[_opened(self.out / f"{name}.{kind}.png") for kind in kinds.values()] for name in shown]
+        rows = [[self._shown(source, kind) for kind in kinds.values()] for source in shown]
         size = max(64, min(256, self.model.resolution * math.ceil(128 / self.model.resolution)))
         with writing(self.out, "give another folder with --out"):
             pictures.save_picture(pictures.sheet(list(kinds), rows, size), self.out / "sheet.png")
+
+    def _shown(self, source: Source, kind: str) -> Image.Image:
+        """A picture for the sheet; a photo that was neither cut out nor resized is the one in its file."""
+        place = self.out / f"{source.name}.{kind}.png"
+        if kind == "photo" and not place.is_file():
+            return pictures.to_picture(self._read(source)[0][0])
+        return pictures.read_picture(place)
 
 
 def _name(source: Source) -> str:
@@ -317,8 +335,3 @@ def show_steps(model: Drawing, bar: Progress) -> None:
     if isinstance(model, (Optimiser, PivotalTuning)):
         task = bar.add_task("steps", total=None)
         model.on_step = lambda step, steps: bar.update(task, completed=step, total=steps)
-
-
-def _opened(path: Path) -> Image.Image:
-    with Image.open(path, formats=["PNG"]) as picture:
-        return picture.convert("RGB")

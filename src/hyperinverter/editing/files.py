@@ -72,7 +72,8 @@ def save_inversion(
         origin: Where it came from.
         shared: Whether the factors that all photos of a model share go into one file for all that are in this folder,
             ``HASH.factors.safetensors`` with the start of the model's hash, which must be known.
-        unchanged: Whether it is as ``invert`` returned it, so that its factors need not be compared with its residuals.
+        unchanged: Whether it is as ``invert`` or ``invert_to_factors`` returned it: its factors are then not compared
+            with its residuals, which may lack those that have factors.
 
     Raises:
         TypeError: If it is no inversion.
@@ -91,9 +92,10 @@ def save_inversion(
         if (unchanged or _are_of(factors, inversion.residuals.get(name))) and (apart or _are_fewer(factors))
     }
     tensors = {"w": inversion.w, "w_image": inversion.w_image, "image": inversion.image}
+    residuals = {**(inversion.factors if unchanged else {}), **inversion.residuals}
     tensors |= {
         f"residuals.{name}": materialised(residual)
-        for name, residual in inversion.residuals.items()
+        for name, residual in residuals.items()
         if name not in factors
     }
     own, common = (

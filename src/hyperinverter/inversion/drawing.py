@@ -69,6 +69,10 @@ class Drawing(nn.Module, ABC):
     def invert(self, images: Tensor, strength: Strength = 1.0) -> Inversion:
         """Invert photos, RGB ``(B, 3, H, W)`` in [-1, 1], in eval mode and without gradients."""
 
+    def invert_to_factors(self, images: Tensor, strength: Strength = 1.0) -> Inversion:
+        """``invert`` for files: residuals that have factors are in ``factors`` alone, if that takes less time."""
+        return self.invert(images, strength)
+
     @property
     def resolution(self) -> int:
         """R: side of the images that are drawn."""
