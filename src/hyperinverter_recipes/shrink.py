@@ -3,12 +3,12 @@
     python -m hyperinverter_recipes.shrink exactly FACE_NETWORK.safetensors OUT.safetensors
     python -m hyperinverter_recipes.shrink gzip OUT.safetensors OUT.safetensors.gz
     python -m hyperinverter_recipes.shrink phase2 MODEL.safetensors OUT.safetensors --phase1 digiface
-    python -m hyperinverter_recipes.shrink phase2 BEST.safetensors OUT.safetensors --edit-strength 0.5
+    python -m hyperinverter_recipes.shrink phase2 BEST.safetensors OUT.safetensors --edit-strength 0 --rule picture
 
 ``exactly`` changes no number: networks that were published with 8 bits have few different ones. ``gzip`` keeps
 every byte: the file's name for run cards and protocols stays the SHA-256 of what is in it. ``phase2`` rounds
 what phase II has trained to 8 bits, and leaves out the phase-I encoder, which ships in a file of its own. What edits
-leave of residuals (``method.edit_strength``) touches no weight and can be set afterwards.
+do with residuals (``features.rule``, ``method.edit_strength``) touches no weight and can be set afterwards.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from torch import Tensor
 from hyperinverter.checkpoints.opening import PHASE1
 from hyperinverter.checkpoints.packing import LEAST, exactly, nearly
 from hyperinverter.checkpoints.registry import packaged
+from hyperinverter.inversion.carrying import RULES
 from hyperinverter.system.files import sha256_of, unpacked
 
 ENCODER = "w_inverter.encoder."
@@ -47,7 +48,9 @@ def shrink_exactly(source: Path, out: Path) -> None:
     save_file({name: tensor.contiguous() for name, tensor in packed.items()}, out, header)
 
 
-def shrink_phase2(source: Path, out: Path, phase1: str, edit_strength: float | None = None) -> None:
+def shrink_phase2(
+    source: Path, out: Path, phase1: str, edit_strength: float | None = None, rule: str | None = None
+) -> None:
     """Round phase II to 8 bits; its encoder is that of the packaged phase I of this name, or this is refused."""
     tensors, header = read(source)
     theirs, _ = read(packaged("phase1", phase1)[0])
@@ -60,8 +63,12 @@ def shrink_phase2(source: Path, out: Path, phase1: str, edit_strength: float | N
             packed |= nearly(name, tensor.float())
         else:
             packed[name] = tensor.half() if tensor.is_floating_point() else tensor
+    model = json.loads(header["model"])
     if edit_strength is not None:
-        header["model"] = json.dumps(json.loads(header["model"]) | {"edit_strength": edit_strength})
+        model["edit_strength"] = edit_strength
+    if rule is not None:
+        model["feature_residuals"]["rule"] = rule
+    header["model"] = json.dumps(model)
     save_file({n: t.contiguous() for n, t in packed.items()}, out, header | {PHASE1: phase1})
 
 
@@ -77,13 +84,14 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--phase1", default="digiface", help="packaged phase I that the model was trained on")
     parser.add_argument("--edit-strength", type=float, help="of phase II; default: as it was trained")
+    parser.add_argument("--rule", choices=RULES, help="of its feature residuals; default: as it was trained")
     args = parser.parse_args()
     if args.how == "exactly":
         shrink_exactly(args.source, args.out)
     elif args.how == "gzip":
         shrink_gzip(args.source, args.out)
     else:
-        shrink_phase2(args.source, args.out, args.phase1, args.edit_strength)
+        shrink_phase2(args.source, args.out, args.phase1, args.edit_strength, args.rule)
     print(sha256_of(unpacked(args.out)))
 
 

@@ -297,6 +297,10 @@ def test_edit_strength_lets_go_of_a_photo_in_large_edits_alone(inverted: Path, t
         return np.asarray(Image.open(tmp_path / "a.edit.png")).astype(int)
 
     assert np.array_equal(edited(0, "--edit-strength", "0"), edited(0))
+    assert np.abs(edited(0, "--rule", "picture") - edited(0)).max() == 0
+    moved, drawn = edited(2, "--rule", "picture"), edited(2, "--rule", "add")
+    assert np.array_equal(drawn, edited(2))  # as the paper's design does
+    assert 1 < np.abs(moved - drawn).mean() < np.abs(drawn - edited(0)).mean()
     kept, let_go, plain = edited(2), edited(2, "--edit-strength", "0"), edited(2, "--strength", "0")
     assert (
         1 < np.abs(let_go - plain).mean() < 0.8 * np.abs(kept - plain).mean()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hyperinverter.editing.directions import Direction
-from hyperinverter.inversion.easing import FAR, LEAST, PART, changed, distance, eased
+from hyperinverter.inversion.easing import DRAWN, FAR, MOVED, changed, distance, eased
 from hyperinverter.inversion.phase2 import HyperInverter
 from hyperinverter.inversion.shifting import shifted
 from hyperinverter.inversion.specification import (
@@ -55,11 +55,20 @@ def test_a_change_has_a_place(side: int) -> None:
 
 
 def test_small_changes_count_in_parts_of_the_least_and_large_ones_of_their_largest() -> None:
-    small = changed(*square_that_changes(LEAST / 2))
+    small = changed(*square_that_changes(DRAWN.least / 2))
     assert float(small.max()) == pytest.approx(0.5)
     before, after = square_that_changes(1.0)
     after[..., 48:, 48:] = 0.3  # half of what the larger change needs to count completely
-    assert float(changed(before, after)[0, 0, -1, -1]) == pytest.approx(0.3 / PART)
+    assert float(changed(before, after)[0, 0, -1, -1]) == pytest.approx(0.3 / DRAWN.part)
+
+
+def test_what_moved_along_lets_go_of_nothing_around_a_change() -> None:
+    square = square_that_changes(0.5)
+    inside, around = (0, 0, 8, 8), (0, 0, 8, 21)  # the square ends at 16
+    drawn, moved = changed(*square), changed(*square, MOVED)
+    assert drawn[inside] == moved[inside] == 1
+    assert drawn[around] > 0
+    assert moved[around] == 0
 
 
 def test_letting_go_grows_with_the_distance_and_stays_at_its_end() -> None:

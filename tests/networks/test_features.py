@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from hyperinverter.contracts import Inversion
 from hyperinverter.editing.directions import Direction
 from hyperinverter.editing.files import load_inversion, save_inversion
-from hyperinverter.inversion.carrying import RULES, Carrier, carried, moved, movement
+from hyperinverter.inversion.carrying import CARRYING, RULES, Carrier, carried, moved, movement
 from hyperinverter.inversion.drawing import scale_residuals
 from hyperinverter.inversion.phase1 import WInverter
 from hyperinverter.inversion.phase2 import HyperInverter
@@ -135,7 +135,7 @@ def test_no_edit_is_the_inversion_and_an_edit_is_the_same_in_both_ways(
     assert torch.allclose(edited, plain, atol=1e-5) == (rule == "add")
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", CARRYING)
 def test_one_photo_is_prepared_once_and_its_maps_are_not_drawn_twice(v0: Generator, rule: str) -> None:
     w = torch.randn(1, 16)
     after = w + torch.randn(3, 16)

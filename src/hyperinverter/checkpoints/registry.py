@@ -71,8 +71,8 @@ PACKAGED: dict[str, Packaged] = {
     ),
     "digiface_best_phase2": Packaged(
         "digiface_best.safetensors",
-        "7691412c91f5eaaeb6a2f1d6b4a3c9df80bfa0377e01092722f8ebdd37ae6dff",
-        "python train.py experiment=best phase=2, rounded to 8 bits, edit_strength set afterwards; run card in "
+        "60497a8671f7e3de070cf0c0a898160e7a0f9f7a64c0a89fc24d0a7e260fc09b",
+        "python train.py experiment=best phase=2, rounded to 8 bits, edit_strength and rule set later; run card in "
         "outputs/published/digiface_best",
         "MIT",
     ),

@@ -53,6 +53,7 @@ def edit(
     white: options.White = None,
     strength: options.Strength = "1",
     edit_strength: options.EditStrength = None,
+    rule: options.EditRule = None,
     sweep: Sweep = None,
     animate: Annotated[
         options.Animation | None, typer.Option(help="The sweep as an animation, there and back.")
@@ -83,6 +84,7 @@ def edit(
         white=white,
         strength=parse_strength(strength),
         edit_strength=edit_strength,
+        rule=rule,
     )
     return editor.run(
         [parse_power(text) for text in direction],

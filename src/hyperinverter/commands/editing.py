@@ -29,6 +29,7 @@ from hyperinverter.editing.animation import save_animation as save_animation
 from hyperinverter.editing.directions import Direction
 from hyperinverter.editing.files import load_inversion
 from hyperinverter.editing.moves import interpolated, with_residuals_of
+from hyperinverter.inversion.carrying import Rule
 from hyperinverter.inversion.given import as_codes
 from hyperinverter.inversion.shifting import shifted, style_shifts
 from hyperinverter.system.files import writing
@@ -71,6 +72,7 @@ class Editor:
         fit, white: See ``inputs.read``.
         strength: Of the residuals.
         edit_strength: What a large edit leaves of them; None: as the model says.
+        rule: What an edit does with them, see ``Drawing``; None: as the model says.
     """
 
     def __init__(
@@ -86,11 +88,13 @@ class Editor:
         white: int | None = None,
         strength: float | Mapping[str, float] = 1.0,
         edit_strength: float | None = None,
+        rule: Rule | None = None,
     ) -> None:
         self.found, name = found, model_for(found, model)
         self.model = load_named(name, model)
         if edit_strength is not None:
             self.model.edit_strength = edit_strength
+        self.model.rule = rule or self.model.rule
         self.fit, self.white = fit, white
         self.framing = framing_for(self.model, framing) if align or framing else None
         self.source, self.out, self.strength = directions, out, strength

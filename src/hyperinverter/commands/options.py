@@ -40,6 +40,14 @@ EditStrength = Annotated[
         help="What a large edit leaves of residuals where it changes the picture. Default: what the model says.",
     ),
 ]
+EditRule = Annotated[
+    Literal["add", "fade", "warp", "picture"] | None,
+    typer.Option(
+        "--rule",
+        help="What an edit does with residuals: draw them where they were (add), fade or warp those of features, "
+        "or move what all of them add to the picture (picture). Default: what the model says.",
+    ),
+]
 Catalogue = Annotated[
     str | None,
     typer.Option(

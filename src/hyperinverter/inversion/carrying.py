@@ -18,7 +18,9 @@ from hyperinverter.networks.generator import Synthesis
 from hyperinverter.ops.factored import Residual
 from hyperinverter.ops.precision import at_least_float32
 
-Rule = Literal["add", "fade", "warp"]
+Carrying = Literal["add", "fade", "warp"]
+CARRYING: tuple[Carrying, ...] = get_args(Carrying)
+Rule = Literal["add", "fade", "warp", "picture"]  # the last one carries nothing: see ``inversion.moving``
 RULES: tuple[Rule, ...] = get_args(Rule)
 FLOW_SIDE = (
     32  # px of the map on which movement is read: finer than the residuals, which move by parts of a pixel
@@ -27,7 +29,7 @@ REACH = 3  # px of that map, the farthest movement that is looked for
 
 
 def carried(
-    rule: Rule,
+    rule: Carrying,
     synthesis: Synthesis,
     features: Mapping[str, Tensor],
     before: Tensor,
@@ -71,14 +73,14 @@ class Carrier:
 
     def __init__(
         self,
-        rule: Rule,
+        rule: Carrying,
         synthesis: Synthesis,
         features: Mapping[str, Tensor],
         before: Tensor,
         weights: Mapping[str, Residual] | None = None,
     ) -> None:
-        if rule not in RULES:
-            raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
+        if rule not in CARRYING:
+            raise ValueError(f"rule must be one of {', '.join(CARRYING)}, got {rule!r}")
         self.rule, self.synthesis, self.features, self.weights = rule, synthesis, features, weights
         self._last = self._last_map()
         if self._last:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hyperinverter.contracts import Inversion
 from hyperinverter.inversion.carrying import Carrier, Rule
-from hyperinverter.inversion.easing import distance, eased
+from hyperinverter.inversion.easing import MOVED, distance, eased
 from hyperinverter.inversion.given import (
     Strength,
     as_codes,
@@ -24,6 +24,7 @@ from hyperinverter.inversion.given import (
     check_drawn,
     check_residuals,
 )
+from hyperinverter.inversion.moving import Moving
 from hyperinverter.inversion.shifting import Edits, Shift, as_edits, shifted, style_shifts
 from hyperinverter.networks.features import KIND
 from hyperinverter.networks.generator import Generator
@@ -50,7 +51,8 @@ class Drawing(nn.Module, ABC):
     Attributes:
         source: What was asked for when it was loaded (``digiface``, a run folder, a file); empty if it was built.
         sha256: Of the file its weights came from; empty if it was built.
-        rule: What an edit does with feature residuals: one of ``inversion.carrying.RULES``.
+        rule: What an edit does with feature residuals, see ``inversion.carrying``; ``picture``: with whatever all
+            residuals add to the picture, see ``inversion.moving``.
         edit_strength: What an edit of two standard deviations of w leaves of residuals where the picture changes, see
             ``inversion.easing``; 1: all of them, as in the paper.
     """
@@ -147,6 +149,8 @@ class Drawing(nn.Module, ABC):
         synthesis = self.generator.synthesis
         if before is None:
             return synthesis.with_residuals(scaled)
+        if self.rule == "picture" and scaled:
+            return self._in_the_picture(before, scaled)
         whole = self._carrying(before, scaled)
         if self.edit_strength == 1 or not scaled:
             return whole
@@ -158,11 +162,24 @@ class Drawing(nn.Module, ABC):
 
         return draw
 
+    def _in_the_picture(self, before: Tensor, residuals: Mapping[str, Residual]) -> Draw:
+        """Draws edits with what the residuals add to the picture of ``before``, moved along."""
+        moving = Moving(self.generator.synthesis, before, self.draw_unseen(before, residuals))
+
+        def draw(w: Tensor, styles: Mapping[str, Tensor] | None = None, /) -> Tensor:
+            plain, detail, w_image = moving(w, styles)
+            if self.edit_strength == 1:
+                return plain + detail
+            far = distance(before, w, self._covariance)
+            return eased(plain + detail, plain, w_image, far, self.edit_strength, MOVED)
+
+        return draw
+
     def _carrying(self, before: Tensor, residuals: Mapping[str, Residual]) -> Draw:
         """Draws edits of one photo with all of these residuals; those of features follow ``rule``."""
         synthesis = self.generator.synthesis
         maps = {name: made(delta) for name, delta in residuals.items() if name.endswith(KIND)}
-        if not maps or self.rule == "add":
+        if not maps or self.rule == "add" or self.rule == "picture":
             return synthesis.with_residuals(residuals)
         own = synthesis.with_residuals({name: delta for name, delta in residuals.items() if name not in maps})
         with torch.no_grad():
@@ -196,6 +213,10 @@ class Drawing(nn.Module, ABC):
         Returns:
             RGB, ``(B, 3, R, R)``.
         """
+        if not residuals:
+            return self.draw_unseen(after, styles)
+        if self.rule == "picture":
+            return self._in_the_picture(before, residuals)(after, styles)
         shifts: dict[str, Residual] = dict(styles or {})
         maps = {name: made(delta) for name, delta in residuals.items() if name.endswith(KIND)}
         weights = {name: delta for name, delta in residuals.items() if name not in maps}
@@ -203,7 +224,7 @@ class Drawing(nn.Module, ABC):
             after, weights | shifts
         )
         image = self.draw_unseen(after, weights | features | shifts, drawn=drawn)
-        if self.edit_strength == 1 or not residuals:
+        if self.edit_strength == 1:
             return image
         return self._eased(
             image, before, after, self.draw_unseen(before) if w_image is None else w_image, styles
