@@ -67,6 +67,8 @@ def test_a_direction_that_does_not_fit_names_both_sizes(generator: Generator) ->
         Direction("d", torch.ones(5, 16)).fit_for(generator.w_dim, generator.num_ws)
     with pytest.raises(ValueError, match="does not fit codes"):
         shifted(torch.randn(2, 8), [(SMILE, 1.0)])
+    with pytest.raises(ValueError, match="does not fit codes"):
+        shifted(torch.randn(2, 5, 16), [(FINE, 1.0)])
     with pytest.raises(UserError, match="layers 4-8 are not within 0-5"):
         SMILE.in_layers(4, 9, 6)
 

@@ -6,7 +6,7 @@ from torch.nn.functional import cosine_similarity
 from torch.testing import assert_close
 
 from hyperinverter.contracts import Inversion
-from hyperinverter.editing.moves import along_sphere, interpolate, move
+from hyperinverter.editing.moves import along_sphere, interpolate
 from hyperinverter.networks.generator import Generator
 
 
@@ -16,32 +16,6 @@ def inversion(generator: Generator, kernels: slice = slice(None)) -> Inversion:
     for spec in generator.kernels()[kernels]:
         residuals[spec.name] = 0.1 * torch.randn(1, *spec.shape)
     return Inversion(w, residuals, generator.synthesis(w), generator.synthesis(w, residuals))
-
-
-def test_move_along_a_direction() -> None:
-    w, direction = torch.randn(2, 16), torch.randn(16)
-    assert_close(move(w, direction, 1.5), w + 1.5 * direction)
-    each = move(w, direction[None], torch.tensor([0.0, 2.0]))
-    assert_close(each, torch.stack([w[0], w[1] + 2 * direction]))
-
-
-def test_move_some_layers_only(generator: Generator) -> None:
-    w, direction = torch.randn(2, 16), torch.zeros(6, 16)
-    direction[3] = 1
-    moved = move(w, direction, 0.5)
-    assert moved.shape == (2, 6, 16)
-    assert_close(moved[:, [0, 1, 2, 4, 5]], w[:, None].expand(-1, 5, -1))
-    assert_close(moved[:, 3], w + 0.5)
-    assert_close(move(moved, direction, -0.5), w[:, None].expand(-1, 6, -1))
-    assert generator.synthesis(moved).shape == (2, 3, 16, 16)
-
-
-@pytest.mark.parametrize(
-    ("codes", "direction"), [((2, 16), (15,)), ((2, 6, 16), (5, 16)), ((2, 16), (2, 6, 16))]
-)
-def test_directions_that_do_not_fit_are_refused(codes: tuple[int, ...], direction: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="does not fit"):
-        move(torch.zeros(codes), torch.zeros(direction))
 
 
 def test_interpolation_is_linear_in_code_and_residuals(generator: Generator) -> None:

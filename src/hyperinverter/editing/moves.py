@@ -10,35 +10,6 @@ from torch import Tensor
 from hyperinverter.contracts import Inversion, UserError
 from hyperinverter.inversion.drawing import GROUPS, scale_residuals, strength_of
 from hyperinverter.ops.factored import Residual
-from hyperinverter.ops.placing import placed
-
-
-def move(w: Tensor, direction: Tensor, strength: float | Tensor = 1.0) -> Tensor:
-    """Move codes along a direction: ``w + strength * direction``.
-
-    Args:
-        w: ``(B, D)`` or ``(B, L, D)``.
-        direction: ``(D,)`` or ``(1, D)``, or ``(L, D)`` to move some style layers only.
-        strength: In units of the direction's length. One number, or one per sample, ``(B,)``.
-
-    Returns:
-        Shaped like ``w``; ``(B, L, D)`` if the direction is ``(L, D)`` with L > 1.
-
-    Raises:
-        ValueError: If the direction has another width or number of layers than ``w``.
-    """
-    per_layer = direction.ndim == 2 and direction.shape[0] > 1
-    if w.ndim == 2 and per_layer:
-        w = w[:, None].expand(-1, direction.shape[0], -1)
-    if (
-        direction.ndim > 2
-        or direction.shape[-1] != w.shape[-1]
-        or (per_layer and len(direction) != w.shape[1])
-    ):
-        raise ValueError(f"a direction {tuple(direction.shape)} does not fit codes {tuple(w.shape)}")
-    if isinstance(strength, Tensor) and strength.ndim == 1:
-        strength = strength.view(-1, *[1] * (w.ndim - 1))
-    return w + strength * placed(direction, w)
 
 
 def interpolate(
