@@ -19,12 +19,15 @@ from safetensors.torch import save_file
 from tiny import make_generator
 
 from hyperinverter.commands import main
-from hyperinverter.commands.editing import parse_sweep
+from hyperinverter.commands.editing import Editor, parse_sweep
 from hyperinverter.commands.inputs import Source, framing_for, model_for, parse_strength, sources
 from hyperinverter.commands.inverting import Inversions, ahead, batch_for, batches, side_by_side
 from hyperinverter.contracts import UserError
 from hyperinverter.data.digiface import accepted_indices, sample_faces
+from hyperinverter.editing.catalogue import for_generator, with_catalogue
+from hyperinverter.editing.directions import Direction
 from hyperinverter.editing.files import Origin, load_inversion, save_inversion
+from hyperinverter.editing.foreign import save_directions
 from hyperinverter.inversion.optimise import Optimiser
 from hyperinverter.inversion.tuning import PivotalTuning
 from hyperinverter.inverters import load_inverter
@@ -319,6 +322,58 @@ def test_edit_strip_and_animation(inverted: Path, tmp_path: Path) -> None:
     assert np.abs(edited - np.asarray(Image.open(inverted / "a.inverted.png"))).mean() > 1
 
 
+def test_an_animation_without_a_sweep_stays_in_the_safe_range(
+    inverted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[list[str]] = []
+    monkeypatch.setattr(Editor, "save_strip", lambda self, titles, frames, name: seen.append(titles))
+    typed = ["edit", str(inverted / "a.inversion.safetensors"), "-d", "smile=1", "--out", str(tmp_path)]
+    assert main([*typed, "--animate", "gif"]) == 0
+    assert (seen[0][0], seen[0][-1]) == ("smile -1.5", "smile +1.2")
+    assert "safe range" not in capsys.readouterr().err
+    assert main([*typed, "--sweep", "-3:1:3"]) == 0
+    assert "smile=-3 is outside of its safe range -1.5 to 1.2" in capsys.readouterr().err
+
+
+def test_directions_of_a_file_and_of_the_catalogue_in_one_command(
+    inverted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generator = load_inverter("digiface").generator
+    files = [str(tmp_path / name) for name in ("one.safetensors", "two.safetensors")]
+    for file, names in zip(files, (("own", "smile"), ("smile",)), strict=True):
+        found = {name: Direction(name, torch.ones(generator.w_dim), about=file) for name in names}
+        save_directions(found, file, {"generator_sha256": generator.sha256})
+    known = with_catalogue(generator, files)
+    assert {"own", "yaw"} < set(known)
+    assert known["smile"].about == files[1]
+    assert set(for_generator(generator, files)) == {"own", "smile"}
+    typed = ["edit", str(inverted / "a.inversion.safetensors"), "--out", str(tmp_path), "-d", "own=0.1"]
+    typed += ["-d", "yaw=0.5", "--directions", files[0]]
+    assert main([*typed, "-d", "pc3=0.5", "--directions", "pca"]) == 0
+    assert main([*typed, "-d", "pc3=0.5"]) == 1
+    assert "there is no direction 'pc3'; there are: background" in capsys.readouterr().err
+
+
+def test_a_face_goes_back_into_its_own_photo_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels = np.full((100, 140, 3), 90, np.uint8)
+    pixels[:, 30:110] += np.arange(80, dtype=np.uint8)[None, :, None]
+    own, other = tmp_path / "own.png", tmp_path / "other.png"
+    Image.fromarray(pixels).save(own)
+    Image.fromarray(pixels + 1).save(other)
+    cut = ["--align", "--framing", "centre", "--out", str(tmp_path)]
+    assert main(["invert", str(own), *cut]) == 0
+    assert main(["edit", str(own), "-d", "smile=1", *cut, "--paste", str(other)]) == 1
+    typed = ["edit", str(tmp_path / "own.inversion.safetensors"), "-d", "smile=1", *cut[3:]]
+    assert main([*typed, "--paste", str(other)]) == 1
+    assert capsys.readouterr().err.count("is not the photo that was inverted") == 2
+    assert main([*typed, "--paste", str(own)]) == 0
+    pasted = np.asarray(Image.open(tmp_path / "own.pasted.png"))
+    assert np.array_equal(pasted[:, :20], pixels[:, :20])
+    assert not np.array_equal(pasted, pixels)
+
+
 def test_edit_of_a_photo_equals_edit_of_its_file(photos: Path, inverted: Path, tmp_path: Path) -> None:
     for given, out in (
         (photos / "a.png", tmp_path / "photo"),
@@ -451,6 +506,7 @@ def test_edits_in_stylespace(photos: Path, tmp_path: Path, capsys: pytest.Captur
         (["edit", "PHOTO", "-d", "smile=1", "--sweep", "-1e308:1e308:3"], "needs finite ends"),
         (["mix", "PHOTO", "PHOTO", "--layers", ""], "names no group"),
         (["directions", "fit", "PHOTO"], "is no table: give a CSV"),
+        (["directions", "fit", "."], ". is one folder: give two, photos without what is meant"),
         (["directions", "discover", "--out", "/proc/x/d.safetensors"], "cannot write /proc/x"),
         (["edit", "PHOTO", "-d", "smile=1", "--paste", "--paste-mode", "face"], "--paste needs the photo"),
         (["bench", "synthesis:1", "--out", "/proc/x"], "cannot write /proc/x"),

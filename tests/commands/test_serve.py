@@ -9,6 +9,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -313,7 +314,10 @@ def test_sliders_move_styles_as_well(studio: Studio, monkeypatch: pytest.MonkeyP
     channel = StyleSpace(model.generator).named("s5_2")
     assert channel is not None
     monkeypatch.setitem(studio.directions, "s5_2", channel)  # type: ignore[arg-type]
-    monkeypatch.setattr(studio, "source", "mine.csv")
+    monkeypatch.setitem(studio.directions, "spc0", replace(channel, name="spc0"))  # type: ignore[arg-type]
+    groups = {each["name"]: each["group"] for each in studio.about()["directions"]}
+    assert (groups["s5_2"], groups["spc0"], groups["smile"]) == ("directions", "components", "expression")
+    monkeypatch.setattr(studio, "sources", ["mine.csv", "pca"])
     opened = studio.example(0)
     studio.invert(opened, 0)
     moves = Moves.of({"powers": edits}, studio.directions)
@@ -323,7 +327,7 @@ def test_sliders_move_styles_as_well(studio: Studio, monkeypatch: pytest.MonkeyP
     )
     assert np.abs(np.asarray(drawn).astype(int) - np.asarray(to_picture(wanted[0]))).max() <= 1
     assert np.asarray(drawn).tolist() != np.asarray(studio.draw(opened, 0, Moves({"smile": 1.0}))[0]).tolist()
-    assert studio.command(opened, 0, moves).endswith("-d s5_2=-4 --directions mine.csv")
+    assert studio.command(opened, 0, moves).endswith("-d s5_2=-4 --directions mine.csv --directions pca")
 
 
 def test_evaluations_are_shown_by_number(studio: Studio, tmp_path: Path) -> None:

@@ -36,6 +36,15 @@ def test_frames_and_loop(tmp_path: Path, ending: str) -> None:
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
+def test_a_gif_keeps_the_colours_of_all_frames(tmp_path: Path) -> None:
+    save_animation(FRAMES, tmp_path / "sweep.gif")
+    with Image.open(tmp_path / "sweep.gif") as animation:
+        found = [frame.convert("RGB").getpixel((99, 99)) for frame in ImageSequence.Iterator(animation)]
+    for wanted in (FRAMES[0], FRAMES[3], FRAMES[6]):
+        red, _, blue = wanted.getpixel((0, 0))  # type: ignore[misc]
+        assert any(abs(r - red) < 15 and g < 15 and abs(b - blue) < 15 for r, g, b in found)  # type: ignore[misc]
+
+
 def test_video_without_ffmpeg_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "imageio_ffmpeg", None)
     with pytest.raises(UserError, match=r"hyperinverter\[video\]"):

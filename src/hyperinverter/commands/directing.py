@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hyperinverter.commands.inputs import sources
+from hyperinverter.commands.inverting import batches
 from hyperinverter.contracts import UserError
 from hyperinverter.data.transforms import read_photo
 from hyperinverter.editing import catalogue
@@ -27,7 +28,7 @@ from hyperinverter.system.terminal import put
 
 def show_all(given: Sequence[str], model: str) -> int:
     """A line per direction of a catalogue or file."""
-    known = catalogue.for_generator(load_inverter(model).generator, given[0] if given else None)
+    known = catalogue.for_generator(load_inverter(model).generator, given[:1])
     width = max(map(len, known))
     for name, direction in known.items():
         low, high = direction.safe
@@ -40,7 +41,7 @@ def show_one(given: Sequence[str], model: str) -> int:
     if not given:
         raise UserError("which direction? For example: hyperinverter directions show smile")
     generator = load_inverter(model).generator
-    known = catalogue.for_generator(generator, given[0] if len(given) > 1 else None)
+    known = catalogue.for_generator(generator, given[:-1])
     name = given[-1]
     direction = catalogue.named(name, known, generator)
     lines = {
@@ -163,8 +164,11 @@ def _codes(inverter: Drawing, photos: Sequence[Path]) -> Tensor:
     """w of photos, ``(N, D)``."""
     found = []
     with progress() as bar:
-        for path in bar.track(photos, description="photos"):
-            found.append(inverter.invert(read_photo(path, inverter.resolution)).w)
+        task = bar.add_task("photos", total=len(photos))
+        for batch in batches(photos, 8):
+            images = torch.cat([read_photo(path, inverter.resolution) for path in batch])
+            found.append(inverter.invert(images).w)
+            bar.advance(task, len(batch))
     codes = torch.cat(found)
     return codes if codes.ndim == 2 else codes.mean(1)
 
@@ -184,6 +188,8 @@ def _is_text(file: Path) -> bool:
 
 def _labels(file: Path) -> tuple[list[Path], Tensor]:
     """Photos and their labels; paths are relative to the file."""
+    if file.is_dir():
+        raise UserError(f"{file} is one folder: give two, photos without what is meant, and photos with it")
     if not file.is_file():
         raise UserError(f"there is no file {file}: give a CSV with the columns photo,label, or two folders")
     photos: list[Path] = []

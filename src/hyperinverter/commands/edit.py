@@ -38,7 +38,7 @@ Paste = Annotated[
     ),
 ]
 
-EXAMPLE = "hyperinverter edit photo.jpg --direction smile=2 --out edited"
+EXAMPLE = "hyperinverter edit photo.jpg --direction smile=1 --out edited"
 
 
 def edit(
@@ -56,7 +56,10 @@ def edit(
     rule: options.EditRule = None,
     sweep: Sweep = None,
     animate: Annotated[
-        options.Animation | None, typer.Option(help="The sweep as an animation, there and back.")
+        options.Animation | None,
+        typer.Option(
+            help="The sweep as an animation, there and back; without --sweep over the direction's safe range."
+        ),
     ] = None,
     paste: Paste = None,
     paste_mode: options.PasteMode = "face",
@@ -76,7 +79,7 @@ def edit(
     editor = Editor(
         found,
         model,
-        directions,
+        directions or [],
         out,
         align=align,
         framing=framing,
@@ -88,7 +91,7 @@ def edit(
     )
     return editor.run(
         [parse_power(text) for text in direction],
-        sweep=parse_sweep(sweep or ("-3:3:7" if animate else None)),
+        sweep=parse_sweep(sweep),
         animate=animate,
         paste=paste,
         paste_mode=paste_mode,

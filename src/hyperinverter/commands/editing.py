@@ -32,7 +32,7 @@ from hyperinverter.editing.moves import interpolated, with_residuals_of
 from hyperinverter.inversion.carrying import Rule
 from hyperinverter.inversion.given import as_codes
 from hyperinverter.inversion.shifting import shifted, style_shifts
-from hyperinverter.system.files import writing
+from hyperinverter.system.files import sha256_of, writing
 from hyperinverter.system.progress import progress
 from hyperinverter.system.terminal import say
 
@@ -55,6 +55,10 @@ def parse_sweep(text: str | None) -> list[float] | None:
         raise UserError(f"--sweep={text[:40]} is not FROM:TO:STEPS, such as -3:3:7") from error
     if not 2 <= count <= 200 or not all(map(math.isfinite, (low, high, high - low))):
         raise UserError(f"--sweep={text[:40]} needs finite ends and 2 to 200 steps")
+    return _steps(low, high, count)
+
+
+def _steps(low: float, high: float, count: int) -> list[float]:
     # not torch.linspace: its 32-bit zero in the middle would be drawn as -3e-08
     return [low + (high - low) * index / (count - 1) for index in range(count)]
 
@@ -65,7 +69,8 @@ class Editor:
     Args:
         found: The photos and inversions.
         model: ``digiface``, a run folder, or a model file; None: what the inversions were made with.
-        directions: A catalogue or file; None: the catalogue of the model's generator, else its principal components.
+        directions: Catalogues or files, known besides the catalogue of the model's generator; with neither, its
+            principal components.
         out: Where pictures go.
         align: Whether to cut photos out as the model's domain frames them: faces are found first.
         framing: Another way to cut them out, a name of ``alignment.FRAMINGS``.
@@ -79,7 +84,7 @@ class Editor:
         self,
         found: Sequence[Source],
         model: str | None,
-        directions: str | None,
+        directions: Sequence[str],
         out: Path,
         *,
         align: bool = False,
@@ -97,7 +102,7 @@ class Editor:
         self.model.rule = rule or self.model.rule
         self.fit, self.white = fit, white
         self.framing = framing_for(self.model, framing) if align or framing else None
-        self.source, self.out, self.strength = directions, out, strength
+        self.sources, self.out, self.strength = directions, out, strength
         with writing(out, OTHER_FOLDER):
             out.mkdir(parents=True, exist_ok=True)
 
@@ -110,16 +115,30 @@ class Editor:
         paste: Path | None = None,
         paste_mode: str = "face",
     ) -> int:
-        """Edit every photo; 1 if one failed."""
+        """Edit every photo; 1 if one failed.
+
+        Args:
+            powers: Names of directions, and how far.
+            sweep: Powers of the first direction, for a strip; None with ``animate``: its safe range.
+            animate: Kind of an animation of the sweep.
+            paste: The photo that the edited face goes back into.
+            paste_mode: See ``alignment.paste``.
+        """
         edits, found = self.edits(powers), self.found
+        first = edits[0][0]
+        if sweep is None and animate is not None:
+            sweep = _steps(*first.safe, 7)
+        elif sweep is not None:
+            _warn(first, *sweep)
         failed = 0
         with progress() as bar:
             for source in bar.track(found, description="editing"):
                 try:
-                    inversion, crop = self.inversion(source)
+                    inversion, crop, photo = self._opened(source)
                     with meant("it cannot be drawn"):
                         self._edit(source.name, inversion, edits, sweep, animate)
                     if paste is not None:
+                        _check_own(paste, photo)
                         self._paste(source.name, inversion, edits, crop, paste, paste_mode)
                 except UserError as error:
                     failed += 1
@@ -133,34 +152,35 @@ class Editor:
         Raises:
             UserError: If there is no direction of a name.
         """
-        known = catalogue.for_generator(self.model.generator, self.source)
+        known = catalogue.with_catalogue(self.model.generator, self.sources)
         found = []
         for name, power in powers:
             direction = catalogue.named(name, known, self.model.generator)
-            low, high = direction.safe
-            if not low <= power <= high:
-                say(
-                    f"{name}={power:g} is outside of its safe range {low:g} to {high:g}: faces may fall apart"
-                )
+            _warn(direction, power)
             found.append((direction, power))
         return found
 
-    def inversion(self, source: Source) -> tuple[Inversion, Matrix | None]:
-        """The inversion in a file, or of a photo; and the matrix photo -> crop, if it was aligned.
+    def inversion(self, source: Source) -> Inversion:
+        """The inversion in a file, or of a photo.
 
         Raises:
             UserError: If it cannot be read, or is of another generator.
         """
+        return self._opened(source)[0]
+
+    def _opened(self, source: Source) -> tuple[Inversion, Matrix | None, str]:
+        """``inversion``; the matrix photo -> crop, if it was aligned; and the photo's hash, empty if unknown."""
         if source.path.name.endswith(INVERSION):
             inversion, origin = load_inversion(source.path)
             if origin.generator_sha256 and origin.generator_sha256 != self.model.generator.sha256:
                 way_out = f"add --model {shown(origin.model, 1000) or 'MODEL'}"
                 raise UserError(f"{source.path.name} was made with another generator: {way_out}")
             with meant(f"{source.path.name} is of another model"):
-                return replace(inversion, w=as_codes(inversion.w, self.model.generator)), origin.crop
+                fitting = replace(inversion, w=as_codes(inversion.w, self.model.generator))
+            return fitting, origin.crop, origin.photo_sha256
         image, crop = read(source.path, self.model.resolution, self.framing, self.fit, self.white)
         with meant(f"{source.path.name} cannot be inverted"):
-            return self.model.invert(image), crop
+            return self.model.invert(image), crop, sha256_of(source.path)
 
     def _edit(
         self,
@@ -212,7 +232,7 @@ class Editor:
     ) -> list[Image.Image]:
         """Pictures from one photo to another; ``path`` is ``line``, or ``sphere``: around the mean code."""
         centre = self.model.generator.w_avg if path == "sphere" else None
-        start, end = self.inversion(first)[0], self.inversion(second)[0]
+        start, end = self.inversion(first), self.inversion(second)
         frames = []
         with meant(f"{first.name} and {second.name}"):
             for index in range(steps):
@@ -225,7 +245,7 @@ class Editor:
         self, first: Source, second: Source, groups: Sequence[str]
     ) -> tuple[list[str], list[Image.Image]]:
         """The first inversion, the second, and the first's w with the second's residuals in these groups."""
-        one, other = self.inversion(first)[0], self.inversion(second)[0]
+        one, other = self.inversion(first), self.inversion(second)
         with meant(f"{first.name} and {second.name}"):
             residuals = with_residuals_of(one, other, groups)
             images = [one.image, other.image, self.model.render(one.w, residuals, self.strength)]
@@ -262,6 +282,23 @@ class Editor:
             say(f"{photo.name}: {pasted.note}")
         with writing(self.out, OTHER_FOLDER):
             pasted.save(self.out, name)
+
+
+def _warn(direction: Direction, *powers: float) -> None:
+    """Say so if a power is one that breaks faces."""
+    low, high = direction.safe
+    wrong = [power for power in powers if not low <= power <= high]
+    if wrong:
+        worst = max(wrong, key=abs)
+        say(
+            f"{direction.name}={worst:g} is outside of its safe range {low:g} to {high:g}: faces may fall apart"
+        )
+
+
+def _check_own(photo: Path, sha256: str) -> None:
+    """Refuse a photo that an inversion was not made from: the place of its face is another."""
+    if sha256 and photo.is_file() and sha256_of(photo) != sha256:
+        raise UserError(f"{photo} is not the photo that was inverted: a face goes back into its own photo")
 
 
 def _picture(image: Tensor) -> Image.Image:

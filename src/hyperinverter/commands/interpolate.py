@@ -38,7 +38,7 @@ def interpolate(
     from hyperinverter.system.terminal import say
 
     one, other = single(first), single(second)
-    editor = Editor([one, other], model, None, out, align=align, framing=framing)
+    editor = Editor([one, other], model, (), out, align=align, framing=framing)
     frames = editor.between(one, other, steps=steps, what=what, path=path)
     name = f"{one.name}_to_{other.name}"
     editor.save_strip([f"{index / (steps - 1):.2f}" for index in range(steps)], frames, name)

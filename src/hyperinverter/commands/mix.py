@@ -36,7 +36,7 @@ def mix(
     if not groups:
         raise UserError(f"--layers={layers[:40]} names no group: such as --layers medium,fine")
     one, other = single(first), single(second)
-    editor = Editor([one, other], model, None, out, align=align, framing=framing)
+    editor = Editor([one, other], model, (), out, align=align, framing=framing)
     titles, frames = editor.mixed(one, other, groups)
     name = f"{one.name}_with_{other.name}"
     editor.save_strip(titles, frames, name)

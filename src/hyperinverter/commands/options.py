@@ -49,10 +49,12 @@ EditRule = Annotated[
     ),
 ]
 Catalogue = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
-        help="Where names come from: digiface, pca, sefa, or a file. Default: the model's catalogue, else pca. "
-        "s6_501 is channel 501 of style layer 6, everywhere."
+        metavar="CATALOGUE|FILE",
+        help="Where names come from: digiface, pca, sefa, or a file; may be given several times, and the last one wins "
+        "where two have a name. Default: the model's catalogue, else pca. s6_501 is channel 501 of style layer 6, "
+        "everywhere.",
     ),
 ]
 

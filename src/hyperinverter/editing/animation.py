@@ -48,9 +48,20 @@ def save_animation(frames: Sequence[Image.Image], path: Path) -> None:
                 quality=90,
             )
         else:
-            palette = shown[len(shown) // 4].quantize(256)  # one for all frames, or colours flicker
+            palette = _together([*frames[:: max(1, len(frames) // 8)], frames[-1]]).quantize(
+                256
+            )  # one for all, or colours flicker
             flat = [frame.quantize(palette=palette) for frame in shown]
             flat[0].save(part, "GIF", save_all=True, append_images=flat[1:], duration=1000 // RATE, loop=0)
+
+
+def _together(frames: Sequence[Image.Image]) -> Image.Image:
+    """Frames in one picture, for colours that fit all of them."""
+    width, height = frames[0].size
+    drawn = Image.new("RGB", (width * len(frames), height))
+    for index, frame in enumerate(frames):
+        drawn.paste(frame, (width * index, 0))
+    return drawn
 
 
 def _save_video(frames: Sequence[Image.Image], path: Path) -> None:

@@ -1,12 +1,12 @@
 """Directions by name: the measured catalogue of a domain, a file, or what can be found for any generator.
 
 directions = load("digiface")
-smiling = shifted(inversion.w, [(directions["smile"], 2.0)])
+smiling = shifted(inversion.w, [(directions["smile"], 1.0)])
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hyperinverter.checkpoints.registry import domain_of, packaged_path
@@ -64,15 +64,26 @@ def named(name: str, known: Mapping[str, Direction], generator: Generator) -> Di
     return found
 
 
-def for_generator(generator: Generator, name: str | None = None) -> Directions:
+def for_generator(generator: Generator, names: Sequence[str] = ()) -> Directions:
     """Directions for a generator: those asked for, else its catalogue, else its principal components.
+
+    Args:
+        generator: Whose w they move.
+        names: Catalogues and files, see ``load``; a name that is in several of them means the direction of the last.
 
     Raises:
         UserError: See ``load``.
     """
-    if name is not None:
-        return load(name, generator)
-    return load(catalogue_of(generator) or "pca", generator)
+    found = Directions()
+    for name in names or [catalogue_of(generator) or "pca"]:
+        found.update(load(name, generator))
+    return found
+
+
+def with_catalogue(generator: Generator, names: Sequence[str]) -> Directions:
+    """``for_generator``, and what the generator's own catalogue has besides."""
+    own = catalogue_of(generator)
+    return for_generator(generator, [own, *names] if own and names else names)
 
 
 def catalogue_of(generator: Generator) -> str:

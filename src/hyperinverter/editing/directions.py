@@ -155,5 +155,5 @@ def parse_power(text: str) -> tuple[str, float]:
     except ValueError:
         power = float("nan")
     if not name or power != power or power in (float("inf"), float("-inf")):
-        raise UserError(f"{text[:80]!r} is not NAME=POWER with a number, such as smile=2")
+        raise UserError(f"{text[:80]!r} is not NAME=POWER with a number, such as smile=1")
     return name, power

@@ -62,7 +62,7 @@ def serve(
         password=password,
         runs=runs,
         framing=framing,
-        directions=directions,
+        directions=directions or [],
     )
 
 

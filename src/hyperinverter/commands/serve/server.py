@@ -36,7 +36,7 @@ def run(
     password: str | None,
     runs: Path | None,
     framing: str | None,
-    directions: str | None,
+    directions: Sequence[str],
 ) -> int:
     """Load the models and answer until the person stops it.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import shlex
 import time
 from collections import OrderedDict
@@ -48,6 +49,8 @@ _KINDS = {  # headings of the sliders
     "hair": ("forehead", "sides"),
     "light and colour": ("skin_light", "warmth", "light_side", "light_above", "background"),
 }
+
+_COMPONENT = re.compile(r"s?pc\d")  # what ``discover`` calls principal components
 
 OnStep = Callable[[int, int], None]
 
@@ -97,14 +100,14 @@ class Studio:
     Args:
         models: As typed.
         framing: How faces are cut out, a name of ``alignment.FRAMINGS``; None: as the domain of the first model says.
-        directions: Of the sliders, a catalogue or a file; None: as ``hyperinverter edit`` takes them.
+        directions: Of the sliders, catalogues or files; empty: the catalogue of the generator, else its components.
 
     Raises:
         UserError: If one cannot be loaded, or they do not draw with one generator.
     """
 
     def __init__(
-        self, models: Sequence[str], framing: str | None = None, directions: str | None = None
+        self, models: Sequence[str], framing: str | None = None, directions: Sequence[str] = ()
     ) -> None:
         if len(models) > MOST_MODELS:
             raise UserError(f"the page compares up to {MOST_MODELS} models, got {len(models)}")
@@ -118,7 +121,7 @@ class Studio:
                 )
         self.resolution = self.models[0].resolution
         self.framing = framing_for(self.models[0], framing)
-        self.source, self.directions = directions, catalogue.for_generator(generator, directions)
+        self.sources, self.directions = directions, catalogue.for_generator(generator, directions)
         self.distance, self.identity = build_judge("st_lpips_alex"), build_judge("id_descriptor")
         self._kept: OrderedDict[Any, Draw] = OrderedDict()
         self._decoded: tuple[Path, Image.Image] | None = None  # the last upload: it is cut right after
@@ -140,7 +143,7 @@ class Studio:
                 {
                     "name": direction.name,
                     "group": kinds.get(
-                        direction.name, "components" if direction.name[:2] == "pc" else "directions"
+                        direction.name, "components" if _COMPONENT.match(direction.name) else "directions"
                     ),
                     "low": direction.safe[0],
                     "high": direction.safe[1],
@@ -370,8 +373,8 @@ class Studio:
         typed = moves.typed()
         if "-d" not in typed:
             typed = ["-d", f"{next(iter(self.directions))}=0", *typed]
-        source = ["--directions", self.source] if self.source else []
-        return shlex.join([*words, *typed, *source])
+        given = [word for source in self.sources for word in ("--directions", source)]
+        return shlex.join([*words, *typed, *given])
 
 
 def centre_box(size: tuple[int, int]) -> list[float]:
