@@ -374,6 +374,29 @@ def test_a_face_goes_back_into_its_own_photo_alone(
     assert not np.array_equal(pasted, pixels)
 
 
+@pytest.mark.parametrize(
+    "command", ["invert", "edit -d smile=1", "align --framing centre"], ids=["invert", "edit", "align"]
+)
+def test_a_folder_fails_for_its_photos_and_not_for_its_other_files(
+    command: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.open(photos / "a.png").save(folder / "a.png")
+    (folder / "notes.txt").write_text("smiles")
+    typed = [*command.split(), str(folder), "--out", str(tmp_path / "out")]
+    if command.startswith("align"):  # the others take seconds
+        assert main(typed) == 0
+        assert "1 not photos (notes.txt)" in capsys.readouterr().err
+    assert sources([folder])[1] == f"left out below {folder}: 1 not photos (notes.txt)"
+    (folder / "empty.jpg").touch()
+    (folder / "of a phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    assert main(typed) == 1
+    said = "".join(capsys.readouterr())
+    assert all(word in said for word in ("empty.jpg", "of a phone.heic", "notes.txt"))
+    assert list((tmp_path / "out").glob("a*.png"))
+
+
 def test_edit_of_a_photo_equals_edit_of_its_file(photos: Path, inverted: Path, tmp_path: Path) -> None:
     for given, out in (
         (photos / "a.png", tmp_path / "photo"),

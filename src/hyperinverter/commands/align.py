@@ -11,7 +11,7 @@ import typer
 
 from hyperinverter.contracts import UserError, printable
 from hyperinverter.system.files import as_path
-from hyperinverter.system.terminal import put
+from hyperinverter.system.terminal import put, say
 
 if TYPE_CHECKING:
     from hyperinverter.alignment import Alignment  # brings torch
@@ -86,32 +86,29 @@ def _domain(domain: str, framing: str | None, size: int | None) -> tuple[str, in
     return framing or framing_of(cfg.name, cfg.faces), side
 
 
-def _photos(asked: Sequence[Path], out: Path) -> Iterator[tuple[Path, str]]:
-    """Every photo asked for and, where its file shows it already, why it cannot be read."""
+def _photos(asked: Sequence[Path], out: Path) -> Iterator[Path]:
+    """Every photo asked for, once; what lies in a folder and is no photo is left out."""
     from hyperinverter.data.listing import list_photos
 
     seen, own = set(), out.resolve()
     for path in asked:
         if not path.is_dir():
-            items = [(path, "")]
+            items = [path]
         else:
-            listing = list_photos(path)
-            items = [(path / name, "") for name in listing.names]
-            for reason, names in listing.skipped.items():
-                if reason != "hidden":
-                    items += [(path / name, f"{path / name} is left out: {reason}") for name in names]
-            items = [item for item in items if own == path.resolve() or own not in item[0].resolve().parents]
+            listing = list_photos(path).with_unreadable()
+            items = [path / name for name in listing.names]
+            items = [item for item in items if own == path.resolve() or own not in item.resolve().parents]
             if not items:
                 raise UserError(f"no photos below {path}; give a folder that holds some")
-        for item in sorted(items):
-            if item[0].resolve() not in seen:
-                seen.add(item[0].resolve())
+            if left_out := listing.report(path):
+                say(left_out)
+        for item in items:
+            if item.resolve() not in seen:
+                seen.add(item.resolve())
                 yield item
 
 
-def _align_all(
-    photos: list[tuple[Path, str]], out: Path, *, framing: str, points: dict[str, Any], **options: Any
-) -> int:
+def _align_all(photos: list[Path], out: Path, *, framing: str, points: dict[str, Any], **options: Any) -> int:
     from tqdm import tqdm
 
     from hyperinverter.alignment import Alignment, records
@@ -122,11 +119,9 @@ def _align_all(
     rows, failed = [], 0
     put(f"{'photo':<32} {'status':<10} {'faces':>5} {'side':>7} {'padded':>6}  crop")
     try:
-        for photo, known in tqdm(photos, desc="aligning", unit="photo", disable=None):
+        for photo in tqdm(photos, desc="aligning", unit="photo", disable=None):
             given = points.get(photo.name)
             try:
-                if known:
-                    raise UserError(known)
                 result = align_one(photo, framing=framing, points=given, **options)
             except UserError as error:  # its landmarks are no face, say; the others go on
                 result = Alignment("unreadable", str(error))

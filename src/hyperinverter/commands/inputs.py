@@ -33,8 +33,9 @@ DEFAULT = "digiface"
 
 
 def sources(places: Iterable[str | Path], *, inversions: bool = False) -> tuple[list[Source], str]:
-    """Find the photos below files and folders, in order.
+    """Find the photos below files and folders, in order; also those that cannot be read, which is said of each later.
 
+    What lies in a folder and is no photo is left out, and is no failure.
     Of photos whose names differ only in folder or ending, the second is called ``NAME-2``, and so on.
 
     Args:
@@ -57,7 +58,7 @@ def sources(places: Iterable[str | Path], *, inversions: bool = False) -> tuple[
             saved = sorted(path.rglob(f"*{INVERSION}")) if inversions else []
             found += saved
             if not saved:
-                listing = list_photos(path)
+                listing = list_photos(path).with_unreadable()
                 found += [path / name for name in listing.names]
                 lines += [line for line in [listing.report(path)] if line]
         elif path.is_file():
@@ -70,7 +71,8 @@ def sources(places: Iterable[str | Path], *, inversions: bool = False) -> tuple[
         raise UserError("no photos were found: give image files, or folders with some")
     named, renamed = _named(found)
     if renamed:
-        lines.append(f"{renamed} photos share their names with others, so their results have numbers")
+        some = "1 photo shares its name" if renamed == 1 else f"{renamed} photos share their names"
+        lines.append(f"{some} with others, so results have numbers")
     return named, "; ".join(lines)
 
 

@@ -1,5 +1,7 @@
 """The photos below a folder, by their names and beginnings, and which of them can be opened."""
 
+from __future__ import annotations
+
 import json
 import os
 import stat
@@ -22,6 +24,8 @@ _OTHER_FORMATS = {".heic", ".heif", ".raw", ".cr2", ".nef", ".dng", ".jxl"}
 # How photos begin, for files whose ending says nothing.
 _BEGINNINGS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"RIFF", b"II*\x00", b"MM\x00*", b"\x00\x00\x00\x0cjP")
 
+_NO_PHOTOS = ("not photos", "hidden")
+
 
 @dataclass
 class Listing:
@@ -37,6 +41,15 @@ class Listing:
             for reason, paths in sorted(self.skipped.items())
         ]
         return f"left out below {shown(str(root), 200)}: {', '.join(parts)}" if parts else ""
+
+    def with_unreadable(self) -> Listing:
+        """Photos that cannot be read among the others: a command that answers for every photo says so of each.
+
+        What is no photo, and what is hidden, stays left out.
+        """
+        left_out = {reason: names for reason, names in self.skipped.items() if reason in _NO_PHOTOS}
+        unreadable = [n for reason, names in self.skipped.items() if reason not in left_out for n in names]
+        return Listing(sorted([*self.names, *unreadable]), left_out)
 
 
 def check_root(root: object) -> Path:
