@@ -53,7 +53,8 @@ Catalogue = Annotated[
     typer.Option(
         metavar="CATALOGUE|FILE",
         help="Where names come from: digiface, pca, sefa, or a file; may be given several times, and the last one wins "
-        "where two have a name. Default: the model's catalogue, else pca. s6_501 is channel 501 of style layer 6, "
+        "where two have a name. In edit the model's catalogue is known as well. Default: that alone, else pca. "
+        "s6_501 is channel 501 of style layer 6, "
         "everywhere.",
     ),
 ]
