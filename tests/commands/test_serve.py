@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import shutil
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +22,7 @@ from starlette.testclient import TestClient
 
 from hyperinverter.alignment import detect
 from hyperinverter.commands import main
+from hyperinverter.commands.serve import server
 from hyperinverter.commands.serve import studio as studio_module
 from hyperinverter.commands.serve.app import Service
 from hyperinverter.commands.serve.gallery import Gallery
@@ -469,3 +472,17 @@ def test_the_command_refuses_what_is_not_safe(capsys: pytest.CaptureFixture[str]
     assert "add --password WORD" in capsys.readouterr().err
     assert main(["serve", *["--model", "digiface"] * 4]) == 1
     assert "compares up to 3 models" in capsys.readouterr().err
+
+
+def test_the_address_answers_from_when_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(line: str) -> None:
+        if found := re.search(r"http://127.0.0.1:(\d+)/", line):
+            with socket.create_connection(("127.0.0.1", int(found[1])), timeout=5):
+                opened.append(line)
+
+    opened: list[str] = []
+    monkeypatch.setattr(server, "Studio", lambda *_: None)
+    monkeypatch.setattr(server, "say", said)
+    monkeypatch.setattr(server._Server, "run", lambda self, sockets: sockets[0].close())
+    server.run(["digiface"], host="127.0.0.1", port=0, password=None, runs=None, framing=None, directions=[])
+    assert opened

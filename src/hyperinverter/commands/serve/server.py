@@ -53,6 +53,7 @@ def run(
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         taken.bind((host, port))
+        taken.listen()  # who opens the address at once waits, and is not refused
     except OSError as error:
         taken.close()
         raise UserError(
