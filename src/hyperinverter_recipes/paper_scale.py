@@ -2,6 +2,7 @@
 
     python -m hyperinverter_recipes.paper_scale churches FOLDER phase.batch_size=2
     python -m hyperinverter_recipes.paper_scale faces FOLDER domain.resolution=512 phase.batch_size=1
+    python -m hyperinverter_recipes.paper_scale faces FOLDER --experiment best_faces phase.batch_size=1
 
 Writes random weights under the names of the published files into FOLDER, runs ``train.py`` on them on the CPU with the
 discriminator joining at once, and prints the estimated and the measured memory from the run card. The numbers recorded
@@ -82,15 +83,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Two steps of a paper experiment, with random weights.")
     parser.add_argument("domain", choices=sorted(RESOLUTION))
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--experiment", help="of these sizes; default: the paper's of the domain")
     parser.add_argument("overrides", nargs="*", help="as after `python train.py`")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     resolution = RESOLUTION[args.domain]
     for item in args.overrides:
         if item.startswith("domain.resolution="):
             resolution = int(item.split("=")[1])
     args.folder.mkdir(parents=True, exist_ok=True)
     places = write_weights(args.domain, resolution, args.folder)
-    command = ["train.py", f"experiment=paper_{args.domain}", *SHORT, *args.overrides, *places]
+    experiment = args.experiment or f"paper_{args.domain}"
+    command = ["train.py", f"experiment={experiment}", *SHORT, *args.overrides, *places]
     done = subprocess.run([sys.executable, *command], check=False, env=os.environ)
     if done.returncode != 0:
         raise SystemExit(done.returncode)

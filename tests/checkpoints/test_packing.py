@@ -99,7 +99,7 @@ def test_what_ships_is_under_45_megabytes_and_floats_once_read() -> None:
 def test_the_better_model_ships_with_features_that_edits_move() -> None:
     model = load_hyperinverter("digiface_best")
     assert model.generator.source == "digiface"
-    assert model.rule == "warp"
+    assert model.rule == "picture"
     photos = to_tensor(sample_faces(accepted_indices()[:8]))
     found, paper = model.invert(photos), load_hyperinverter("digiface").invert(photos)
     assert list(found.features) == ["b16.conv1.features"]
