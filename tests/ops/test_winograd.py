@@ -10,7 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
+from hyperinverter.networks.generator import GeneratorConfig
+from hyperinverter.networks.styled import StyledConv
 from hyperinverter.ops import winograd
+from hyperinverter.ops.factored import FactoredResidual
 from hyperinverter.ops.modconv import modulated_conv2d
 from hyperinverter.ops.policy import policy
 from hyperinverter.ops.winograd import Conv3x3, conv3x3, pays
@@ -49,6 +52,32 @@ def test_equals_the_direct_convolution(
     for gradient, exact in zip(gradients, torch.autograd.grad(expected, (x, weight), upstream), strict=True):
         assert gradient.shape == exact.shape
         assert error(gradient, exact) < 3e-5
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("size", [(8, 8), (5, 8), (8, 5)])
+def test_the_next_layer_may_work_in_place(batch: int, size: tuple[int, int]) -> None:
+    x, weight = torch.randn(batch, 4, *size, requires_grad=True), torch.randn(6, 4, 3, 3)
+    conv3x3(x, weight).add_(1).square().sum().backward()
+    other = x.detach().requires_grad_()
+    F.conv2d(other, weight, padding=1).add(1).square().sum().backward()
+    assert x.grad is not None
+    assert other.grad is not None
+    assert error(x.grad, other.grad) < 1e-4
+
+
+@pytest.mark.parametrize("factored", [True, False])
+def test_one_photo_trains(factored: bool) -> None:
+    layer = StyledConv(
+        GeneratorConfig(img_resolution=64, channel_base=1024, channel_max=16), 16, 64, up=False
+    )
+    x, w = torch.randn(1, 16, 64, 64, requires_grad=True), torch.randn(1, 512)
+    parts = torch.randn(1, 16, 4, requires_grad=True), torch.randn(4, 144), torch.randn(144)
+    delta = FactoredResidual(*parts, layer.weight.shape) if factored else None
+    with policy(winograd="always"):
+        layer(x, w, delta, None, "const").square().sum().backward()
+    assert x.grad is not None
+    assert (parts[0].grad is not None) == factored
 
 
 def test_only_the_gradients_that_are_asked_for() -> None:

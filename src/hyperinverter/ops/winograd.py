@@ -134,14 +134,18 @@ def _convolve(x: Tensor, weight: Tensor) -> Tensor:
     kernels = _kernels(weight)
     windows = _windows(x)
     down, along = windows.shape[3:5]
-    out = x.new_empty(batch, down, _TILE, along, _TILE, out_channels)
+    shape = (batch, out_channels, down * _TILE, along * _TILE)
+    whole = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    out = whole.permute(0, 2, 3, 1).view(batch, down, _TILE, along, _TILE, out_channels)
     for samples, rows in _pieces(batch, down, along):
         products = torch.bmm(_both_ways(b, windows[:, :, samples, rows]), kernels)
         tiles = _both_ways(a, products.view(_WINDOW, _WINDOW, *windows[0, 0, samples, rows].shape[:3], -1))
         tiles = tiles.view(_TILE, _TILE, *out[samples, rows, 0, :, 0].shape)
         out[samples, rows] = tiles.permute(2, 3, 0, 4, 1, 5)
-    whole = out.view(batch, down * _TILE, along * _TILE, out_channels)
-    return whole[:, :height, :width].contiguous().permute(0, 3, 1, 2)
+    # Never a view: autograd refuses to add to one in place that a function of its own returned.
+    if whole.shape[2:] == x.shape[2:]:
+        return whole
+    return whole[..., :height, :width].clone(memory_format=torch.channels_last)
 
 
 def _kernel_gradient(x: Tensor, grad: Tensor) -> Tensor:
