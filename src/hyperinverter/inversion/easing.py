@@ -37,8 +37,8 @@ class Change(NamedTuple):
 
 
 # Tried on 128 validation photos of the built-in domain; how MOVED was chosen: outputs/published/digiface_best. Details
-# that are drawn again sit where the face no longer is, so what lies around a change goes with it; those that moved along
-# sit right.
+# that are drawn again sit where the face no longer is, so what lies around a change goes with it; those that moved
+# along sit right.
 DRAWN, MOVED = Change(0.1, 0.7, 4), Change(0.08, 0.7, 0)
 
 
