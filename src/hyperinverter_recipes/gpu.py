@@ -75,10 +75,12 @@ CHOICES: list[dict[str, Any]] = [
     {"equal_products": "each"},
     {"equal_products": "together"},
     {"per_sample": "loop"},
+    {"per_sample": "grouped"},
     {"factored": "kernels"},
     {"factored": "mixing"},
-    {"channels_last": True},
-    {"filter_layout": "as_given"},
+    {"channels_last": "never"},
+    {"channels_last": "always"},
+    {"fused": False},
 ]
 
 

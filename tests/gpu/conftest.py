@@ -17,6 +17,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reason = place.missing()
     for item in items:
         if Path(__file__).parent in item.path.parents:
+            if item.get_closest_marker("anywhere"):
+                continue
             item.add_marker(pytest.mark.gpu)
             if reason:
                 item.add_marker(pytest.mark.skip(reason=reason))

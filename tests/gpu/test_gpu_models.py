@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 from gpu_models import PLACES, SIDE, make_discriminator, make_model, make_phase1, phase2_task, photos
-from place import DEVICE, REHEARSAL, TOLERANCE, arithmetic, distance, exact, near, there
+from place import DEVICE, REHEARSAL, TOLERANCE, arithmetic, distance, exact, near, smooth_activations, there
 from torch import Tensor
 
 from hyperinverter import assembly, config
@@ -16,6 +16,7 @@ from hyperinverter.editing.directions import Direction
 from hyperinverter.inversion.carrying import RULES
 from hyperinverter.inversion.optimise import Optimiser, Projection
 from hyperinverter.inversion.phase2 import HyperInverter
+from hyperinverter.judges.base import Judge
 from hyperinverter.judges.catalogue import SHIPPED
 from hyperinverter.losses import adversarial
 from hyperinverter.metrics import MetricSuite
@@ -47,7 +48,9 @@ def test_an_inversion(model: HyperInverter, precision: str) -> None:
 @pytest.mark.parametrize("method", ["psp", "e4e"])
 def test_an_inversion_to_w_plus(method: str) -> None:
     model = make_phase1(method)
-    near([there(model).invert(PHOTOS.to(DEVICE)).image], [exact(model).invert(PHOTOS.double()).image])
+    with arithmetic("fp32"):
+        found = there(model).invert(PHOTOS.to(DEVICE))
+    near([found.image], [exact(model).invert(PHOTOS.double()).image])
 
 
 @pytest.mark.parametrize("eased", [1.0, 0.5])
@@ -122,21 +125,30 @@ def test_networks_that_compare(label: str) -> None:
     pair = [
         torch.nn.functional.interpolate(x, size=64) for x in (PHOTOS, PHOTOS.roll(1, 0))
     ]  # none with itself
-    a, b = (x.double() for x in pair)
-    side = exact(judge)
-    value = side._compare(side._embed(a.requires_grad_()), side._embed(b))  # around what makes them float32
-    wanted = value, *torch.autograd.grad(value.sum(), a)
-    found = []
-    for one, device in ((there(judge), DEVICE), (judge, torch.device("cpu"))):
+    side, here = exact(judge), there(judge)
+
+    def in_float64() -> list[Tensor]:
+        a, b = (x.double() for x in pair)
+        value = side._compare(
+            side._embed(a.requires_grad_()), side._embed(b)
+        )  # around what makes them float32
+        return [value, *torch.autograd.grad(value.sum(), a)]
+
+    def in_float32(judge: Judge, device: torch.device) -> list[Tensor]:
         a, b = (x.to(device) for x in pair)
         with arithmetic("fp32"):
-            value = one(a.requires_grad_(), b)
-        found.append((value, *torch.autograd.grad(value.sum(), a)))
-    (value, gradient), (_, on_the_host) = found
-    near([value], wanted[:1])
-    # Rounding moves features across zero, where ReLUs have another slope: 3e-4 for the descriptor on a processor.
-    allowed = max(TOLERANCE["fp32"], 2 * distance([on_the_host], wanted[1:]))
-    assert distance([gradient], wanted[1:]) <= allowed
+            value = judge(a.requires_grad_(), b)
+        return [value, *torch.autograd.grad(value.sum(), a)]
+
+    found, wanted = in_float32(here, DEVICE), in_float64()
+    near(found[:1], wanted[:1])
+    # Rounding moves features across zero, where ReLUs have another slope: the descriptor's gradient is 3e-4 apart on a
+    # processor, 1.2e-3 on an H100. Without those bends it has to be about as near as on a processor.
+    assert distance(found[1:], wanted[1:]) <= 1e-2
+    with smooth_activations():
+        found, wanted, host = in_float32(here, DEVICE), in_float64(), in_float32(judge, torch.device("cpu"))
+    allowed = max(TOLERANCE["fp32"], 3 * distance(host[1:], wanted[1:]))
+    assert distance(found[1:], wanted[1:]) <= allowed
 
 
 def test_plain_measures() -> None:
@@ -220,7 +232,8 @@ def test_a_fault_in_one_layer_is_caught(model: HyperInverter) -> None:
     ours, wanted = there(model), exact(model)
     with torch.no_grad():
         ours.generator.synthesis.get_parameter("b16.conv1.bias")[3] += 0.01
-    found, other = ours.invert(PHOTOS.to(DEVICE)), wanted.invert(PHOTOS.double())
+    with arithmetic("fp32"):
+        found, other = ours.invert(PHOTOS.to(DEVICE)), wanted.invert(PHOTOS.double())
     with pytest.raises(AssertionError, match="apart in fp32"):
         near([found.image], [other.image])
 
@@ -244,6 +257,21 @@ def test_replayed_inversions_and_edits(model: HyperInverter) -> None:
             near([draw(found.w + step)], [ours.prepare(found)(found.w + step)])
     if not REHEARSAL:  # a processor says why not
         assert (invert.reason, draw.reason) == (None, None)
+
+
+@pytest.mark.skipif(REHEARSAL, reason="a processor has no recordings")
+def test_a_replay_under_autocast_needs_nothing_from_before() -> None:
+    """Autocast's copies of weights go when it ends, and their memory becomes something else's."""
+    ours = there(make_model())
+    invert, photo = replayed(ours.invert), PHOTOS[:1].to(DEVICE)
+    for _ in range(2):
+        with torch.no_grad(), torch.autocast(DEVICE.type, torch.bfloat16):
+            found, wanted = invert(photo), ours.invert(photo)
+        assert invert.reason is None
+        near([found.image], [wanted.image], "bf16")
+        torch.cuda.empty_cache()
+        rubbish = [torch.full((1 << 20,), float("nan"), device=DEVICE) for _ in range(64)]
+        del rubbish
 
 
 def test_adam_in_one_launch() -> None:

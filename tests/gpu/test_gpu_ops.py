@@ -17,6 +17,7 @@ from hyperinverter import ops
 from hyperinverter.ops import (
     activation,
     factored,
+    finishing,
     modconv,
     per_sample,
     precision,
@@ -59,6 +60,10 @@ def by_hand(
 
     with torch.autocast(x.device.type, enabled=False):  # it takes tensors of one type only
         return per_sample.per_sample_conv2d(x, weight, u, w2, b2, style, plain, **options)
+
+
+def finished(x: Tensor, *, up: bool = False, **options: Any) -> Tensor:
+    return finishing.finish(x, resample.fir_kernel(4.0).to(x) if up else None, **options)
 
 
 def filtered(x: Tensor, **options: Any) -> Tensor:
@@ -110,6 +115,14 @@ CASES = {
         for kind, shape in (("shared", SHARED), ("own", OWN))
         for up in (False, True)
     },
+    **{
+        f"modulated_conv2d, own, one by one, up={up}": Case(
+            modconv.modulated_conv2d,
+            {"x": (B, I, 32, 32), "weight": OWN, "style": STYLE},
+            {"up": up, "gain": 1.4},
+        )
+        for up in (False, True)
+    },
     "modulated_conv2d, one photo": Case(
         modconv.modulated_conv2d, {"x": (1, I, 16, 16), "weight": SHARED, "style": (1, I)}
     ),
@@ -156,7 +169,18 @@ CASES = {
     "scale_bias_leaky_relu, no factor": Case(
         activation.scale_bias_leaky_relu, {k: v for k, v in BIASED.items() if k != "scale"}, {"scale": None}
     ),
-    "fir_filter": Case(filtered, {"x": X}, {"padding": 1}),
+    **{
+        f"finish, fused_finish, up={up}, clamp={clamp}": Case(
+            finished, {**BIASED, "x": (B, I, S + up, S + up)}, {"up": up, "clamp": clamp}
+        )
+        for up in (False, True)
+        for clamp in (None, 2.0)
+    },
+    "finish, noise of each": Case(
+        finished, {**BIASED, "x": (B, I, S + 1, S + 1), "noise": (B, S, S)}, {"up": True}
+    ),
+    "finish, no factor": Case(finished, {k: v for k, v in BIASED.items() if k != "scale"}, {"scale": None}),
+    "fir_filter, fused_filter": Case(filtered, {"x": X}, {"padding": 1}),
     "fir_filter, smaller": Case(filtered, {"x": X}, {"padding": 1, "stride": 2}),
     "upsample_image": Case(resample.upsample_image, {"x": (B, 3, S, S)}),
     "shrink": Case(resample.shrink, {"x": X}, {"side": 4}),
@@ -174,6 +198,10 @@ ELSEWHERE = {
     "policy",
     "policy_of",
     "fast_layout",
+    "one_by_one_pays",
+    "can_fuse",
+    "no_autocast",
+    "all_finite",
     "replayed",
     "copying_pays",
     "placed",
@@ -188,6 +216,7 @@ def test_values_and_gradients(name: str, precision: str) -> None:
     compared(function, inputs, precision, options)
 
 
+@pytest.mark.anywhere
 def test_every_function_of_ops_is_tested() -> None:
     public = {
         name

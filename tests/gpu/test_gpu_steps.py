@@ -32,6 +32,7 @@ from place import (
     smooth_activations,
 )
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.plugins import MixedPrecision
 from torch import Tensor
 
 from hyperinverter.contracts import Batch
@@ -72,11 +73,17 @@ def train(task: PhaseTask, where: str, precision: str, batches: Batches, *callba
         ".*GPU available but not used.*",
     ):
         warnings.filterwarnings("ignore", message=message)
+    # Gradients of one step overflow with the factor that a scaler begins with; it would leave the step out and try less.
+    scaled = precision == "16-mixed"
+    half = (
+        MixedPrecision("16-mixed", "cuda", torch.amp.GradScaler("cuda", init_scale=256.0)) if scaled else None
+    )
     trainer = Trainer(
         accelerator=where,
         devices=1,
         max_epochs=1,
-        precision=precision,  # type: ignore[arg-type]
+        precision=None if half else precision,  # type: ignore[arg-type]
+        plugins=half,
         callbacks=[*callbacks],
         logger=False,
         log_every_n_steps=1,

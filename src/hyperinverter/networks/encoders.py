@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hyperinverter.networks.backbones import Backbone, Taps, widen_input
 from hyperinverter.networks.layers import EqualLinear
+from hyperinverter.ops.precision import no_autocast
 
 FEATURE_SIZE = 8  # side of every feature map the hypernetwork reads
 Heads = Literal["layer", "resolution", "level"]
@@ -270,4 +271,6 @@ class FeatureEncoder(nn.Module):
 
 def _upsample_add(coarse: Tensor, lateral: Tensor) -> Tensor:
     # align_corners=True in the pyramid, False for images: published weights depend on both
-    return F.interpolate(coarse, size=lateral.shape[-2:], mode="bilinear", align_corners=True) + lateral
+    with no_autocast(coarse):  # it would make everything behind it float32
+        large = F.interpolate(coarse, size=lateral.shape[-2:], mode="bilinear", align_corners=True)
+    return large + lateral

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from hyperinverter.networks.layers import EqualLinear
-from hyperinverter.ops.activation import GAIN, scale_bias_leaky_relu
+from hyperinverter.ops.activation import GAIN
 from hyperinverter.ops.factored import FactoredResidual, Residual, delta_conv2d, residual_conv2d
+from hyperinverter.ops.finishing import finish
 from hyperinverter.ops.modconv import modulated_conv2d
-from hyperinverter.ops.resample import fir_filter, fir_kernel
+from hyperinverter.ops.resample import fir_kernel
 
 
 @dataclass(frozen=True)
@@ -142,14 +143,13 @@ class StyledConv(nn.Module):
             x, factor = delta_conv2d(x, self.weight, delta, style, up=self.up, gain=GAIN)
         else:
             x, factor = modulated_conv2d(x, self.weight, style, up=self.up, gain=GAIN)
-        if self.up:
-            x = fir_filter(x, self.fir, padding=1)
         noise: Tensor | None = None
         if noise_mode == "const":
             noise = self.noise_const
         elif noise_mode == "random":
-            noise = torch.randn(len(x), *x.shape[2:], device=x.device)
-        return scale_bias_leaky_relu(x, factor, self.bias, noise, self.noise_strength, self.clamp)
+            noise = torch.randn(len(x), *self.noise_const.shape, device=x.device)
+        fir = self.fir if self.up else None
+        return finish(x, fir, factor, self.bias, noise, self.noise_strength, self.clamp)
 
 
 class ToRGB(nn.Module):

@@ -29,7 +29,7 @@ def scale_bias_leaky_relu(
 
     Args:
         x: Features, ``(B, C, H, W)``. Overwritten by the result without ``scale``, or where no gradient is wanted.
-        scale: Factor per sample and channel, ``(B, C, 1, 1)``; None for 1.
+        scale: Factor per sample and channel, ``(B, C, 1, 1)``, of any precision; None for 1.
         bias: ``(C,)``.
         noise: ``(H, W)``, or ``(B, H, W)`` for one per sample; None for 0.
         strength: Factor of the noise, ``()``.
@@ -46,7 +46,7 @@ def scale_bias_leaky_relu(
         out = x if noise is None else x.add_((noise * strength).to(x.dtype), alpha=GAIN)
         out = out.add_(bias.view(-1, 1, 1).to(x.dtype), alpha=GAIN)
     else:
-        bias = bias * GAIN
+        scale, bias = scale.to(x.dtype), bias * GAIN  # a wider scale would make everything behind it wider
         if noise is None:
             offset = bias.view(-1, 1, 1)
         elif x.is_contiguous(memory_format=torch.channels_last):

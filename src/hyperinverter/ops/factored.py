@@ -238,7 +238,7 @@ def _mixed(
         maps.reshape(batch, groups * hidden, -1),
     )
     factor = (_demodulation(shared, parts, v, style) * gain).view(batch, -1, 1, 1)
-    return mixed.view(batch, out_channels, *size), factor.to(x.dtype)
+    return mixed.view(batch, out_channels, *size), factor
 
 
 def _demodulation(shared: Tensor, parts: Tensor, v: Tensor, style: Tensor) -> Tensor:

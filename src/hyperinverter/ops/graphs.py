@@ -103,7 +103,16 @@ class _Recording:
 
 def _record(function: Callable[[Tensor], Result], x: Tensor) -> tuple[_Recording, Tensor, Result]:
     given, recording = x.clone(), _Recording()
-    return recording, given, recording.record(lambda: function(given))
+    kind = x.device.type
+
+    def call() -> Result:
+        # Autocast keeps weights in half precision from the first use to its end. A recording that used such copies
+        # from before would read memory that has become something else's; within, they are made anew each time.
+        enabled, half = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+        with torch.autocast(kind, half, enabled, cache_enabled=False):
+            return function(given)
+
+    return recording, given, recording.record(call)
 
 
 def _copied(result: Any) -> Any:

@@ -6,6 +6,7 @@ counts, wherever the policy leaves the choice to it:
     ``winograd.pays``                   few multiplications or the direct convolution
     ``FactoredResidual.mixing_pays``    factored residuals: mix maps or make kernels
     ``modconv.on_kernel``               style and demodulation: on the features or on the kernel
+    ``modconv.one_by_one_pays``         kernels of each sample's own: one convolution each or a grouped one
     ``products.copying_pays``           weights of one shape: put together for one product or one by one
 
 Tests and benchmarks change the choice for a while: ``with policy(winograd="never"): ...``.
@@ -26,13 +27,16 @@ from torch import Tensor
 class Policy:
     """The choices of one kind of device; the figures are measured (outputs/published/bench)."""
 
-    # One convolution per sample with kernels of its own, or one grouped convolution for the batch. A CPU loses a
-    # factor of 2 to 3.5 with groups; a GPU loses more to many small launches.
-    per_sample: Literal["loop", "grouped"]
+    # Kernels of each sample's own. "loop": made, used and dropped one after the other; a CPU loses a factor of 2 to
+    # 3.5 with groups. "grouped": made at once, used in one grouped convolution. "by_size": made at once, used one by
+    # one where maps are large: on a GPU groups want a layout that all other operations are slower in, and many
+    # launches for small maps cost more than they save.
+    per_sample: Literal["loop", "grouped", "by_size"]
     # 3x3 convolutions with a quarter of the multiplications. cuDNN chooses such algorithms itself.
     winograd: Literal["where_it_pays", "never", "always"]
-    # Bring images and features into that layout before convolutions: 1.1 to 3.6 times faster on a CPU.
-    channels_last: bool
+    # Bring images and features into that layout before convolutions: 1.1 to 3.6 times faster on a CPU, 1.3 to 2.4 times
+    # on an H100 in bfloat16 ("half": there and in float16 alone).
+    channels_last: Literal["always", "half", "never"]
     # Numbers in a feature map from which a batch is drawn in parts, None for no limit. On a CPU the batch is then no
     # faster than its parts and takes more memory.
     largest_map: int | None
@@ -47,33 +51,40 @@ class Policy:
     fused_optimizer: bool
     # Where exact repeats are wanted, resize by matrix products (``ops.resample.repeatable``): a CPU repeats anyway.
     matrices_repeat: bool
+    # Filter and finish features in one pass, with kernels of our own (``ops.fused``).
+    fused: bool
+    # The layout that features are filtered in where no kernel of our own does it. cuDNN takes 3.5 times as long in
+    # channels_last as in the other.
+    filter_layout: Literal["channels_last", "as_given"]
     # Factored residuals: mix maps, make kernels, or what needs fewer multiplications.
     factored: Literal["cheapest", "mixing", "kernels"] = "cheapest"
-    # The layout that features are filtered in, and keep from there on; the second is not measured on any device.
-    filter_layout: Literal["channels_last", "as_given"] = "channels_last"
 
 
 GPU = Policy(  # and all other devices
-    per_sample="grouped",
+    per_sample="by_size",
     winograd="never",
-    channels_last=False,
+    channels_last="half",
     largest_map=None,
     regressors="together",
     equal_products="cheapest",
     graphs=True,
     fused_optimizer=True,
     matrices_repeat=True,
+    fused=True,
+    filter_layout="as_given",
 )
 CPU = Policy(
     per_sample="loop",
     winograd="where_it_pays",
-    channels_last=True,
+    channels_last="always",
     largest_map=2**24,
     regressors="loop",
     equal_products="each",
     graphs=False,
     fused_optimizer=False,
     matrices_repeat=False,
+    fused=False,
+    filter_layout="channels_last",
 )
 TABLE: dict[str, Policy] = {"cpu": CPU}
 
@@ -113,4 +124,13 @@ def policy(base: Policy | None = None, **changes: Any) -> Iterator[None]:
 
 def fast_layout(x: Tensor) -> Tensor:
     """Return images or features ``(B, C, H, W)`` in the layout that convolutions on their device run fastest in."""
-    return x.contiguous(memory_format=torch.channels_last) if policy_of(x).channels_last else x
+    wanted = policy_of(x).channels_last
+    if wanted == "always" or (wanted == "half" and _in_half(x)):
+        return x.contiguous(memory_format=torch.channels_last)
+    return x
+
+
+def _in_half(x: Tensor) -> bool:
+    if x.dtype in (torch.bfloat16, torch.float16):
+        return True
+    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)  # which has no autocast
