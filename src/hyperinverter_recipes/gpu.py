@@ -158,11 +158,12 @@ class Bench:
         self.outcomes.append(outcome)
         if outcome.failed:
             print(f"{outcome.name} {outcome.said}", file=sys.stderr, flush=True)
+        self._report()  # before the GPU is asked for anything: after some faults it answers no more
+        if outcome.failed:
             self._model = None  # and what it holds on the GPU
             gc.collect()
             if self.device == "cuda":
                 torch.cuda.empty_cache()
-        self._report()
 
     def _cut_off(self) -> None:
         names = [part.name for part in self.parts()][len(self.outcomes) :]

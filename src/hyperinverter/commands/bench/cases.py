@@ -96,7 +96,12 @@ SIZES = {
 
 def make_model(size: str, device: str = "cpu") -> HyperInverter:
     """Build the model with random weights and visible residuals."""
-    shape = SIZES[size]
+    with torch.device(device):  # a GPU draws hundreds of millions of weights at once
+        model = _made(SIZES[size])
+    return model if device == "cpu" else model.to(device)  # tensors without content cannot be moved
+
+
+def _made(shape: Size) -> HyperInverter:
     generator = Generator(None, **shape.generator)
     kernels = select(generator.kernels(), ["convs_torgb"])
     spec = ModelSpec(
@@ -113,7 +118,7 @@ def make_model(size: str, device: str = "cpu") -> HyperInverter:
     )
     model = build(spec, generator, init="fan_in")
     assert isinstance(model, HyperInverter)
-    return model if device == "cpu" else model.to(device)  # tensors without content cannot be moved
+    return model
 
 
 def step(model: HyperInverter, photo: Tensor, half: bool = False) -> Tensor:
