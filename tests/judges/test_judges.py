@@ -84,9 +84,23 @@ def test_stlpips_for_reports_is_the_same_up_to_rounding(sides: tuple[int, int]) 
     plain, quick = STLPIPS(), STLPIPS().for_reports()
     torch.manual_seed(0)
     a, b = torch.rand(2, 2, 3, *sides) * 2 - 1
-    assert_close(quick.embed(a)[0], plain.embed(a)[0], rtol=1e-4, atol=1e-6)
+    for found, wanted in zip(quick.embed(a), plain.embed(a), strict=True):
+        assert_close(found, wanted, rtol=1e-4, atol=1e-6)
     assert_close(quick(a, b), plain(a, b), rtol=1e-5, atol=1e-7)
+    assert_close(quick(a, a.flip(0)), plain(a, a.flip(0)), rtol=1e-5, atol=1e-7)
     assert quick.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_stlpips_for_reports_compares_pairs_as_they_stand_and_in_one_pass(photo: Tensor) -> None:
+    judge = STLPIPS().for_reports()
+    seen: list[int] = []
+    judge.net.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    found = judge(photo[:3], photo[3:6])
+    assert seen == [6]
+    one_by_one = torch.cat([judge(photo[k : k + 1], photo[3 + k : 4 + k]) for k in range(3)])
+    assert_close(found, one_by_one, rtol=1e-5, atol=1e-7)
+    assert judge(photo[:2], photo[:2]).abs().max() == 0
+    assert_close(judge(photo[:2], photo[2:3]), STLPIPS()(photo[:2], photo[2:3]), rtol=1e-5, atol=1e-7)
 
 
 def test_blur_down_is_a_triangle_filter_after_reflection() -> None:

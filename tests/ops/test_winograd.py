@@ -16,7 +16,7 @@ from hyperinverter.ops import winograd
 from hyperinverter.ops.factored import FactoredResidual
 from hyperinverter.ops.modconv import modulated_conv2d
 from hyperinverter.ops.policy import policy
-from hyperinverter.ops.winograd import Conv3x3, conv3x3, pays
+from hyperinverter.ops.winograd import Conv3x3, conv3x3, conv3x3_by, pays, transformed
 
 
 def error(found: Tensor, expected: Tensor) -> float:
@@ -47,8 +47,13 @@ def test_equals_the_direct_convolution(
     found = conv3x3(x, weight)
     assert found.is_contiguous(memory_format=torch.channels_last)
     assert error(found, expected) < 3e-5
+    with policy(winograd="never"):  # is for those that choose
+        by_kernels = conv3x3_by(x, transformed(weight.detach()))
+    assert error(by_kernels, expected) < 3e-5
     upstream = torch.randn_like(expected)
+    (by_x,) = torch.autograd.grad(by_kernels, x, upstream.float())
     gradients = torch.autograd.grad(found, (x, weight), upstream.float())
+    assert error(by_x, gradients[0]) < 3e-5
     for gradient, exact in zip(gradients, torch.autograd.grad(expected, (x, weight), upstream), strict=True):
         assert gradient.shape == exact.shape
         assert error(gradient, exact) < 3e-5

@@ -16,6 +16,7 @@ from hyperinverter.contracts import UserError
 from hyperinverter.judges.base import Embedding, Judge
 from hyperinverter.judges.efficientnet import EfficientNetLite0Features
 from hyperinverter.networks.frozen import load_strictly
+from hyperinverter.ops import winograd
 from hyperinverter.ops.policy import fast_layout
 from hyperinverter.ops.resample import reflected
 
@@ -120,9 +121,16 @@ class STLPIPS(PerceptualJudge):
         return [head.sqrt().view(-1, 1, 1) for head in self.net.heads]
 
     def for_reports(self) -> STLPIPS:
-        """As ``Judge``: 0.6 to 0.75 of the time on a CPU, at 64 pixels."""
-        self.net.merge_first()
+        """As ``Judge``: 0.55 to 0.6 of the time on a CPU, at 64 pixels."""
+        self.net.prepare()
         return self
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """As ``Judge``; for reports both go through the network at once, so that its weights are read once."""
+        if not self.net.prepared or a.shape != b.shape:
+            return super().forward(a, b)
+        of_a, of_b = zip(*(x.chunk(2) for x in self.embed(torch.cat([a, b]))), strict=True)
+        return self.compare([*of_a], [*of_b])
 
 
 class ShiftTolerantAlexNet(nn.Module):
@@ -130,7 +138,7 @@ class ShiftTolerantAlexNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.merged = False
+        self.prepared = False
         self.conv1 = nn.Conv2d(3, 64, 11, padding=2)
         self.conv2 = nn.Conv2d(64, 192, 5, padding=2)
         self.conv3 = nn.Conv2d(192, 384, 3, padding=1)
@@ -139,15 +147,43 @@ class ShiftTolerantAlexNet(nn.Module):
         self.heads = nn.ParameterList([torch.zeros(c) for c in (64, 192, 384, 256, 256)])
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        x1 = F.relu(self._first_merged(x) if self.merged else blur_down(self.conv1(x)))
-        x2 = F.relu(self.conv2(blur_down(F.max_pool2d(x1, 3, stride=1))))
-        x3 = F.relu(self.conv3(blur_down(F.max_pool2d(x2, 3, stride=1))))
-        x4 = F.relu(self.conv4(x3))
-        x5 = F.relu(self.conv5(x4))
+        x1 = F.relu(self._first_merged(x) if self.prepared else blur_down(self.conv1(x)))
+        x2 = F.relu(self.conv2(blur_down(self._largest(x1))))
+        x3 = F.relu(self._conv3x3(blur_down(self._largest(x2)), "conv3"))
+        x4 = F.relu(self._conv3x3(x3, "conv4"))
+        x5 = F.relu(self._conv3x3(x4, "conv5"))
         return [x1, x2, x3, x4, x5]
 
-    def merge_first(self) -> None:
-        """Make kernels of the first convolution and its blur together, for the weights as they are now.
+    def prepare(self) -> None:
+        """Make from the weights as they are now what takes less time; they must not change from then on."""
+        self._merge_first()
+        for name in ("conv3", "conv4", "conv5"):
+            kernels = winograd.transformed(self.get_submodule(name).get_parameter("weight").detach())
+            self.register_buffer(_transformed(name), kernels, persistent=False)
+        self.prepared = True
+
+    def _largest(self, x: Tensor) -> Tensor:
+        """The largest of every 3x3 numbers, ``(B, C, H - 2, W - 2)``."""
+        if not self.prepared:
+            return F.max_pool2d(x, 3, stride=1)
+        # The same numbers in 0.3 to 0.4 of the time on a CPU: PyTorch's compares all nine and keeps where each was.
+        for _ in range(2):
+            x = torch.maximum(x[:, :, :-1], x[:, :, 1:])
+        for _ in range(2):
+            x = torch.maximum(x[..., :-1], x[..., 1:])
+        return x
+
+    def _conv3x3(self, x: Tensor, name: str) -> Tensor:
+        """What the convolution of this name gives."""
+        layer = self.get_submodule(name)
+        if not self.prepared:
+            found: Tensor = layer(x)
+            return found
+        out = winograd.conv3x3_by(x, self.get_buffer(_transformed(name)))
+        return out + layer.get_parameter("bias")[:, None, None]
+
+    def _merge_first(self) -> None:
+        """Make kernels of the first convolution and its blur together.
 
         Both are linear, so that one convolution with stride 2 takes a third of the multiplications. The last row and
         column of an even number are blurred with their reflection, 2 2 instead of 1 2 1, and have kernels of their own.
@@ -161,7 +197,6 @@ class ShiftTolerantAlexNet(nn.Module):
                 whole = F.conv2d(planes, blur.flip(2, 3), padding=(len(column) - 1, len(row) - 1))
                 kernel = fast_layout(whole.view(*weight.shape[:2], *whole.shape[2:]))
                 self.register_buffer(_merged(down, along), kernel, persistent=False)
-        self.merged = True
 
     def _first_merged(self, x: Tensor) -> Tensor:
         """``blur_down(self.conv1(x))``; its first two rows are equal, and its last two of an odd number."""
@@ -190,6 +225,11 @@ class ShiftTolerantAlexNet(nn.Module):
 def _merged(down: int, along: int) -> str:
     """Name of a kernel: 1 for the last row, or column."""
     return f"merged_{down}{along}"
+
+
+def _transformed(name: str) -> str:
+    """Name of what ``winograd.transformed`` makes of a convolution's kernels."""
+    return f"transformed_{name}"
 
 
 def blur_down(x: Tensor) -> Tensor:
