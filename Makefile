@@ -33,8 +33,9 @@ test-all: env
 test-browser: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser
 
-# On a GPU. HYPERINVERTER_TEST_DEVICE=cpu make test-gpu rehearses the same tests on a processor.
-TEST_GPU := -m pytest -m gpu -W default -rs tests/gpu
+# On a GPU. HYPERINVERTER_TEST_DEVICE=cpu make test-gpu rehearses the same tests on a processor. OPTIONS="-n 12" where
+# there is pytest-xdist: most of the time goes to the references in float64 on the processor.
+TEST_GPU := -m pytest -m gpu -W default -rs $(OPTIONS) tests/gpu
 
 test-gpu: env
 	$(BIN)/python $(TEST_GPU)
@@ -50,7 +51,7 @@ gpu-wheels: env
 
 test-gpu-bare:
 	$(PYTHON) -m pip install --quiet --no-index --no-deps --upgrade --target .gpu-wheels/site .gpu-wheels/*.whl
-	PYTHONPATH=.gpu-wheels/site:src $(PYTHON) $(TEST_GPU)
+	PYTHONPATH=$(CURDIR)/.gpu-wheels/site:$(CURDIR)/src $(PYTHON) $(TEST_GPU)
 
 # Exactly the lowest versions that pyproject.toml declares: make test-floors PYTHON=python3.10
 # Old releases warn about newer neighbours; that is not a failure.

@@ -3,10 +3,11 @@
     python -m hyperinverter_recipes.gpu --out outputs/published/bench_gpu
     python -m hyperinverter_recipes.gpu --rehearse --out FOLDER        the same on a processor, with tiny networks
 
-Leaves ``table.csv`` (ours against the method written the obvious way, in turns), ``policies.csv`` (other choices of
-``ops.policy``), ``profile.txt`` (where a training step's time goes) and ``README.md`` (the machine, what was wanted,
-what came out, and what became of each part). The most important parts come first, each with a share of the time;
-every line is written at once. A part that fails is named, the others go on, and the exit code is 1. Weights are random.
+Leaves ``table.csv`` (ours against the method written the obvious way, in turns; the host's seconds are those until
+it has asked the GPU for everything), ``policies.csv`` (other choices of ``ops.policy``), ``profile.txt`` (where a
+training step's time goes) and ``README.md`` (the machine, what was wanted, what came out, and what became of each
+part). The most important parts come first, each with a share of the time; every line is written at once. A part that
+fails is named, the others go on, and the exit code is 1. Weights are random.
 """
 
 from __future__ import annotations
@@ -207,6 +208,7 @@ class Bench:
             memory["reference"] = self._peak_mb(runs["reference"], place, share)
         there = [side for side in SIDES if memory[side] is not None]
         taken = self._in_turns({side: runs[side] for side in there}, place, share)
+        asked = None if share.over("the host's time") else _host_seconds(runs["ours"], place)
         ours, reference = (statistics.median(taken[side]) if side in taken else None for side in SIDES)
         counted = (
             None if share.over("its arithmetic") else count(self._size(case), name, batch, "ours", "cuda")
@@ -220,6 +222,7 @@ class Bench:
             "seconds": ours,
             "reference_seconds": reference,
             "ratio": reference / ours if ours and reference else None,
+            "host_seconds": asked,
             "images_per_second": batch / ours if ours else None,
             "peak_mb": of_ours,
             "reference_peak_mb": of_reference,
@@ -368,6 +371,16 @@ class Bench:
             "`python -m hyperinverter_recipes.hours`.",
             "",
         ]
+
+
+def _host_seconds(run: Run, place: Place) -> float:
+    """Seconds until the host has asked for everything; where they are all there is, the GPU waits for it."""
+    place.wait()
+    began = time.perf_counter()
+    run()
+    asked = time.perf_counter() - began
+    place.wait()
+    return asked
 
 
 def _name(case: Case) -> str:

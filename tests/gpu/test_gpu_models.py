@@ -274,6 +274,21 @@ def test_a_replay_under_autocast_needs_nothing_from_before() -> None:
         del rubbish
 
 
+@pytest.mark.skipif(REHEARSAL, reason="a processor has no recordings")
+def test_what_cannot_be_recorded_is_called_and_does_no_harm() -> None:
+    function = replayed(lambda x: x * float(x.sum()))  # the host looks at a number
+    x = torch.ones(3, device=DEVICE)
+    with torch.no_grad():
+        for _ in range(2):
+            near([function(x)], [3 * torch.ones(3)])
+    assert "cannot be recorded" in str(function.reason)
+    assert torch.randn(3, device=DEVICE).isfinite().all()
+    again = replayed(lambda x: 2 * x)
+    with torch.no_grad():
+        near([again(x)], [2 * torch.ones(3)])
+    assert again.reason is None
+
+
 def test_adam_in_one_launch() -> None:
     parameters = [torch.nn.Parameter(torch.zeros(5, device=DEVICE))]
     with arithmetic("fp32"):

@@ -78,6 +78,10 @@ def exactly(x: Tensor) -> Tensor:
         torch.use_deterministic_algorithms(False)
 
 
+def prepared(x: Tensor, weight: Tensor) -> Tensor:
+    return winograd.conv3x3_by(x, winograd.transformed(weight))
+
+
 def kept(x: Tensor) -> Tensor:
     return factored.materialised(x)
 
@@ -188,6 +192,7 @@ CASES = {
     "reflected": Case(resample.reflected, {"x": X}, {"border": 2}),
     "repeatable": Case(exactly, {"x": X}),
     "conv3x3": Case(winograd.conv3x3, {"x": X, "weight": SHARED}),
+    "conv3x3_by, transformed": Case(prepared, {"x": X, "weight": SHARED}),
     "winograd.gradients": Case(winograd.conv3x3, {"x": X, "weight": SHARED}),
 }
 # What gives no number that is learned from, or is called by what is tested.

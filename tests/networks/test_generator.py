@@ -332,3 +332,19 @@ def test_draws_the_golden_images(v0: Generator, golden: dict[str, Tensor]) -> No
         assert_close(tamer[:, 0], golden["w_psi07"], rtol=0, atol=1e-4)
         assert_close(v0(golden["z"], 0.7), golden["image_psi07"], rtol=0, atol=1e-4)
     assert not torch.allclose(golden["image_const"], golden["image_none"], atol=1e-2)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_colours_in_parts_are_the_colours(generator: Generator, own: bool) -> None:
+    layer = generator.synthesis.get_submodule("b16.torgb")
+    x = torch.randn(2, layer.weight.shape[1], 16, 16).to(memory_format=torch.channels_last).requires_grad_()
+    delta = torch.randn(2, *layer.weight.shape) if own else None
+    w = torch.randn(2, generator.w_dim, requires_grad=True)
+    results = []
+    for pixels in (None, 64, 100):  # which does not divide 256: one part
+        with policy(colour_pixels=pixels):
+            image = layer(x, w, delta, None)
+        weights = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
+        results.append((image, *torch.autograd.grad((image * weights).sum(), (x, w, layer.weight))))
+    assert_close(results[1], results[0], rtol=1e-4, atol=1e-4)
+    assert_close(results[2], results[0], rtol=1e-4, atol=1e-4)

@@ -134,3 +134,11 @@ def test_shapes_and_layouts_are_known_without_content() -> None:
                 **{name: x if x is None else mode.from_tensor(x) for name, x in inputs.items()}  # type: ignore[arg-type]
             )
         assert (fake.shape, fake.stride(), fake.dtype) == (real.shape, real.stride(), real.dtype)
+
+
+def test_compilers_take_the_kernel_as_it_is() -> None:
+    inputs = given("channels_last", up=True)
+    compiled = torch.compile(fused.fused_finish, fullgraph=True, backend="aot_eager")
+    found, wanted = (function(**inputs) for function in (compiled, fused.fused_finish))
+    assert_close(found, wanted)
+    assert_close(gradients(found, inputs), gradients(wanted, inputs))

@@ -16,6 +16,7 @@ from hyperinverter.ops.activation import GAIN
 from hyperinverter.ops.factored import FactoredResidual, Residual, delta_conv2d, residual_conv2d
 from hyperinverter.ops.finishing import finish
 from hyperinverter.ops.modconv import modulated_conv2d
+from hyperinverter.ops.policy import policy_of
 from hyperinverter.ops.resample import fir_kernel
 
 
@@ -176,12 +177,23 @@ class ToRGB(nn.Module):
         # narrow maps without gradients the other is faster, but whether gradients are wanted should not change images.)
         mixing, bias = (weight * style[:, None]).to(x.dtype), self.bias.to(x.dtype)
         if x.is_contiguous(memory_format=torch.channels_last):
-            pixels = x.permute(0, 2, 3, 1).flatten(1, 2)
-            colours = torch.baddbmm(bias, pixels, mixing.transpose(1, 2)).transpose(1, 2)
+            pixels = x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, H W, C)
+            parts = _parts(pixels)
+            mixing = mixing.repeat_interleave(parts, dim=0) if parts > 1 else mixing
+            pixels = pixels.reshape(len(x) * parts, -1, x.shape[1])
+            colours = torch.baddbmm(bias, pixels, mixing.transpose(1, 2))
+            colours = colours.view(len(x), -1, len(bias)).transpose(1, 2)
         else:
             colours = torch.baddbmm(bias[:, None], mixing, x.flatten(2))
         image = colours.unflatten(2, x.shape[2:])
         return image if self.clamp is None else image.clamp(-self.clamp, self.clamp)
+
+
+def _parts(pixels: Tensor) -> int:
+    """Into how many parts the policy cuts the pixels ``(B, P, C)`` of each sample."""
+    most = policy_of(pixels).colour_pixels
+    count = 1 if most is None else max(1, pixels.shape[1] // most)
+    return count if pixels.shape[1] % count == 0 else 1
 
 
 class Block(nn.Module):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import importlib.util
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
 from typing import Any
 
 import torch
@@ -24,17 +23,15 @@ from hyperinverter.ops.policy import policy_of
 PADDING = 1  # of the filter after a transposed convolution
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 _BLOCK = 1024  # numbers of a row that a program holds
+_TRITON = (
+    importlib.util.find_spec("triton") is not None
+)  # found out here: compilers cannot follow the question
 _OPTIONAL = "Tensor? fir, Tensor? scale, Tensor bias, Tensor? noise, Tensor strength, float? clamp"
-
-
-@cache
-def _triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
 
 
 def can_fuse(x: Tensor) -> bool:
     """Whether features ``(B, C, H, W)`` are finished and filtered by one kernel here."""
-    return policy_of(x).fused and x.is_cuda and x.dtype in _TYPES and _triton()
+    return policy_of(x).fused and x.is_cuda and x.dtype in _TYPES and _TRITON
 
 
 def fused_finish(

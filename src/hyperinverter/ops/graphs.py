@@ -93,6 +93,14 @@ class _Recording:
         with torch.cuda.stream(stream):
             for _ in range(_WARM_UP):
                 call()
+            # What makes the host wait cannot be recorded. PyTorch would say so in the middle of a recording, and draw
+            # no random numbers from then on.
+            before = torch.cuda.get_sync_debug_mode()
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                call()
+            finally:
+                torch.cuda.set_sync_debug_mode(before)
         torch.cuda.current_stream().wait_stream(stream)
         with torch.cuda.graph(self.graph):
             return call()

@@ -51,6 +51,9 @@ class Policy:
     fused_optimizer: bool
     # Where exact repeats are wanted, resize by matrix products (``ops.resample.repeatable``): a CPU repeats anyway.
     matrices_repeat: bool
+    # Pixels of a map whose colours are one matrix product, None for all. Its gradient by the weights is a sum over
+    # pixels with three results for each channel, which a GPU gives to one of its processors, however long it is.
+    colour_pixels: int | None
     # Filter and finish features in one pass, with kernels of our own (``ops.fused``).
     fused: bool
     # The layout that features are filtered in where no kernel of our own does it. cuDNN takes 3.5 times as long in
@@ -70,6 +73,7 @@ GPU = Policy(  # and all other devices
     graphs=True,
     fused_optimizer=True,
     matrices_repeat=True,
+    colour_pixels=4096,
     fused=True,
     filter_layout="as_given",
 )
@@ -83,6 +87,7 @@ CPU = Policy(
     graphs=False,
     fused_optimizer=False,
     matrices_repeat=False,
+    colour_pixels=None,
     fused=False,
     filter_layout="channels_last",
 )
