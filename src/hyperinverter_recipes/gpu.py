@@ -246,6 +246,10 @@ class Bench:
 
     def _in_turns(self, runs: dict[Side, Run], place: Place, share: Share) -> dict[Side, list[float]]:
         taken: dict[Side, list[float]] = {side: [] for side in runs}
+        for run in runs.values():  # memory was given back to the GPU before: the next call asks for it again
+            if share.over("a call of each before the rounds"):
+                break
+            run()
         for number in range(self.rounds):
             if number and share.over(f"rounds from {number + 1} on"):
                 break
