@@ -199,4 +199,6 @@ def _values_and_gradients(
     value = value if factor is None else value * factor
     draw = torch.Generator().manual_seed(2)  # weights that say which number is which
     weights = torch.randn(value.shape, generator=draw, dtype=torch.double).to(device)
-    return value, list(torch.autograd.grad((value.double() * weights).sum(), list(given.values())))
+    # backward passes are outside autocast
+    with arithmetic(precision, autocast=False) if precision else policy():
+        return value, list(torch.autograd.grad((value.double() * weights).sum(), list(given.values())))
