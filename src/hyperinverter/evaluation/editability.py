@@ -16,7 +16,7 @@ The ends of a direction are two standard deviations of w along it, or less where
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -36,6 +36,7 @@ WANTED = {"digiface": ("yaw", "smile")}  # directions of a catalogue whose readi
 COMPONENTS = ("pc0", "pc1")  # of generators without one; pc0 of the others, too: it needs no reading
 PARTS = (-1.0, -2 / 3, -1 / 3, 1 / 3, 2 / 3, 1.0)  # of the way to an end
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+QUESTIONS = ("truth", "flip", "effect", "back", "strengths")  # those above, and the curve over STRENGTHS
 LEAST_CHANGE = 0.1  # sd of a reading: who changes less does not edit, and is not compared at equal change
 _BATCH = 8
 _SEED = 7
@@ -105,19 +106,41 @@ class Edits:
     curve: list[tuple[float, float, float, float]] = field(default_factory=list)
 
 
+class _Gathered:
+    """What was measured of one model so far; ``changes`` and ``same`` are of the way, ``(B, parts)`` each."""
+
+    def __init__(self, seen: Sequence[str]) -> None:
+        self.numbers: dict[str, list[float]] = {}
+        self.changes: dict[str, list[Tensor]] = {name: [] for name in seen}
+        self.same: dict[str, list[Tensor]] = {name: [] for name in seen}
+        self.curve = torch.zeros(len(STRENGTHS), 3, dtype=torch.float64)
+
+    def edits(self, photos: int) -> Edits:
+        found = Edits(self.numbers)
+        for name, kept in self.same.items():
+            if kept:
+                change, same = torch.cat(self.changes[name]).mean(0), torch.cat(kept).mean(0)
+                found.ways[name] = Way(list(PARTS), change.tolist(), same.tolist())
+        if self.curve[:, 0].any():
+            means = (self.curve / photos).tolist()
+            found.curve = [(s, *point) for s, point in zip(STRENGTHS, means, strict=True)]
+        return found
+
+
 class Editing:
     """Measure how models edit; everything that does not depend on the model is drawn once.
 
     Args:
         photos: ``(N, 3, R, R)`` in [-1, 1].
         generator: Of the models.
-        perceptual: Distance of the true edit.
-        identity: Of edited photos; None leaves it out.
+        perceptual: Distance of the true edit; None leaves it out.
+        identity: Of edited photos; None leaves it out, and then nothing is drawn on the way to an end.
         odd: A model whose residuals make the odd details; None: edits with known truth are drawn plainly only.
 
     Attributes:
         ends: Directions whose power 1 is the end on the positive side.
         seen: Names of those that a reading exists for.
+        kinds: How edits with known truth are drawn: ``plain``, ``odd``.
 
     Raises:
         UserError: For fewer than two photos.
@@ -127,7 +150,7 @@ class Editing:
         self,
         photos: Tensor,
         generator: Generator,
-        perceptual: Judge,
+        perceptual: Judge | None,
         identity: Judge | None,
         odd: Drawing | None = None,
     ) -> None:
@@ -164,34 +187,51 @@ class Editing:
         """How many parts ``measure`` counts."""
         return len(self.photos)
 
-    @torch.no_grad()
     def measure(self, model: Drawing, advance: Advance = lambda done: None) -> Edits:
         """Measure one model, in eval mode; ``advance`` is called with the number of photos done."""
-        found = Edits()
-        changes: dict[str, list[Tensor]] = {name: [] for name in self.seen}
-        same: dict[str, list[Tensor]] = {name: [] for name in self.seen}
-        curve = torch.zeros(len(STRENGTHS), 3, dtype=torch.float64)
+        return self.measure_together({"": model}, advance)[""]
+
+    @torch.no_grad()
+    def measure_together(
+        self,
+        models: Mapping[str, Drawing],
+        advance: Advance = lambda done: None,
+        asked: Collection[str] = QUESTIONS,
+    ) -> dict[str, Edits]:
+        """Measure several models, each on the first few photos before the next few: what they share can be kept.
+
+        Args:
+            models: In eval mode.
+            advance: Called with the number of photos done, for every model.
+            asked: Some of ``QUESTIONS``; numbers of the others are left out.
+
+        Returns:
+            One per model.
+        """
+        questions = set(asked)
+        found = {label: _Gathered(self.seen) for label in models}
         for start in range(0, len(self.photos), _BATCH):
             part = slice(start, min(start + _BATCH, len(self.photos)))
-            photo = self.photos[part]
-            inversion = model.invert(photo)
-            rows = self._on_photos(model, photo, inversion, changes, same)
-            rows |= self._truth(model, part, curve)
+            for label, model in models.items():
+                self._gather(model, part, found[label], questions)
+                advance(part.stop - part.start)
+        return {label: gathered.edits(len(self.photos)) for label, gathered in found.items()}
+
+    def _gather(self, model: Drawing, part: slice, into: _Gathered, asked: set[str]) -> None:
+        photo, rows = self.photos[part], dict[str, Tensor]()
+        inversion = model.invert(photo)
+        if "effect" in asked:
+            rows |= self._on_photos(model, photo, inversion, into.changes, into.same)
+        if "truth" in asked:
+            rows |= self._truth(model, part, into.curve if "strengths" in asked else None)
+        if "flip" in asked:
             rows |= self._flip(model, photo, inversion)
+        if "back" in asked:
             rows |= self._back(model, photo, inversion)
-            if inversion.residuals:
-                self._at_strengths(model, photo, inversion, curve)
-            for name, values in rows.items():
-                found.numbers.setdefault(name, []).extend(values.double().cpu().tolist())
-            advance(len(photo))
-        for name in self.seen:
-            if same[name]:
-                change, kept = torch.cat(changes[name]).mean(0), torch.cat(same[name]).mean(0)
-                found.ways[name] = Way(list(PARTS), change.tolist(), kept.tolist())
-        if curve[:, 0].any():
-            means = (curve / len(self.photos)).tolist()
-            found.curve = [(s, *point) for s, point in zip(STRENGTHS, means, strict=True)]
-        return found
+        if "strengths" in asked and inversion.residuals:
+            self._at_strengths(model, photo, inversion, into.curve)
+        for name, values in rows.items():
+            into.numbers.setdefault(name, []).extend(values.double().cpu().tolist())
 
     def _readings(self, images: Tensor) -> dict[str, Tensor]:
         assert self.read is not None
@@ -211,9 +251,10 @@ class Editing:
             return rows
         before = self._readings(inversion.image)
         mine = None if self.identity is None else self.identity.embed(photo)
+        parts = (PARTS[0], PARTS[-1]) if mine is None else PARTS
         for end in self._seen():
             name, readings, kept = end.name, [], []
-            for part in PARTS:
+            for part in parts:
                 edited = model.edit(inversion, end, part).clamp(-1, 1)
                 readings.append((self._readings(edited)[name] - before[name]) / self.spread[name])
                 if self.identity is not None and mine is not None:
@@ -227,7 +268,7 @@ class Editing:
     def _seen(self) -> list[Direction]:
         return [end for end in self.ends if end.name in self.seen]
 
-    def _truth(self, model: Drawing, part: slice, curve: Tensor) -> dict[str, Tensor]:
+    def _truth(self, model: Drawing, part: slice, curve: Tensor | None) -> dict[str, Tensor]:
         """Errors against edits whose result is known; adds those at every strength of the residuals to ``curve``."""
         rows: dict[str, Tensor] = {}
         w = self.w[part]
@@ -238,7 +279,7 @@ class Editing:
             for end in known:
                 true = self._draw(w + end.shift.to(w), details)
                 rows |= self._against(f"truth_{{}}_{end.name}_{kind}", model.edit(inversion, end), true)
-                if kind == self.kinds[-1] and inversion.residuals:
+                if curve is not None and kind == self.kinds[-1] and inversion.residuals:
                     errors = [
                         _l2(model.edit(inversion, end, strength=s).clamp(-1, 1), true) for s in STRENGTHS
                     ]
@@ -248,10 +289,9 @@ class Editing:
     def _against(self, name: str, image: Tensor, true: Tensor) -> dict[str, Tensor]:
         """Error, perceptual distance and identity of images against what they should be."""
         image = image.clamp(-1, 1)
-        rows = {
-            name.format("l2"): _l2(image, true),
-            name.format(self.perceptual.label): self.perceptual(image, true),
-        }
+        rows = {name.format("l2"): _l2(image, true)}
+        if self.perceptual is not None:
+            rows[name.format(self.perceptual.label)] = self.perceptual(image, true)
         if self.identity is not None:
             rows[name.format(self.identity.label)] = self.identity(image, true)
         return rows
