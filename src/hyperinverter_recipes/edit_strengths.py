@@ -20,6 +20,7 @@ from hyperinverter.system.progress import counted
 
 STRENGTHS = (1.0, 0.5, 0.3, 0.2, 0.15, 0.1, 0.0)
 PHASE1 = "phase I"
+ASKED = ("effect", "flip", "back")  # what the table shows
 KINDS = {
     "mirror image, L2": "flip_l2",
     "mirror image, identity": "flip_id_descriptor",
@@ -46,11 +47,11 @@ def edit_strengths(
     own = model.edit_strength
     found: dict[str, Edits] = {}
     with counted("editing", (len(strengths) + 1) * editing.steps()) as advance:
-        found[PHASE1] = editing.measure(phase1, advance)
+        found |= editing.measure_together({PHASE1: phase1}, advance, ASKED)
         try:
             for strength in strengths:
                 model.edit_strength = strength
-                found[f"{strength:g}"] = editing.measure(model, advance)
+                found |= editing.measure_together({f"{strength:g}": model}, advance, ASKED)
         finally:
             model.edit_strength = own
     return found

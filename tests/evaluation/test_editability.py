@@ -136,6 +136,28 @@ def test_a_mirror_image_is_a_known_edit(editing: Editing) -> None:
     assert missed["flip_l2"].tolist() == pytest.approx(wanted.tolist())
 
 
+def test_some_questions_of_several_models_have_the_same_answers(editing: Editing) -> None:
+    knowing, stubborn = (kind(editing.generator, editing.w) for kind in (Knowing, Stubborn))
+    done: list[int] = []
+    found = editing.measure_together({"a": knowing, "b": stubborn}, done.append, ("effect", "back"))
+    assert sum(done) == 2 * editing.steps()
+    for label, model in (("a", knowing), ("b", stubborn)):
+        whole = editing.measure(model)
+        assert set(found[label].numbers) == {"effect_yaw", "effect_smile", "back_l2", "inversion_l2"}
+        assert found[label].numbers == {name: whole.numbers[name] for name in found[label].numbers}
+        assert found[label].ways == whole.ways
+
+
+def test_without_judges_only_errors_and_ends_are_measured(editing: Editing) -> None:
+    bare = Editing(editing.photos, editing.generator, None, None)
+    bare.ends = bare.ends[:1]
+    knowing = Knowing(editing.generator, editing.w)
+    found = bare.measure_together({"a": knowing}, asked=("effect", "truth"))["a"]
+    assert set(found.numbers) == {"effect_yaw", "truth_l2_yaw_plain"}
+    assert found.numbers["effect_yaw"] == pytest.approx(editing.measure(knowing).numbers["effect_yaw"])
+    assert not found.ways
+
+
 def test_an_end_is_two_standard_deviations_or_what_is_safe() -> None:
     codes = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([3.0, 1.0])
     free = Direction("a", torch.tensor([0.5, 0.0]), safe=(-99, 99))

@@ -35,11 +35,12 @@ def test_every_strength_is_measured_and_the_models_own_is_put_back() -> None:
     model = SimpleNamespace(edit_strength=0.7, w_inverter=Phase1())
     seen: list[Any] = []
 
-    def measure(asked: Any, advance: Any) -> Edits:
-        seen.append("phase I" if asked is model.w_inverter else model.edit_strength)
-        return edits(2.0 if asked is model.w_inverter else 1.0)
+    def measure(models: Any, advance: Any, asked: Any) -> dict[str, Edits]:
+        ((label, one),) = models.items()
+        seen.append("phase I" if one is model.w_inverter else model.edit_strength)
+        return {label: edits(2.0 if one is model.w_inverter else 1.0)}
 
-    editing = SimpleNamespace(steps=lambda: 1, measure=measure)
+    editing = SimpleNamespace(steps=lambda: 1, measure_together=measure)
     found = edit_strengths(model, editing, (1.0, 0.5))  # type: ignore[arg-type]
     assert seen == ["phase I", 1.0, 0.5]
     assert model.edit_strength == 0.7
