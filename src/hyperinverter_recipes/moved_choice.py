@@ -1,4 +1,4 @@
-"""Where an edit lets go of details that moved along, chosen on validation photos: python -m hyperinverter_recipes.moved_choice
+"""Where an edit lets go of details that moved along: python -m hyperinverter_recipes.moved_choice --out FILE
 
 ``features.rule=picture`` lets go of a detail where the edit changes the generator's own picture by as much as
 ``easing.MOVED`` says. What an edit must do is known, and a setting is judged by what it misses of it, in parts of
@@ -10,8 +10,8 @@ each, added up:
 
 The smallest sum wins. A setting whose sum differs from it by less than half of the 95 % interval of that difference
 (bootstrap over photos, paired) is its equal; of equals the one with more identity at the same change wins (mean of
-yaw and smile, three decimals), then ``MOVED`` as it is. All settings are tried on few photos, the best three, ``MOVED``
-as it is and the first one that was in use on more. Test photos are not seen. All of this was fixed before the first run.
+yaw and smile, three decimals), then the one that was in use. All settings are tried on few photos; the best three and
+the two that had been in use on more. Test photos are not seen. All of this was fixed before the first run.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 from torch import Tensor
 
+from hyperinverter.contracts import Inversion
 from hyperinverter.evaluation.editability import Editing, Edits, equal_changes
 from hyperinverter.inversion.drawing import Drawing
-from hyperinverter.inversion.easing import MOVED, Change, distance, eased
+from hyperinverter.inversion.easing import Change, distance, eased
 from hyperinverter.inversion.given import Strength
 from hyperinverter.inversion.moving import Moved, Moving
 from hyperinverter.networks.generator import Generator
@@ -36,11 +37,13 @@ from hyperinverter.ops.factored import Residual
 from hyperinverter.system.files import write_csv
 from hyperinverter.system.progress import counted
 from hyperinverter.system.terminal import put
-from hyperinverter.contracts import Inversion
 from hyperinverter_recipes.edit_strengths import validation_faces
 
 LEAST, PART = (0.04, 0.08, 0.16), (0.5, 0.7, 0.85, 1.0)
-FIRST = Change(0.08, 1.0, 0)  # was in use before 0.7
+FIRST, SECOND = (
+    Change(0.08, 1.0, 0),
+    Change(0.08, 0.7, 0),
+)  # had been in use, one after the other, before the choice
 EFFECT, ODD, BACK = 0.95, 0.75, 1.1  # of phase I's, of the paper's design's, of the inversion's own
 KEPT = 3  # settings of the first stage that are measured again
 RESAMPLES, SEED = 2000, 0
@@ -79,7 +82,7 @@ class Last(Generic[Result]):
 
 
 class Remembering(Drawing):
-    """A model that inverts no photos twice in a row; what settings share is in ``moved``."""
+    """A model that inverts the same photos once; ``moved`` has edits before anything is let go of."""
 
     def __init__(self, model: Drawing) -> None:
         super().__init__()
@@ -124,10 +127,10 @@ class Trial(Drawing):
     ) -> Tensor:
         if styles or not residuals:
             raise ValueError("settings are tried on moved codes and with residuals")
-        synthesis = self.generator.synthesis
-        make: Callable[[], Moved] = lambda: Moving(  # noqa: E731
-            synthesis, before, self.draw_unseen(before, residuals)
-        )(after)
+
+        def make() -> Moved:
+            return Moving(self.generator.synthesis, before, self.draw_unseen(before, residuals))(after)
+
         plain, detail, moved = self.shared.moved(make, before, after)
         far = distance(before, after, self._covariance)
         return eased(plain + detail, plain, moved, far, self.edit_strength, self.full)
@@ -181,15 +184,15 @@ def chosen(stage: Stage) -> Change:
     kept = {i: round(sum(stage.identity[i]) / 2, 3) for i in equal}
     most = [i for i in equal if kept[i] == max(kept.values())]
     for i in most:
-        if stage.settings[i] == MOVED:
-            return MOVED
+        if stage.settings[i] == SECOND:
+            return SECOND
     return stage.settings[min(most, key=lambda i: float(more[i]))]
 
 
 def goes_on(stage: Stage) -> list[Change]:
     """Which settings are measured on more photos."""
     order = np.argsort(shortfall(stage.ratios()), kind="stable")[:KEPT]
-    return list(dict.fromkeys([*(stage.settings[i] for i in order), MOVED, FIRST]))
+    return list(dict.fromkeys([*(stage.settings[i] for i in order), SECOND, FIRST]))
 
 
 def table(stage: Stage, winner: Change | None) -> list[list[str]]:
@@ -201,8 +204,14 @@ def table(stage: Stage, winner: Change | None) -> list[list[str]]:
         cells = [*(f"{x:.3f}" for x in ratios[i]), *kept]
         sums = [f"{x:.3f}" for x in (shortfall(ratios[i]), more[i], half[i])]
         found.append(
-            [str(len(stage.bases)), f"{setting.least:g}", f"{setting.part:g}", *cells, *sums]
-            + ["yes" if setting == winner else ""]
+            [
+                str(len(stage.bases)),
+                f"{setting.least:g}",
+                f"{setting.part:g}",
+                *cells,
+                *sums,
+                "yes" if setting == winner else "",
+            ]
         )
     return found
 
