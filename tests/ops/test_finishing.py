@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.testing import assert_close
 
 from hyperinverter.ops import fused
-from hyperinverter.ops.resample import fir_kernel
+from hyperinverter.ops.finishing import finish
+from hyperinverter.ops.resample import fir_filter, fir_kernel
 
 
 def test_the_kernels() -> None:
@@ -94,3 +96,32 @@ def test_the_kernels_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(forward.made) == 2
     assert len(backward.made) == 1
     assert all("cubin" in kernel.asm for kernel in forward.made + backward.made), triton.__version__
+
+
+def test_where_no_kernel_can_be_made_plain_pytorch_takes_over_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("triton")  # which finds no GPU here
+    monkeypatch.setattr(fused, "_state", fused._State())
+    x = torch.randn(2, 3, 9, 9, requires_grad=True)
+    scale = torch.rand(2, 3, 1, 1, requires_grad=True)
+    rest = (fir_kernel(4.0), scale, torch.randn(3), torch.randn(8, 8), torch.ones(()))
+    with pytest.warns(UserWarning, match="cannot make the generator's kernels here.*C compiler"):
+        found = fused.fused_finish(x, *rest, clamp=2.0)
+    filtered = fused.fused_filter(x, fir_kernel(), 2)  # nothing is said again, which would be an error here
+    ours = torch.autograd.grad(found.square().sum() + filtered.square().sum(), (x, scale))
+    wanted = finish(x * 1, *rest, clamp=2.0)
+    plain = fir_filter(x, fir_kernel(), 2)
+    assert_close((found, filtered), (wanted, plain))
+    assert_close(ours, torch.autograd.grad(wanted.square().sum() + plain.square().sum(), (x, scale)))
+
+
+def test_a_fault_after_the_first_kernel_is_no_reason_to_be_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "_state", fused._State())
+    assert fused._launched(lambda: None)
+
+    def broken() -> None:
+        raise RuntimeError("an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        fused._launched(broken)

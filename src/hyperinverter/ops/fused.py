@@ -3,7 +3,8 @@
 Such passes move bytes and compute next to nothing: each operation of its own reads and writes all features once
 more, and cuDNN filters every channel alone at a tenth of the memory's speed or less. The kernels are Triton's,
 compiled at the first call of a kind (``triton_kernels``); ``finishing.finish`` in plain PyTorch is their reference,
-and the way where they cannot run: on other devices, in float64, without Triton.
+and the way where they cannot run: on other devices, in float64, without Triton, and, with a warning, where Triton is
+but cannot compile (it needs a C compiler).
 
 Letters in shapes: B samples, C channels, H and W sides of the result.
 """
@@ -11,6 +12,8 @@ Letters in shapes: B samples, C channels, H and W sides of the result.
 from __future__ import annotations
 
 import importlib.util
+import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -23,15 +26,14 @@ from hyperinverter.ops.policy import policy_of
 PADDING = 1  # of the filter after a transposed convolution
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 _BLOCK = 1024  # numbers of a row that a program holds
-_TRITON = (
-    importlib.util.find_spec("triton") is not None
-)  # found out here: compilers cannot follow the question
+# Found out here: compilers cannot follow the question.
+_TRITON = importlib.util.find_spec("triton") is not None
 _OPTIONAL = "Tensor? fir, Tensor? scale, Tensor bias, Tensor? noise, Tensor strength, float? clamp"
 
 
 def can_fuse(x: Tensor) -> bool:
     """Whether features ``(B, C, H, W)`` are finished and filtered by one kernel here."""
-    return policy_of(x).fused and x.is_cuda and x.dtype in _TYPES and _TRITON
+    return policy_of(x).fused and x.is_cuda and x.dtype in _TYPES and _TRITON and not _state.refused
 
 
 def fused_finish(
@@ -84,7 +86,11 @@ def _finish(
 ) -> Tensor:
     x = _dense(x)
     out = _shaped(x, 2 * PADDING - 3 if fir is not None else 0)
-    _forward(x, out, fir, PADDING, (scale, bias, noise, strength, clamp))
+    end = scale, bias, noise, strength, clamp
+    if not _launched(lambda: _forward(x, out, fir, PADDING, end)):
+        from hyperinverter.ops.finishing import finish  # which asks here whether it can do better
+
+        out.copy_(finish(x.clone(), fir, *end))
     return out
 
 
@@ -106,7 +112,10 @@ def _finish_backward(
     scale: Tensor | None,
     clamp: float | None,
 ) -> tuple[Tensor, Tensor]:
-    return _backward(grad, out, x, fir, scale, clamp)
+    results: list[tuple[Tensor, Tensor]] = []
+    if not _launched(lambda: results.append(_backward(grad, out, x, fir, scale, clamp))):
+        results.append(_plain_backward(grad, out, x, fir, scale, clamp))
+    return results[0]
 
 
 @_finish_backward.register_fake
@@ -123,7 +132,10 @@ def _(grad: Tensor, out: Tensor, x: Tensor | None, fir: Tensor | None, *_: Any) 
 def _filter(x: Tensor, kernel: Tensor, padding: int, flipped: bool) -> Tensor:
     x = _dense(x)
     out = _shaped(x, 2 * padding - 3)
-    _forward(x, out, kernel, padding, None, flipped)
+    if not _launched(lambda: _forward(x, out, kernel, padding, None, flipped)):
+        from hyperinverter.ops.resample import fir_filter
+
+        out.copy_(fir_filter(x, kernel.flip(0, 1) if flipped else kernel, padding))
     return out
 
 
@@ -158,10 +170,7 @@ def _finish_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     needs = ctx.needs_input_grad
     found: dict[int, Tensor] = {}
     if torch.is_grad_enabled():  # a gradient of this gradient is wanted: all is linear in grad, scale and x
-        before = _before(grad, out, ctx.clamp)
-        filtered = before if fir is None else _filter(before, fir, 3 - PADDING, True)
-        found[0] = (filtered if scale is None else filtered * scale).to(out.dtype)
-        by_scale = filtered.new_empty(0) if x is None else (filtered * x).sum((2, 3))
+        found[0], by_scale = _plain_backward(grad, out, x, fir, scale, ctx.clamp)
     else:
         found[0], by_scale = _finish_backward(grad, out, x, fir, scale, ctx.clamp)
     if needs[2]:
@@ -186,11 +195,59 @@ def _before(grad: Tensor, out: Tensor, clamp: float | None) -> Tensor:
     return before if clamp is None else before * (out.abs() < clamp)
 
 
+def _plain_backward(
+    grad: Tensor,
+    out: Tensor,
+    x: Tensor | None,
+    fir: Tensor | None,
+    scale: Tensor | None,
+    clamp: float | None,
+) -> tuple[Tensor, Tensor]:
+    """The gradients by ``x`` and ``scale``, differentiable."""
+    before = _before(grad, out, clamp)
+    filtered = before if fir is None else _filter(before, fir, 3 - PADDING, True)
+    by_x = (filtered if scale is None else filtered * scale).to(out.dtype)
+    return by_x, filtered.new_empty(0) if x is None else (filtered * x).sum((2, 3))
+
+
 _filter.register_autograd(_filter_gradient, setup_context=_keep_for_filter)
 _finish.register_autograd(_finish_gradient, setup_context=_keep_for_finish)
 
 
 # Launches ---------------------------------------------------------------------------------------------------------
+
+
+class _State:
+    """Whether kernels can be made here, as the first of them shows."""
+
+    def __init__(self) -> None:
+        self.made = self.refused = False
+
+
+_state = _State()
+
+
+def _launched(launch: Callable[[], object]) -> bool:
+    """Launch a kernel; False where none can be made here, which is said once."""
+    if _state.refused:
+        return False
+    try:
+        launch()
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as error:  # Triton's own, its compilers', the system's
+        if _state.made:
+            raise
+        _state.refused = True
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        warnings.warn(
+            f"Triton cannot make the generator's kernels here, and plain PyTorch takes several times as long: {why} "
+            "(it needs a C compiler, such as gcc)",
+            stacklevel=2,
+        )
+        return False
+    _state.made = True
+    return True
 
 
 def _dense(x: Tensor) -> Tensor:
