@@ -115,7 +115,7 @@ def _record(function: Callable[[Tensor], Result], x: Tensor) -> tuple[_Recording
 
     def call() -> Result:
         # Autocast keeps weights in half precision from the first use to its end. A recording that used such copies
-        # from before would read memory that has become something else's; within, they are made anew each time.
+        # from before would read memory that has become something else's; within, they are made again each time.
         enabled, half = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
         with torch.autocast(kind, half, enabled, cache_enabled=False):
             return function(given)
