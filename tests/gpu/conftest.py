@@ -11,6 +11,16 @@ os.environ.setdefault(
 
 import place
 import pytest
+import torch
+
+# Side by side, each process takes its part of the cores: most of the time goes to references on the processor, and
+# processes with a thread for every core each wait for one another many times as long as they compute.
+_BESIDE = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if _BESIDE > 1:
+    _threads = max(1, torch.get_num_threads() // _BESIDE)
+    torch.set_num_threads(_threads)
+    os.environ.setdefault("OMP_NUM_THREADS", str(_threads))  # for processes that tests start
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
