@@ -31,8 +31,9 @@ class Inversion:
     """What a photo becomes: a code, residuals to the generator, and both images."""
 
     w: Tensor  # (B, D), or W+: (B, L, D)
-    # KernelSpec.name -> (B, *KernelSpec.shape), added to the weight; "b8.conv1.features" -> (B, C, 8, 8), added to the
-    # map that this layer gives. Empty in phase I.
+    # KernelSpec.name -> (B, *KernelSpec.shape), added to the weight; "b4.const" -> (B, C, 4, 4) and "b8.conv1.noise" ->
+    # (B, 8, 8), added to the constant and to a layer's noise times its strength; "b8.conv1.features" -> (B, C, 8, 8),
+    # added to the map that this layer gives. Empty in phase I.
     residuals: dict[str, Tensor]
     w_image: Tensor  # (B, 3, R, R), phase I
     image: Tensor  # (B, 3, R, R), phase II; the same tensor as w_image in phase I
@@ -41,7 +42,7 @@ class Inversion:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The residuals of weights alone."""
+        """The residuals of weights alone, constant and noise among them."""
         return {name: delta for name, delta in self.residuals.items() if not name.endswith(".features")}
 
     @property

@@ -31,6 +31,7 @@ from hyperinverter.tasks.phase2 import PhaseIIHyper
 
 SIDE = 32
 PLACES = ("b8.conv1", "b16.conv0")
+OWN_MAPS = ("b4.const", "b8.conv0.noise", "b8.conv1.noise")  # the generator's own maps
 
 
 class Noting(Optimizer):
@@ -76,7 +77,7 @@ def make_model(
         activation="leaky_relu",
         residual_scale=0.1,
     )
-    maps = generator.synthesis.feature_maps()
+    maps = generator.synthesis.feature_maps() | generator.synthesis.own_maps()
     sides = sorted({maps[place][1] for place in places})
     encoder = FeatureEncoder(backbone(), generator.num_ws, 8, used=hypernet.used_styles, sides=sides)
     added = FeatureResiduals(maps, places, channels=8, width=4) if places else None

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from gpu_models import (
+    OWN_MAPS,
     PLACES,
     Noting,
     make_discriminator,
@@ -214,3 +215,7 @@ def test_every_coverage(coverage: str, precision: str) -> None:
 
 def test_feature_residuals(precision: str) -> None:
     compare(lambda: phase2_task(make_model(places=PLACES)), precision)
+
+
+def test_residuals_of_constant_and_noise(precision: str) -> None:
+    compare(lambda: phase2_task(make_model(places=OWN_MAPS)), precision)

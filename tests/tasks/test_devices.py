@@ -77,7 +77,7 @@ def built(
     first = WInverter(generator, WEncoder(backbone(), generator.w_dim))
     kernels = select(generator.kernels(), [coverage])
     hypernet = HyperNetwork(kernels, 8, 4, fusion, extractor_channels=4)
-    maps = generator.synthesis.feature_maps()
+    maps = generator.synthesis.feature_maps() | generator.synthesis.own_maps()
     sides = sorted({maps[place][1] for place in places})
     encoder = FeatureEncoder(backbone(), generator.num_ws, 8, used=hypernet.used_styles, sides=sides)
     added = FeatureResiduals(maps, places, channels=8, width=4) if places else None
@@ -114,7 +114,7 @@ def test_every_coverage(mode: FakeTensorMode, coverage: str) -> None:
 @pytest.mark.parametrize("eased", [1.0, 0.5])
 @pytest.mark.parametrize("rule", RULES)
 def test_inversion_and_edits(mode: FakeTensorMode, rule: str, eased: float) -> None:
-    model = built(places=("b8.conv1", "b16.conv0"))
+    model = built(places=("b8.conv1", "b16.conv0", "b4.const", "b8.conv0.noise"))
     model.rule, model.edit_strength = rule, eased  # type: ignore[assignment]
     moved(model, mode)
     with mode, watched() as watch:

@@ -108,7 +108,7 @@ class HypernetSpec:
 class FeatureResidualsSpec:
     """Feature residuals; fields are arguments of ``FeatureResiduals``."""
 
-    places: tuple[str, ...]  # layers of ``generator.synthesis.feature_maps()``
+    places: tuple[str, ...]  # of the generator's ``feature_maps()`` and ``own_maps()``
     width: int = 64
     scale: float = 0.1
     rule: Rule = "add"  # what an edit does with them; of the model, not of ``FeatureResiduals``
@@ -281,7 +281,7 @@ def _hyperinverter(first: WInverter, spec: ModelSpec, init: Init) -> HyperInvert
     )
     added = None
     if spec.feature_residuals is not None:
-        maps, options = generator.synthesis.feature_maps(), _options(spec.feature_residuals, "rule")
+        maps, options = _maps(generator), _options(spec.feature_residuals, "rule")
         added = FeatureResiduals(maps, channels=features.channels, **options)
     return HyperInverter(
         first, encoder, hypernet, added, spec.feature_residuals.rule if spec.feature_residuals else "add"
@@ -290,8 +290,13 @@ def _hyperinverter(first: WInverter, spec: ModelSpec, init: Init) -> HyperInvert
 
 def _sides(spec: FeatureResidualsSpec | None, generator: Generator) -> list[int]:
     """Sides of the maps that receive feature residuals; a place that does not exist is refused where they are built."""
-    maps = generator.synthesis.feature_maps()
+    maps = _maps(generator)
     return [] if spec is None else sorted({maps[place][1] for place in spec.places if place in maps})
+
+
+def _maps(generator: Generator) -> dict[str, tuple[int, int, int]]:
+    """All that may receive a residual with a place."""
+    return generator.synthesis.feature_maps() | generator.synthesis.own_maps()
 
 
 def _hyperstyle(rival: HyperStyleSpec, first: WInverter) -> HyperStyle:

@@ -2,7 +2,8 @@
 
 Methods that change a feature map (Feature-Style encoder, StyleRes, StyleFeatureEditor) keep more of a photo than
 those that predict weights: a vector per layer has no place for where a detail is. Here the map is *added* to what a
-layer gives, so that a code that moves still moves what lies under it.
+layer gives, so that a code that moves still moves what lies under it. The generator has maps of its own as well, its
+constant and its stored noise: what is added there stays in a plain StyleGAN2.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 KIND = ".features"  # ends the name of a feature residual, as .weight ends that of a kernel's
+# The generator's own maps: its constant, and what ends the names of its noise.
+CONST, NOISE = "b4.const", ".noise"
 
 
 class FeatureResiduals(nn.Module):
     """Differences of pyramid levels -> feature residuals: two 3x3 convolutions for each place.
 
     Args:
-        maps: Layer of the generator, such as ``b8.conv1`` -> shape of its map, (C, S, S).
+        maps: Layer of the generator, such as ``b8.conv1`` -> shape of its map, (C, S, S); and the generator's own maps,
+            ``b4.const`` and ``b8.conv1.noise`` (``Synthesis.own_maps``).
         places: Those of ``maps`` that receive a residual.
         channels: Of the pyramid's levels.
         width: Channels between the two convolutions.
@@ -55,6 +59,11 @@ class FeatureResiduals(nn.Module):
         )
 
     @property
+    def between_layers(self) -> bool:
+        """Whether some are added to what layers give, and not all to the generator's own maps."""
+        return any(place != CONST and not place.endswith(NOISE) for place in self.places)
+
+    @property
     def sides(self) -> list[int]:
         """Sides of the maps, each once."""
         return sorted(set(self.side.values()))
@@ -66,9 +75,14 @@ class FeatureResiduals(nn.Module):
             differences: Side -> photo minus phase-I image at a level of the pyramid, ``(B, C, side, side)``.
 
         Returns:
-            ``b8.conv1.features`` -> ``(B, C, S, S)``, to be added to the map of that layer.
+            ``b8.conv1.features`` -> ``(B, C, S, S)``, to be added to the map of that layer; ``b4.const`` likewise, and
+            ``b8.conv1.noise`` -> ``(B, S, S)``.
         """
-        return {
-            f"{place}{KIND}": self.scale * self.heads[place.replace(".", "_")](differences[self.side[place]])
-            for place in self.places
-        }
+        found: dict[str, Tensor] = {}
+        for place in self.places:
+            residual = self.scale * self.heads[place.replace(".", "_")](differences[self.side[place]])
+            if place.endswith(NOISE):
+                found[place] = residual[:, 0]
+            else:
+                found[place if place == CONST else f"{place}{KIND}"] = residual
+        return found

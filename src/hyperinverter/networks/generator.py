@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hyperinverter.contracts import KernelSpec
+from hyperinverter.networks.features import CONST, NOISE
 from hyperinverter.networks.styled import Block, GeneratorConfig, MappingNetwork, StyledConv
 from hyperinverter.ops.factored import (
     Residual,
@@ -64,7 +65,8 @@ class Synthesis(nn.Module):
                 modulation and demodulation (HyperInverter, Eq. 4: theta + delta theta). Those of convolutions
                 may be factored. ``b8.conv1.features`` -> ``(B, C, 8, 8)`` is added to what that layer gives, before
                 torgb and the next layer read it. ``b8.conv1.affine.bias`` -> ``(B, C)`` moves that layer's style
-                (see ``styles``).
+                (see ``styles``). ``b4.const`` -> ``(B, C, 4, 4)`` is added to the constant, ``b8.conv1.noise`` ->
+                ``(B, 8, 8)`` to that layer's noise times its strength (see ``own_maps``).
             noise_mode: "const" (stored noise), "random" or "none".
             drawn: Maps of the first convolutions, which are not computed again: what ``maps_to`` gives for the same
                 codes and residuals of weights.
@@ -104,7 +106,10 @@ class Synthesis(nn.Module):
         weights = {
             name: tuple(p.shape) for name, p in self.named_parameters() if name.endswith((".weight", STYLE))
         }
-        return weights | {f"{place}.features": shape for place, shape in self.feature_maps().items()}
+        features = self.feature_maps()
+        noise = {f"{place}{NOISE}": shape[1:] for place, shape in features.items()}
+        maps = {f"{place}.features": shape for place, shape in features.items()}
+        return weights | {CONST: tuple(self._const().shape)} | noise | maps
 
     def feature_maps(self) -> dict[str, tuple[int, int, int]]:
         """Layers that can receive a feature residual, ``b4.conv1``, ``b8.conv0`` ...: shape of their map, (C, S, S)."""
@@ -113,6 +118,16 @@ class Synthesis(nn.Module):
             for name, layer in self.named_modules()
             if isinstance(layer, StyledConv)
         }
+
+    def own_maps(self) -> dict[str, tuple[int, int, int]]:
+        """Maps among the generator's own tensors, ``b4.const``, ``b4.conv1.noise``, ``b8.conv0.noise`` ...: (C, S, S).
+
+        They have a place for every detail, as feature maps do, and are part of every StyleGAN2 file: the constant that
+        all images start from, and the stored noise of each convolution, one number per position for all channels.
+        """
+        noise = {f"{name}{NOISE}": (1, *shape[1:]) for name, shape in self.feature_maps().items()}
+        channels, height, width = self._const().shape
+        return {CONST: (channels, height, width), **noise}
 
     def styles(self) -> dict[str, int]:
         """Layers in the order of StyleSpace, ``b4.conv1``, ``b4.torgb``, ``b8.conv0`` ...: channels of their style.
@@ -147,7 +162,7 @@ class Synthesis(nn.Module):
     def _draw(self, ws: Tensor, residuals: Residuals, noise_mode: str, drawn: Mapping[str, Tensor]) -> Tensor:
         """``(B, L, D)`` -> ``(B, 3, R, R)``: every block doubles the features' side and adds its colours."""
         codes = ws.unbind(dim=1)  # L times (B, D)
-        x = self._const(len(ws))  # (B, C, 4, 4)
+        x = self._first(len(ws), residuals)  # (B, C, 4, 4)
         image: Tensor | None = None
         for k, side in enumerate(self.resolutions):
             code = 2 * k  # of conv1; a block's torgb shares its code with the next block's conv0
@@ -176,7 +191,7 @@ class Synthesis(nn.Module):
         """
         residuals, maps = residuals or {}, {}
         codes = self._checked(ws, residuals, "const").unbind(dim=1)
-        x = self._const(len(ws))
+        x = self._first(len(ws), residuals)
         for code in range(0, 2 * len(self.resolutions) - 1):  # b4.conv1, b8.conv0, b8.conv1, ...
             layer = f"b{self.resolutions[(code + 1) // 2]}.conv{(code + 1) % 2}"
             maps[layer] = self._convolved(layer, x, codes[code], residuals, "const")
@@ -202,7 +217,8 @@ class Synthesis(nn.Module):
         """Run the convolution of this name on ``(B, I, H, W)``, with ``w`` ``(B, D)`` and its residuals."""
         layer = self._layer(name)
         affine, shift = _made(residuals, f"{name}.affine.weight"), _made(residuals, f"{name}{STYLE}")
-        given = (x, w, residuals.get(f"{name}.weight"), affine, noise_mode, shift)
+        noise = _made(residuals, f"{name}{NOISE}")
+        given = (x, w, residuals.get(f"{name}.weight"), affine, noise_mode, shift, noise)
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(layer, *given, use_reentrant=False)
         return layer(*given)
@@ -228,11 +244,16 @@ class Synthesis(nn.Module):
         layer: nn.Module = getattr(getattr(self, block), kind)
         return layer
 
-    def _const(self, count: int) -> Tensor:
-        """The learned map that every image starts from, ``(B, C, 4, 4)``."""
+    def _const(self) -> Tensor:
+        """The learned map that every image starts from, ``(C, 4, 4)``."""
         first = self.b4
         assert isinstance(first, Block)
-        return first.const.expand(count, -1, -1, -1)
+        return first.const
+
+    def _first(self, count: int, residuals: Residuals) -> Tensor:
+        """What the first convolution reads, ``(B, C, 4, 4)``."""
+        const, added = self._const().expand(count, -1, -1, -1), _made(residuals, CONST)
+        return const if added is None else const + added.to(const.dtype)
 
     def with_residuals(self, residuals: Residuals) -> Synthesis:
         """Return a synthesis network whose weights are theta + delta; what has no residual is shared, not copied.
@@ -252,6 +273,9 @@ class Synthesis(nn.Module):
             layer, delta = other.get_submodule(owner), materialised(residual).detach()
             if isinstance(layer, StyledConv) and kind == "features":
                 layer.features = delta if layer.features is None else layer.features + delta
+            elif isinstance(layer, StyledConv) and kind == NOISE[1:]:
+                layer.noise_const, strength = layer.with_noise(layer.noise_const, delta[0])
+                layer.noise_strength = nn.Parameter(strength.detach(), requires_grad=False)
             else:
                 setattr(layer, kind, nn.Parameter(weights[name] + delta[0], requires_grad=False))
         return other

@@ -135,6 +135,7 @@ class StyledConv(nn.Module):
         affine_delta: Tensor | None,
         noise_mode: str,
         style_shift: Tensor | None = None,
+        added_noise: Tensor | None = None,
     ) -> Tensor:
         style = self.affine(w, affine_delta, style_shift)
         factor: Tensor | None
@@ -149,8 +150,28 @@ class StyledConv(nn.Module):
             noise = self.noise_const
         elif noise_mode == "random":
             noise = torch.randn(len(x), *self.noise_const.shape, device=x.device)
+        strength: Tensor = self.noise_strength
+        if added_noise is not None:
+            noise, strength = self.with_noise(
+                torch.zeros_like(added_noise) if noise is None else noise, added_noise
+            )
         fir = self.fir if self.up else None
-        return finish(x, fir, factor, self.bias, noise, self.noise_strength, self.clamp)
+        return finish(x, fir, factor, self.bias, noise, strength, self.clamp)
+
+    def with_noise(self, noise: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise and strength whose product is larger by ``added`` than that of ``noise`` and the stored strength.
+
+        Args:
+            noise: ``(H, W)`` or ``(B, H, W)``.
+            added: Likewise.
+
+        Returns:
+            The noise, and the stored strength, or 1 where that is 0. With zeros the product is the same bit for bit.
+        """
+        strength: Tensor = self.noise_strength
+        silent = strength == 0  # not looked at on the host: a GPU would be waited for
+        strength = torch.where(silent, 1, strength)
+        return torch.where(silent, 0, noise) + added / strength, strength
 
 
 class ToRGB(nn.Module):

@@ -160,7 +160,8 @@ class Studio:
 
     def strengths(self) -> list[str]:
         """Strengths that do something: by kind only where a model has feature residuals."""
-        with_features = any(getattr(model, "feature_residuals", None) is not None for model in self.models)
+        added = [getattr(model, "feature_residuals", None) for model in self.models]
+        with_features = any(each is not None and each.between_layers for each in added)
         return [name for name in STRENGTHS if with_features or name not in KINDS]
 
     # Photos --------------------------------------------------------------------------------------------------
