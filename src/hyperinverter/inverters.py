@@ -5,7 +5,7 @@
     w_opt@GENERATOR                    W optimisation
     wplus_opt@GENERATOR                W+ optimisation
     pti@GENERATOR                      pivotal tuning
-    MODEL+pti                          pivotal tuning from what a model finds
+    MODEL+pti                          pivotal tuning from what a model finds; MODEL may be phase1@MODEL
 
 GENERATOR is ``digiface`` (also when left out) or a generator's file. Options follow the name after a colon:
 ``w_opt:600``, ``pti:100``, ``pti:steps=100,pivot=450,distance=lpips_vgg@stylegan2.pkl``, ``w_opt:hyperinverter@FILE``.
@@ -67,11 +67,11 @@ def load_inverter(name: str | Path, cache: str | Path = "~/.cache/hyperinverter"
     if match := _NAME.fullmatch(text):
         method, options, generator = match[1], match[2] or "", match[3] or PACKAGED
         found = _search(method, _options(text, options), generator, Path(cache).expanduser(), text)
-    elif match := _PHASE1.fullmatch(text):
-        found = _phase1(load_inverter(match[1], cache), match[1])
-    elif (match := _REFINED.fullmatch(text)) and not Path(text).expanduser().exists():
+    elif (match := _REFINED.fullmatch(text)) and not Path(text.removeprefix("phase1@")).expanduser().exists():
         start = load_inverter(match[1], cache)
         found = _refined(start, _options(text, match[2] or ""), Path(cache).expanduser(), text)
+    elif match := _PHASE1.fullmatch(text):
+        found = _phase1(load_inverter(match[1], cache), match[1])
     else:
         return checkpoints.load_inverter(name)
     found.source = text

@@ -237,6 +237,20 @@ def test_odd_details_may_come_from_a_model_that_is_not_in_the_table(tmp_path: Pa
     assert "| truth_l2_yaw_odd |" in said
 
 
+def test_odd_faces_are_made_once_for_all_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = to_tensor(sample_faces(accepted_indices()[:10]))
+    models = {name: load_inverter(name) for name in ("digiface", "digiface_best")}
+    maker, calls = load_inverter("digiface"), list[int]()
+    invert = maker.invert
+    monkeypatch.setattr(maker, "invert", lambda images: (calls.append(len(images)), invert(images))[1])
+    editing = Editing(photos, maker.generator, None, None, maker)
+    together = editing.measure_together(models, asked=("truth",))
+    assert calls == [8, 2]
+    again = Editing(photos, maker.generator, None, None, load_inverter("digiface"))
+    alone = again.measure_together({"": models["digiface_best"]}, asked=("truth",))[""]
+    assert alone.numbers == together["digiface_best"].numbers
+
+
 def test_a_model_without_residuals_makes_no_odd_details(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,6 +16,7 @@ from hyperinverter import load_inverter
 from hyperinverter.contracts import UserError
 from hyperinverter.editing.directions import Direction
 from hyperinverter.inversion.optimise import Optimiser, Projection, code_statistics, drift
+from hyperinverter.inversion.phase1 import WInverter
 from hyperinverter.inversion.tuning import PivotalTuning, Tuning
 from hyperinverter.networks.generator import Generator
 
@@ -174,6 +175,10 @@ def test_names_say_what_is_loaded() -> None:
         "optimised",
     )
     assert isinstance(load_inverter("digiface+pti:2"), PivotalTuning)
+    from_phase1 = load_inverter("phase1@digiface+pti:2")
+    assert isinstance(from_phase1, PivotalTuning)
+    assert isinstance(from_phase1.start, WInverter)
+    assert from_phase1.source == "phase1@digiface+pti:2"
 
 
 @pytest.mark.parametrize(

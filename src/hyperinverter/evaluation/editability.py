@@ -174,6 +174,7 @@ class Editing:
             self.w = torch.cat([generator.mapping(part)[:, 0] for part in z.split(100)])  # (N, D)
         self.odd = odd
         self.kinds = ("plain", "odd") if odd is not None else ("plain",)
+        self._drawn: dict[int, list[Tensor]] = {}
 
     def _directions(self, codes: Tensor) -> tuple[FaceReadings | None, list[Direction]]:
         components = pca(codes)
@@ -274,10 +275,12 @@ class Editing:
         w = self.w[part]
         known = [end for end in self.ends if end.shift.ndim == 1]
         for kind in self.kinds:
-            details = self._details(part) if kind == "odd" else {}
-            inversion = model.invert(self._draw(w, details))
-            for end in known:
-                true = self._draw(w + end.shift.to(w), details)
+            steps = [torch.zeros_like(w[0]), *(end.shift.to(w) for end in known)]
+            before, *after = (
+                self._with_odd(part, steps) if kind == "odd" else (self._draw(w + s) for s in steps)
+            )
+            inversion = model.invert(before)
+            for end, true in zip(known, after, strict=True):
                 rows |= self._against(f"truth_{{}}_{end.name}_{kind}", model.edit(inversion, end), true)
                 if curve is not None and kind == self.kinds[-1] and inversion.residuals:
                     errors = [
@@ -296,14 +299,20 @@ class Editing:
             rows[name.format(self.identity.label)] = self.identity(image, true)
         return rows
 
-    def _details(self, part: slice) -> Residuals:
-        """Residuals of other photos: those of the set, moved on by half of it."""
+    def _with_odd(self, part: slice, steps: Sequence[Tensor]) -> list[Tensor]:
+        """The pictures of the codes moved by each step, with residuals of other photos: those of the set, moved on by
+        half of it. They are drawn once, and wait in the computer's memory: who makes them may search for minutes.
+        """
         assert self.odd is not None
-        others = self.photos.roll(len(self.photos) // 2, 0)[part]
-        return self.odd.invert(others).residuals
+        w = self.w[part]
+        if part.start not in self._drawn:
+            others = self.photos.roll(len(self.photos) // 2, 0)[part]
+            details = self.odd.invert(others).residuals
+            self._drawn[part.start] = [self._draw(w + step, details).cpu() for step in steps]
+        return [image.to(w.device) for image in self._drawn[part.start]]
 
-    def _draw(self, w: Tensor, details: Residuals) -> Tensor:
-        return self.generator.synthesis(w, details).clamp(-1, 1)
+    def _draw(self, w: Tensor, details: Residuals | None = None) -> Tensor:
+        return self.generator.synthesis(w, details or {}).clamp(-1, 1)
 
     def _flip(self, model: Drawing, photo: Tensor, inversion: Inversion) -> dict[str, Tensor]:
         """A photo moved to the code of its mirror image, against that image."""
