@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 
 from hyperinverter.checkpoints.opening import read_checkpoint
 from hyperinverter.contracts import UserError
-from hyperinverter.training.checkpointing import newest_readable
+from hyperinverter.training.checkpointing import Streamed, newest_readable
 from hyperinverter.training.randomness import random_state, restore_random_state
 
 
@@ -30,6 +31,19 @@ def damage(path: Path) -> None:
     assert place > 0
     content[place + 100] ^= 1
     path.write_bytes(bytes(content))
+
+
+def test_a_checkpoint_is_not_put_together_in_memory(tmp_path: Path) -> None:
+    state = {str(i): torch.full((1 << 20,), float(i)) for i in range(16)}  # 64 MiB
+    tracemalloc.start()
+    try:
+        Streamed().save_checkpoint({"state_dict": state}, tmp_path / "last.ckpt")
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 16 << 20
+    found = read_checkpoint(tmp_path / "last.ckpt")["state_dict"]
+    assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
 
 
 def test_a_flipped_bit_is_found_where_torch_would_load_a_wrong_weight(tmp_path: Path) -> None:

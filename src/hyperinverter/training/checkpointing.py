@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from hyperinverter.checkpoints.opening import read_checkpoint
 from hyperinverter.contracts import UserError
@@ -19,6 +21,18 @@ from hyperinverter.tasks.common import images_seen
 from hyperinverter.training import randomness
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+
+
+class Streamed(TorchCheckpointIO):
+    """Writes checkpoints straight into their file.
+
+    Lightning puts them together in memory, and copies that before it is written: at 1024 px, 2.4 GB for a moment. Its
+    file appears as a whole; here ``Checkpoints`` sees to that.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        with Path(path).open("wb") as file:
+            torch.save(checkpoint, file)
 
 
 class Checkpoints(Callback):

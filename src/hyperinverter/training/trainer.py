@@ -26,6 +26,7 @@ from hyperinverter import config
 from hyperinverter.config import Config
 from hyperinverter.contracts import UserError
 from hyperinverter.system.processes import starter
+from hyperinverter.training.checkpointing import Streamed
 from hyperinverter.training.stopping import Interrupted
 
 
@@ -47,7 +48,7 @@ def make_trainer(cfg: Config, loggers: list[Logger], extra: list[Callback]) -> T
         devices=node.devices,
         num_nodes=node.num_nodes,
         strategy=strategy,
-        plugins=[environment] if isinstance(strategy, str) else None,
+        plugins=[Streamed(), *([environment] if isinstance(strategy, str) else [])],
         # not there on processors, where all processes take the running statistics of the first
         sync_batchnorm=not isinstance(strategy, str) and node.accelerator != "cpu",
         precision=config.precision(cfg),
