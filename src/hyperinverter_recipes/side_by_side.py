@@ -1,7 +1,8 @@
 """The same photos through several models, inverted and edited: python -m hyperinverter_recipes.side_by_side --out FILE
 
 Columns: the photo, the initial image, every model's inversion, then every model's edits of yaw and smile,
-half of the way to the end of their safe range. The pictures in outputs/published/digiface_best are made so.
+half of the way to the end of their safe range, or all of it with --part 1. ``--also TITLE=MODEL`` puts models that do
+not ship between those that do. The pictures in outputs/published/digiface_best are made so.
 """
 
 from __future__ import annotations
@@ -23,7 +24,11 @@ PART = 0.5  # of the way to the end of the safe range
 
 
 def side_by_side(
-    photos: Tensor, models: Mapping[str, Drawing], sides: Sequence[int] = (1,), size: int = 128
+    photos: Tensor,
+    models: Mapping[str, Drawing],
+    sides: Sequence[int] = (1,),
+    size: int = 128,
+    part: float = PART,
 ) -> Image.Image:
     """Draw one row per photo.
 
@@ -32,6 +37,7 @@ def side_by_side(
         models: Title -> model, all of one generator.
         sides: Of the edits: 1, or -1 and 1.
         size: Pixels of each picture.
+        part: Of the way to the end of the safe range.
     """
     known = catalogue.for_generator(next(iter(models.values())).generator)
     found = {title: model.invert(photos) for title, model in models.items()}
@@ -40,21 +46,28 @@ def side_by_side(
     for name in EDITS:
         low, high = known[name].safe
         for side in sides:
-            power = PART * (low if side < 0 else high)
+            power = part * (low if side < 0 else high)
             for title, model in models.items():
                 columns[f"{title} {name} {power:+g}"] = model.edit(found[title], known[name], power)
     rows = [[to_picture(images[i]) for images in columns.values()] for i in range(len(photos))]
     return sheet(list(columns), rows, size)
 
 
-def packaged_models(count: int = 8, sides: Sequence[int] = (1,)) -> Image.Image:
-    """The packaged models on the first test photos of the built-in domain."""
-    from hyperinverter.checkpoints import load_hyperinverter
+def on_test_photos(
+    models: Mapping[str, str], count: int = 8, sides: Sequence[int] = (1,), part: float = PART
+) -> Image.Image:
+    """Models, title -> name, on the first test photos of the built-in domain."""
     from hyperinverter.data.digiface import accepted_indices, sample_faces
     from hyperinverter.data.transforms import to_tensor
+    from hyperinverter.inverters import load_inverter
 
     photos = to_tensor(sample_faces(accepted_indices()[:count]))
-    return side_by_side(photos, {title: load_hyperinverter(name) for title, name in MODELS.items()}, sides)
+    return side_by_side(photos, {title: load_inverter(n) for title, n in models.items()}, sides, part=part)
+
+
+def packaged_models(count: int = 8) -> Image.Image:
+    """The packaged models on the first test photos of the built-in domain."""
+    return on_test_photos(MODELS, count)
 
 
 def main() -> None:
@@ -63,8 +76,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="a PNG")
     parser.add_argument("--photos", type=int, default=8)
     parser.add_argument("--both-ways", action="store_true", help="edits the other way, too")
+    parser.add_argument("--part", type=float, default=PART, help="of the way to the end of the safe range")
+    parser.add_argument("--also", action="append", default=[], metavar="TITLE=MODEL", help="several times")
     asked = parser.parse_args()
-    save_picture(packaged_models(asked.photos, (-1, 1) if asked.both_ways else (1,)), asked.out)
+    if wrong := [item for item in asked.also if "=" not in item]:
+        parser.error(f"--also {wrong[0]}: expected TITLE=MODEL")
+    first, *rest = MODELS.items()
+    models = dict([first, *(item.split("=", 1) for item in asked.also), *rest])
+    sides = (-1, 1) if asked.both_ways else (1,)
+    save_picture(on_test_photos(models, asked.photos, sides, asked.part), asked.out)
 
 
 if __name__ == "__main__":
