@@ -100,7 +100,7 @@ class Remembering(Drawing):
 
 
 class Trial(Drawing):
-    """A model with another ``MOVED``, and ``edit_strength=0``: ``shared`` has what no setting changes."""
+    """A model with another ``MOVED``, and nothing left or gained in edits; ``shared`` has what no setting changes."""
 
     rule = "picture"
     edit_strength = 0.0

@@ -4,11 +4,13 @@
     python -m hyperinverter_recipes.shrink gzip OUT.safetensors OUT.safetensors.gz
     python -m hyperinverter_recipes.shrink phase2 MODEL.safetensors OUT.safetensors --phase1 digiface
     python -m hyperinverter_recipes.shrink phase2 BEST.safetensors OUT.safetensors --edit-strength 0 --rule picture
+    python -m hyperinverter_recipes.shrink edits BEST.safetensors OUT.safetensors --edit-gain 1.1
 
 ``exactly`` changes no number: networks that were published with 8 bits have few different ones. ``gzip`` keeps
 every byte: the file's name for run cards and protocols stays the SHA-256 of what is in it. ``phase2`` rounds
 what phase II has trained to 8 bits, and leaves out the phase-I encoder, which ships in a file of its own. What edits
-do with residuals (``features.rule``, ``method.edit_strength``) touches no weight and can be set afterwards.
+do with residuals (``features.rule``, ``method.edit_strength``, ``method.edit_gain``) touches no weight and can be set
+afterwards: ``edits`` does nothing else, whether a file is small already or not.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -49,9 +52,15 @@ def shrink_exactly(source: Path, out: Path) -> None:
 
 
 def shrink_phase2(
-    source: Path, out: Path, phase1: str, edit_strength: float | None = None, rule: str | None = None
+    source: Path, out: Path, phase1: str, edits: Mapping[str, float | None], rule: str | None = None
 ) -> None:
-    """Round phase II to 8 bits; its encoder is that of the packaged phase I of this name, or this is refused."""
+    """Round phase II to 8 bits; its encoder is that of the packaged phase I of this name, or this is refused.
+
+    Args:
+        source, out: Model files.
+        phase1: A packaged phase I.
+        edits, rule: See ``set_edits``.
+    """
     tensors, header = read(source)
     theirs, _ = read(packaged("phase1", phase1)[0])
     packed: dict[str, Tensor] = {}
@@ -63,13 +72,25 @@ def shrink_phase2(
             packed |= nearly(name, tensor.float())
         else:
             packed[name] = tensor.half() if tensor.is_floating_point() else tensor
+    header = set_edits(header, edits, rule) | {PHASE1: phase1}
+    save_file({n: t.contiguous() for n, t in packed.items()}, out, header)
+
+
+def set_edits(
+    header: Mapping[str, str], edits: Mapping[str, float | None], rule: str | None = None
+) -> dict[str, str]:
+    """The header of a model file with other edits.
+
+    Args:
+        header: Of the file.
+        edits: ``edit_strength`` and ``edit_gain``; None: as they are.
+        rule: Of its feature residuals; None: as it is.
+    """
     model = json.loads(header["model"])
-    if edit_strength is not None:
-        model["edit_strength"] = edit_strength
+    model |= {name: value for name, value in edits.items() if value is not None}
     if rule is not None:
         model["feature_residuals"]["rule"] = rule
-    header["model"] = json.dumps(model)
-    save_file({n: t.contiguous() for n, t in packed.items()}, out, header | {PHASE1: phase1})
+    return {**header, "model": json.dumps(model)}
 
 
 def shrink_gzip(source: Path, out: Path) -> None:
@@ -79,19 +100,24 @@ def shrink_gzip(source: Path, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make a weight file that ships smaller.")
-    parser.add_argument("how", choices=("exactly", "gzip", "phase2"))
+    parser.add_argument("how", choices=("exactly", "gzip", "phase2", "edits"))
     parser.add_argument("source", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--phase1", default="digiface", help="packaged phase I that the model was trained on")
     parser.add_argument("--edit-strength", type=float, help="of phase II; default: as it was trained")
+    parser.add_argument("--edit-gain", type=float, help="of phase II; default: as it was trained")
     parser.add_argument("--rule", choices=RULES, help="of its feature residuals; default: as it was trained")
     args = parser.parse_args()
+    asked = {"edit_strength": args.edit_strength, "edit_gain": args.edit_gain}
     if args.how == "exactly":
         shrink_exactly(args.source, args.out)
     elif args.how == "gzip":
         shrink_gzip(args.source, args.out)
+    elif args.how == "edits":
+        tensors, header = read(args.source)
+        save_file(tensors, args.out, set_edits(header, asked, args.rule))
     else:
-        shrink_phase2(args.source, args.out, args.phase1, args.edit_strength, args.rule)
+        shrink_phase2(args.source, args.out, args.phase1, asked, args.rule)
     print(sha256_of(unpacked(args.out)))
 
 

@@ -70,7 +70,7 @@ def errors(model: Drawing, photo: Tensor, end: Direction, power: float) -> Tenso
     """The numbers of ``COLUMNS`` for photos ``(B, 3, R, R)`` and an edit of this power, ``(B, 5)``."""
     inversion = model.invert(photo)
     there = model.edit(inversion, end, power).clamp(-1, 1)
-    step = power * end.shift.to(inversion.w)
+    step = model.edit_gain * power * end.shift.to(inversion.w)  # as far as it was drawn
     after = inversion.w + step
     if isinstance(model, PhaseII):
         with knowing(model, after):

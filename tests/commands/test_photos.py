@@ -293,6 +293,17 @@ def test_edit_with_power_zero_is_the_inversion(inverted: Path, tmp_path: Path) -
     assert np.abs(same - np.asarray(Image.open(inverted / "a.inverted.png"))).max() == 0
 
 
+def test_edit_gain_moves_the_code_on(inverted: Path, tmp_path: Path) -> None:
+    def edited(power: float, *typed: str) -> np.ndarray:
+        file = str(inverted / "a.inversion.safetensors")
+        assert main(["edit", file, "-d", f"yaw={power}", *typed, "--out", str(tmp_path)]) == 0
+        return np.asarray(Image.open(tmp_path / "a.edit.png")).astype(int)
+
+    assert np.abs(edited(1, "--edit-gain", "1.5") - edited(1.5)).max() <= 1  # the code differs by rounding
+    assert np.abs(edited(1, "--edit-gain", "1.5") - edited(1)).mean() > 1
+    assert np.array_equal(edited(0, "--edit-gain", "1.5"), edited(0))
+
+
 def test_edit_strength_lets_go_of_a_photo_in_large_edits_alone(inverted: Path, tmp_path: Path) -> None:
     def edited(power: float, *typed: str) -> np.ndarray:
         file = str(inverted / "a.inversion.safetensors")

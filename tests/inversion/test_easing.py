@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from hyperinverter.editing.directions import Direction
+from hyperinverter.inversion.carrying import Rule
+from hyperinverter.inversion.drawing import Strength
 from hyperinverter.inversion.easing import DRAWN, FAR, MOVED, changed, distance, eased
 from hyperinverter.inversion.phase2 import HyperInverter
-from hyperinverter.inversion.shifting import shifted
+from hyperinverter.inversion.shifting import moved_on, shifted
 from hyperinverter.inversion.specification import (
     FeatureResidualsSpec,
     FeaturesSpec,
@@ -154,6 +156,48 @@ def test_a_model_keeps_it_through_its_description(model: HyperInverter, generato
     assert build(spec, generator).edit_strength == 0.5  # type: ignore[union-attr]
     model.edit_strength = 1.0
     assert "edit_strength" not in describe(model).plain()
+
+
+@pytest.mark.parametrize("rule", ["add", "warp", "picture"])
+@pytest.mark.parametrize("prepared", [False, True])
+def test_a_gain_moves_the_code_on_and_fades_with_the_strength(
+    model: HyperInverter, photos: Tensor, far: Direction, rule: Rule, prepared: bool
+) -> None:
+    def edit(power: float, strength: Strength = 1.0) -> Tensor:
+        if prepared:
+            return model.prepare(inversion, strength)(shifted(inversion.w, [(far, power)]))
+        return model.edit(inversion, far, power, strength=strength)
+
+    inversion, model.rule = model.invert(photos).one(0), rule
+    asked = {power: edit(power, 0.5) for power in (0.0, 1.0, 1.1)}
+    half = edit(1.1, {"weights": 0.4, "features": 0.6})
+    plain, whole = edit(1.0, 0.0), edit(1.2)
+    model.edit_gain = 1.2
+    assert torch.allclose(edit(1.0), whole, atol=1e-5)
+    assert torch.allclose(edit(1.0, 0.5), asked[1.1], atol=1e-5)
+    assert torch.allclose(edit(1.0, torch.tensor([0.5])), asked[1.1], atol=1e-5)
+    assert torch.allclose(edit(1.0, {"weights": 0.4, "features": 0.6}), half, atol=1e-5)
+    assert torch.equal(edit(1.0, 0.0), plain)
+    assert torch.equal(edit(0.0, 0.5), asked[0.0])
+    assert not torch.allclose(asked[1.0], asked[1.1], atol=1e-3)
+
+
+def test_a_gain_moves_each_photo_and_styles_by_its_own() -> None:
+    before, after, styles = torch.zeros(2, 3), torch.ones(2, 4, 3), {"b4.conv1.affine.bias": torch.ones(2, 5)}
+    found, more = moved_on(before, after, styles, torch.tensor([1.0, 3.0]))
+    assert torch.equal(found[:, 0, 0], torch.tensor([1.0, 3.0]))
+    assert more is not None
+    assert torch.equal(more["b4.conv1.affine.bias"][:, 0], torch.tensor([1.0, 3.0]))
+    assert moved_on(before, after, styles, 1.0)[0] is after
+
+
+def test_a_model_keeps_its_gain_through_its_description(model: HyperInverter, generator: Generator) -> None:
+    assert "edit_gain" not in describe(model).plain()
+    model.edit_gain = 1.2
+    assert build(describe(model), generator).edit_gain == 1.2  # type: ignore[union-attr]
+    model.edit_gain = 0.0
+    with pytest.raises(ValueError, match="edit_gain must be above 0 and at most 4, got 0.0"):
+        build(describe(model), generator)
 
 
 def test_a_strength_that_is_no_part_is_refused(model: HyperInverter, generator: Generator) -> None:

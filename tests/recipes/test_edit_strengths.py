@@ -48,6 +48,25 @@ def test_every_strength_is_measured_and_the_models_own_is_put_back() -> None:
     assert "| phase I | 1.000 |" in markdown(found)
 
 
+def test_gains_are_measured_against_the_true_edit_too() -> None:
+    model = SimpleNamespace(edit_gain=1.0, w_inverter=Phase1())
+
+    def measure(models: Any, advance: Any, asked: Any) -> dict[str, Edits]:
+        assert "truth" in asked
+        ((label, _),) = models.items()
+        found = edits(2.0 * model.edit_gain)
+        found.numbers |= {"truth_l2_yaw_plain": [0.01 * model.edit_gain], "truth_l2_smile_plain": [0.02]}
+        found.ways["yaw"].change[:] = [-1, -0.6, -0.3, 0.3, 0.6, 1]
+        return {label: found}
+
+    editing = SimpleNamespace(steps=lambda: 1, measure_together=measure)
+    found = edit_strengths(model, editing, (1.0, 1.5), "edit_gain")  # type: ignore[arg-type]
+    assert model.edit_gain == 1.0
+    table = markdown(found, "edit_gain")
+    assert "| edit_gain | yaw effect | identity at the ends, yaw | at the same change, yaw |" in table
+    assert "| 1.5 | 1.500 | 0.500 | 0.500 | 0.1000 | 0.2000 | 0.3000 | 0.0150 | 0.0200 |" in table
+
+
 def test_a_model_without_residuals_has_nothing_to_let_go_of() -> None:
     with pytest.raises(UserError, match="name a model of phase II"):
         edit_strengths(Phase1(), SimpleNamespace())  # type: ignore[arg-type]

@@ -46,6 +46,7 @@ def test_a_trial_edits_as_the_model_with_that_setting(
 ) -> None:
     smile, shared = catalogue.for_generator(model.generator)["smile"], Remembering(model)
     inversion = model.invert(faces)
+    monkeypatch.setattr(model, "edit_gain", 1.0)  # there was none when settings were tried
     for setting in (MOVED, OTHER):
         monkeypatch.setattr("hyperinverter.inversion.drawing.MOVED", setting)
         trial = Trial(shared, setting)

@@ -50,8 +50,8 @@ def model_spec(cfg: Config, generator: Generator) -> ModelSpec:
     covered = list(cfg.coverage.include)
     kernels = tuple(kernel.name for kernel in select(generator.kernels(), covered)) if covered else ()
     backbone = _part(cfg.encoder.features_backbone or cfg.encoder.backbone, BACKBONES)
-    w_encoder, edit_strength = w_encoder_spec(cfg), _edit_strength(cfg)
-    spec = ModelSpec("hyperinverter", generator.config, w_encoder, edit_strength=edit_strength)
+    spec = ModelSpec("hyperinverter", generator.config, w_encoder_spec(cfg))
+    spec = replace(spec, edit_strength=_of_edits(cfg, "edit_strength"), edit_gain=_of_edits(cfg, "edit_gain"))
     if method_of(cfg) == "hyperstyle":
         if not kernels:
             raise UserError("method=hyperstyle changes kernels: choose a coverage, such as coverage=convs")
@@ -67,11 +67,11 @@ def model_spec(cfg: Config, generator: Generator) -> ModelSpec:
     return replace(spec, features=features, hypernet=hypernet, feature_residuals=added)
 
 
-def _edit_strength(cfg: Config) -> float | None:
+def _of_edits(cfg: Config, name: str) -> float | None:
     """None for 1, as in files from before there was a choice."""
     chosen = cfg.get("method")  # older runs have none
-    strength = 1.0 if chosen is None else float(chosen.get("edit_strength", 1.0))
-    return None if strength == 1 else strength
+    value = 1.0 if chosen is None else float(chosen.get(name, 1.0))
+    return None if value == 1 else value
 
 
 def _feature_residuals(cfg: Config) -> FeatureResidualsSpec | None:

@@ -71,9 +71,9 @@ PACKAGED: dict[str, Packaged] = {
     ),
     "digiface_best_phase2": Packaged(
         "digiface_best.safetensors",
-        "60497a8671f7e3de070cf0c0a898160e7a0f9f7a64c0a89fc24d0a7e260fc09b",
-        "python train.py experiment=best phase=2, rounded to 8 bits, edit_strength and rule set later; run card in "
-        "outputs/published/digiface_best",
+        "7a0a9e1f16066ce6390ab6ff22fc32773654da1b569d4270b5b54bc1f77a3dcd",
+        "python train.py experiment=best phase=2, rounded to 8 bits, edit_strength, edit_gain and rule set later; run "
+        "card in outputs/published/digiface_best",
         "MIT",
     ),
     "digiface_directions": Packaged(  # read by editing.catalogue

@@ -53,6 +53,7 @@ def edit(
     white: options.White = None,
     strength: options.Strength = "1",
     edit_strength: options.EditStrength = None,
+    edit_gain: options.EditGain = None,
     rule: options.EditRule = None,
     sweep: Sweep = None,
     animate: Annotated[
@@ -87,6 +88,7 @@ def edit(
         white=white,
         strength=parse_strength(strength),
         edit_strength=edit_strength,
+        edit_gain=edit_gain,
         rule=rule,
     )
     return editor.run(

@@ -77,6 +77,7 @@ class Editor:
         fit, white: See ``inputs.read``.
         strength: Of the residuals.
         edit_strength: What a large edit leaves of them; None: as the model says.
+        edit_gain: How many times as far as asked an edit goes; None: as the model says.
         rule: What an edit does with them, see ``Drawing``; None: as the model says.
     """
 
@@ -93,12 +94,15 @@ class Editor:
         white: int | None = None,
         strength: float | Mapping[str, float] = 1.0,
         edit_strength: float | None = None,
+        edit_gain: float | None = None,
         rule: Rule | None = None,
     ) -> None:
         self.found, name = found, model_for(found, model)
         self.model = load_named(name, model)
         if edit_strength is not None:
             self.model.edit_strength = edit_strength
+        if edit_gain is not None:
+            self.model.edit_gain = edit_gain
         self.model.rule = rule or self.model.rule
         self.fit, self.white = fit, white
         self.framing = framing_for(self.model, framing) if align or framing else None

@@ -40,6 +40,14 @@ EditStrength = Annotated[
         help="What a large edit leaves of residuals where it changes the picture. Default: what the model says.",
     ),
 ]
+EditGain = Annotated[
+    float | None,
+    typer.Option(
+        min=0.01,
+        max=4,
+        help="How many times as far as asked an edit moves the code that is drawn. Default: what the model says.",
+    ),
+]
 EditRule = Annotated[
     Literal["add", "fade", "warp", "picture"] | None,
     typer.Option(

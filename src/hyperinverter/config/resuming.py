@@ -77,7 +77,7 @@ RESUMED: Mapping[str, Rule] = {
     **dict.fromkeys(("features.places", "features.width"), SHAPE),
     "features.scale": Rule("keeps", "the weights of the run were trained with the old one"),
     "features.rule": TAKES,
-    "method.edit_strength": TAKES,
+    **dict.fromkeys(("method.edit_strength", "method.edit_gain"), TAKES),
     **dict.fromkeys(("hypernet.hidden_dim", "hypernet.channels", "hypernet.extractor_channels"), SHAPE),
     "hypernet.activation": Rule("keeps", "the weights of the run were trained with the old one"),
     "hypernet.residual_scale": Rule("keeps", "the weights of the run were trained with the old one"),

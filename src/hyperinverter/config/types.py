@@ -71,6 +71,7 @@ _TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
         (lambda value: _is_number(value) and 0 <= value < 1, "a share from 0 to below 1"),
     ),
     "method.edit_strength": (lambda value: _is_number(value) and 0 <= value <= 1, "a number from 0 to 1"),
+    "method.edit_gain": (lambda value: _is_number(value) and 0 < value <= 4, "above 0 and at most 4"),
     "trainer.timeout": (lambda value: _is_number(value) and value > 0, "a number of seconds above 0"),
     "trainer.save_every_kimg": (lambda value: _is_number(value) and value >= 0, "a number of at least 0"),
     "trainer.num_nodes": (lambda value: _is_whole(value, 1), "a whole number of at least 1"),
@@ -86,6 +87,7 @@ _NOT_NULL = {
         "phase.accumulate",
         "features.scale",
         "method.edit_strength",
+        "method.edit_gain",
     ),
 }
 _GROUPS = ("panels", "paths", "evaluation", "features", "hypernet", "method", "coverage")

@@ -281,6 +281,7 @@ def _same_generator(one: Generator, two: Generator) -> bool:
 
 
 def identity_of(model: Drawing) -> dict[str, str]:
-    """What tells a model from others; what its edits leave of residuals if that is not all of them."""
+    """What tells a model from others; what its edits leave of residuals, and how far they go, where that is not 1."""
     known = {"source": model.source, "sha256": model.sha256, "generator_sha256": model.generator.sha256}
-    return known if model.edit_strength == 1 else known | {"edit_strength": f"{model.edit_strength:g}"}
+    edits = {"edit_strength": model.edit_strength, "edit_gain": model.edit_gain}
+    return known | {name: f"{value:g}" for name, value in edits.items() if value != 1}

@@ -25,7 +25,7 @@ from hyperinverter.inversion.given import (
     check_residuals,
 )
 from hyperinverter.inversion.moving import Moving
-from hyperinverter.inversion.shifting import Edits, Shift, as_edits, shifted, style_shifts
+from hyperinverter.inversion.shifting import Edits, Shift, as_edits, moved_on, shifted, style_shifts
 from hyperinverter.networks.features import KIND
 from hyperinverter.networks.generator import Generator
 from hyperinverter.ops.factored import FactoredResidual, Residual
@@ -55,12 +55,15 @@ class Drawing(nn.Module, ABC):
             residuals add to the picture, see ``inversion.moving``.
         edit_strength: What an edit of two standard deviations of w leaves of residuals where the picture changes, see
             ``inversion.easing``; 1: all of them, as in the paper.
+        edit_gain: How many times as far as asked an edit moves the codes that are drawn with residuals, which hold the
+            picture back; 1: as far as asked, as in the paper. Less of it with less strength, and nothing at strength 0.
     """
 
     source: str = ""
     sha256: str = ""
     rule: Rule = "add"
     edit_strength: float = 1.0
+    edit_gain: float = 1.0
 
     @property
     @abstractmethod
@@ -132,15 +135,21 @@ class Drawing(nn.Module, ABC):
 
         Returns:
             w ``(B, D)`` or ``(B, L, D)`` -> RGB ``(B, 3, R, R)``. What ``style_shifts`` gives is a second argument.
+            Of an inversion, w is an edit of its code, and ``edit_gain`` moves it on.
 
         Raises:
             ValueError: For residuals of several photos.
         """
         scaled = scale_residuals(of.residuals if isinstance(of, Inversion) else of, strength)
-        draw = self._prepared(of.w if isinstance(of, Inversion) else None, scaled)
+        before = of.w if isinstance(of, Inversion) else None
+        draw = self._prepared(before, scaled)
+        gain = 1.0 if before is None else self._gain(scaled, strength)
 
         def drawn(w: Tensor, styles: Mapping[str, Tensor] | None = None, /) -> Tensor:
-            return check_drawn(draw(as_codes(w, self.generator), styles), w, scaled)
+            codes = as_codes(w, self.generator)
+            if before is not None:
+                codes, styles = moved_on(before, codes, styles, gain)
+            return check_drawn(draw(codes, styles), w, scaled)
 
         return drawn
 
@@ -282,8 +291,21 @@ class Drawing(nn.Module, ABC):
         styles = style_shifts(before, edits)
         if w is before and not styles:
             return self.render(w, residuals)
-        edited = self.edited(before, w, residuals, styles=styles, w_image=inversion.w_image)
+        farther, more = moved_on(before, w, styles, self._gain(residuals, strength))
+        edited = self.edited(before, farther, residuals, styles=more, w_image=inversion.w_image)
         return check_drawn(edited, w, residuals)
+
+    def _gain(self, residuals: Mapping[str, Residual], strength: Strength) -> float | Tensor:
+        """``edit_gain`` at a strength of residuals: one number, or one per sample."""
+        if self.edit_gain == 1 or not residuals:
+            return 1.0
+        if isinstance(strength, Mapping):  # of groups of layers: their mean
+            strength = sum(strength_of(name, strength) for name in residuals) / len(residuals)
+        batch = next(iter(residuals.values())).shape[0]
+        share = as_strength(strength, batch)
+        assert not isinstance(share, Mapping)
+        share = share.clamp(0, 1) if isinstance(share, Tensor) else min(max(share, 0.0), 1.0)
+        return 1 + (self.edit_gain - 1) * share
 
 
 class Iterative(ABC):

@@ -96,6 +96,34 @@ def _step(direction: Shift, power: float | Tensor, w: Tensor) -> Tensor | None:
     return None if power == 0 else power * shift
 
 
+def moved_on(
+    before: Tensor, after: Tensor, styles: Mapping[str, Tensor] | None, gain: float | Tensor
+) -> tuple[Tensor, Mapping[str, Tensor] | None]:
+    """An edit that goes ``gain`` times as far.
+
+    Args:
+        before: The codes as they were, ``(B, D)`` or W+, ``(B, L, D)``; or of one photo, for any number of edits.
+        after: The edited codes, of either kind.
+        styles: What ``style_shifts`` gives for the edit.
+        gain: 1 gives back what was given; one number, or one per sample, ``(B,)``.
+
+    Returns:
+        The edited codes and the shifts of styles.
+    """
+    if not isinstance(gain, Tensor) and gain == 1:
+        return after, styles
+    if before.ndim != after.ndim:
+        before, after = (w[:, None] if w.ndim == 2 else w for w in (before, after))
+
+    def times(step: Tensor) -> Tensor:
+        return step * (
+            placed(gain, step).view(-1, *[1] * (step.ndim - 1)) if isinstance(gain, Tensor) else gain
+        )
+
+    more = None if styles is None else {name: times(step) for name, step in styles.items()}
+    return before + times(after - before), more
+
+
 def style_shifts(w: Tensor, edits: Edits) -> dict[str, Tensor]:
     """What several directions at once add to styles, by the names of residuals that ``Synthesis`` takes.
 

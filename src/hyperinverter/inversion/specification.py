@@ -39,6 +39,8 @@ _MOST_VALUES, _LONGEST_NAME = (
     200,
 )  # of a description; 1024 px with every layer takes some hundred values
 
+MOST_GAIN = 4  # of an edit: far above any use
+
 S = TypeVar("S")
 M = TypeVar("M", bound=nn.Module)
 
@@ -139,6 +141,7 @@ class ModelSpec:
         None  # of a "hyperinverter" that is a rival instead; then without the three above
     )
     edit_strength: float | None = None  # of a "hyperinverter", see ``Drawing``; None: 1
+    edit_gain: float | None = None  # likewise
 
     def plain(self) -> dict[str, Any]:
         """Numbers, strings, lists and dictionaries, for a checkpoint or a header."""
@@ -190,8 +193,9 @@ def describe(model: nn.Module) -> ModelSpec:
 
 def _phase2(model: PhaseII) -> ModelSpec:
     """What every phase II is, without its networks."""
-    strength = None if model.edit_strength == 1 else model.edit_strength
-    return replace(describe(model.w_inverter), kind="hyperinverter", edit_strength=strength)
+    strength, gain = (None if value == 1 else value for value in (model.edit_strength, model.edit_gain))
+    first = describe(model.w_inverter)
+    return replace(first, kind="hyperinverter", edit_strength=strength, edit_gain=gain)
 
 
 def _hypernet_spec(hypernet: HyperNetwork) -> HypernetSpec:
@@ -263,6 +267,10 @@ def build_on(first: WInverter, spec: ModelSpec, init: Init = "paper") -> PhaseII
         if not 0 <= spec.edit_strength <= 1:
             raise ValueError(f"edit_strength must be between 0 and 1, got {spec.edit_strength}")
         model.edit_strength = float(spec.edit_strength)
+    if spec.edit_gain is not None:
+        if not 0 < spec.edit_gain <= MOST_GAIN:
+            raise ValueError(f"edit_gain must be above 0 and at most {MOST_GAIN}, got {spec.edit_gain}")
+        model.edit_gain = float(spec.edit_gain)
     return model
 
 

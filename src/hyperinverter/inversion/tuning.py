@@ -74,7 +74,7 @@ class PivotalTuning(Drawing):
         super().__init__()
         self.start, self._frozen_generator = start, Held(start.generator)
         self.distance, self.tuning = distance, tuning or Tuning()
-        self.rule, self.edit_strength = start.rule, start.edit_strength
+        self.rule, self.edit_strength, self.edit_gain = start.rule, start.edit_strength, start.edit_gain
         self.on_step: OnStep | None = None
         self.trace: list[tuple[float, Tensor]] = []
         self.steps_taken: list[int] = []
