@@ -56,7 +56,7 @@ def test_an_inversion_to_w_plus(method: str) -> None:
 @pytest.mark.parametrize("eased", [1.0, 0.5])
 @pytest.mark.parametrize("rule", RULES)
 def test_edits(model: HyperInverter, rule: str, eased: float) -> None:
-    model.rule, model.edit_strength = rule, eased  # type: ignore[assignment]
+    model.rule, model.edit_strength, model.edit_gain = rule, eased, 1.25  # type: ignore[assignment]
     ours, wanted = there(model), exact(model)
     with arithmetic("fp32"):
         found, other = ours.invert(PHOTOS[:1].to(DEVICE)), wanted.invert(PHOTOS[:1].double())

@@ -115,7 +115,7 @@ def test_every_coverage(mode: FakeTensorMode, coverage: str) -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_inversion_and_edits(mode: FakeTensorMode, rule: str, eased: float) -> None:
     model = built(places=("b8.conv1", "b16.conv0", "b4.const", "b8.conv0.noise"))
-    model.rule, model.edit_strength = rule, eased  # type: ignore[assignment]
+    model.rule, model.edit_strength, model.edit_gain = rule, eased, 1.25  # type: ignore[assignment]
     moved(model, mode)
     with mode, watched() as watch:
         turn = turn_on(TURN)  # loaded from a file: on the host

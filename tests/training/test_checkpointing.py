@@ -14,6 +14,7 @@ import torch
 
 from hyperinverter.checkpoints.opening import read_checkpoint
 from hyperinverter.contracts import UserError
+from hyperinverter.system.files import is_full
 from hyperinverter.training.checkpointing import Streamed, newest_readable
 from hyperinverter.training.randomness import random_state, restore_random_state
 
@@ -44,6 +45,13 @@ def test_a_checkpoint_is_not_put_together_in_memory(tmp_path: Path) -> None:
     assert most < 16 << 20
     found = read_checkpoint(tmp_path / "last.ckpt")["state_dict"]
     assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
+
+
+@pytest.mark.parametrize("numbers", [10, 1 << 22])
+def test_a_full_disk_is_known_for_what_it_is(numbers: int) -> None:
+    with pytest.raises(OSError, match="No space left") as caught:
+        Streamed().save_checkpoint({"weight": torch.zeros(numbers)}, "/dev/full")
+    assert is_full(caught.value)
 
 
 def test_a_flipped_bit_is_found_where_torch_would_load_a_wrong_weight(tmp_path: Path) -> None:
