@@ -26,8 +26,8 @@ LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 class Streamed(TorchCheckpointIO):
     """Writes checkpoints straight into their file.
 
-    Lightning puts them together in memory, and copies that before it is written: at 1024 px, 2.4 GB for a moment. Its
-    file appears as a whole; here ``Checkpoints`` sees to that.
+    Lightning puts them together in memory first, which takes as much as the file for a moment. Its file appears as a
+    whole; here ``Checkpoints`` sees to that.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
