@@ -182,6 +182,7 @@ def test_measuring_edits(mode: FakeTensorMode, monkeypatch: pytest.MonkeyPatch) 
     editing = object.__new__(Editing)  # its constructor looks at numbers
     editing.generator, editing.perceptual, editing.identity = model.generator, judge, None  # type: ignore[assignment]
     editing.odd, editing.kinds = model, ("plain", "odd")  # type: ignore[assignment]
+    editing._drawn = {}
     editing.read, editing.spread, editing.seen = None, {}, []
     with mode, torch.no_grad():
         editing.ends = [turn_on(TURN)]
