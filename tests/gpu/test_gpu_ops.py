@@ -16,6 +16,7 @@ from torch import Tensor
 from hyperinverter import ops
 from hyperinverter.ops import (
     activation,
+    convolution,
     factored,
     finishing,
     modconv,
@@ -68,6 +69,15 @@ def finished(x: Tensor, *, up: bool = False, **options: Any) -> Tensor:
 
 def filtered(x: Tensor, **options: Any) -> Tensor:
     return resample.fir_filter(x, resample.fir_kernel(4.0).to(x), **options)
+
+
+def penalised(x: Tensor, weight: Tensor) -> Tensor:
+    """The gradient of a network by its input, which is differentiated again."""
+    with torch.autocast(x.device.type, enabled=False):
+        x = x.requires_grad_(True) if x.is_leaf else x
+        y = convolution.conv2d(x, weight.to(x.dtype), padding=1)
+        with convolution.without_kernel_gradients():
+            return torch.autograd.grad(y.square().sum(), x, create_graph=True)[0]
 
 
 def exactly(x: Tensor) -> Tensor:
@@ -191,6 +201,9 @@ CASES = {
     "shrink, not by whole pixels": Case(resample.shrink, {"x": X}, {"side": 5}),
     "reflected": Case(resample.reflected, {"x": X}, {"border": 2}),
     "repeatable": Case(exactly, {"x": X}),
+    "conv2d": Case(convolution.conv2d, {"x": X, "weight": SHARED}, {"padding": 1}),
+    "conv2d, smaller": Case(convolution.conv2d, {"x": X, "weight": SHARED}, {"stride": 2}),
+    "without_kernel_gradients": Case(penalised, {"x": X, "weight": SHARED}),
     "conv3x3": Case(winograd.conv3x3, {"x": X, "weight": SHARED}),
     "conv3x3_by, transformed": Case(prepared, {"x": X, "weight": SHARED}),
     "winograd.gradients": Case(winograd.conv3x3, {"x": X, "weight": SHARED}),

@@ -37,6 +37,30 @@ def test_the_same_blocks_again_cost_no_page_faults() -> None:
     assert faults("keep") < 100 < faults("as it is")
 
 
+LEFT_IN_MEMORY = """
+import sys
+from hyperinverter.system import machine
+if sys.argv[1] != "as it is":
+    assert getattr(machine, sys.argv[1])()
+bytes(30_000_000)  # freed: from now on glibc, left to itself, takes blocks of this size from its own heap
+before = machine.resident_bytes()
+blocks = []
+for _ in range(20):  # a small block stays behind each large one
+    blocks += [b"x" * 20_000_000, b"y" * 100_000]
+del blocks[::2]
+print(machine.resident_bytes() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc")
+def test_freed_blocks_between_others_go_back_where_it_is_asked() -> None:
+    def left(how: str) -> int:
+        command = [sys.executable, "-c", LEFT_IN_MEMORY, how]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    assert left("return_freed_memory") < 20e6 < 300e6 < min(left("as it is"), left("keep_freed_memory"))
+
+
 def test_this_machine_has_memory() -> None:
     assert machine.resident_bytes() > 10e6
     assert machine.available_bytes() > machine.resident_bytes()

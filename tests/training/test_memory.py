@@ -114,6 +114,17 @@ def test_far_too_little_memory_is_told_with_a_way_out() -> None:
         check_memory(need, 4_000_000_000, "halve it")
 
 
+@pytest.mark.parametrize(("gigabytes", "chosen"), [(1, "keep_freed_memory"), (4, "return_freed_memory")])
+def test_large_trainings_give_freed_memory_back(
+    gigabytes: int, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = []
+    for name in ("keep_freed_memory", "return_freed_memory"):
+        monkeypatch.setattr(memory, name, lambda name=name: called.append(name))
+    memory.prepare_allocator(MemoryNeed(0, 0, 0, gigabytes * 10**9, 0))
+    assert called == [chosen]
+
+
 MEASURE = """
 import json, sys, torch
 from hyperinverter import assembly, config

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hyperinverter.ops.convolution import without_kernel_gradients
 from hyperinverter.ops.precision import at_least_float32
 
 
@@ -43,5 +44,6 @@ def r1_penalty(real: Tensor, photo: Tensor) -> Tensor:
     """
     if not photo.requires_grad or not real.requires_grad:
         raise ValueError("r1_penalty needs photos that require gradients, and the logits of these photos")
-    (gradient,) = torch.autograd.grad(at_least_float32(real).sum(), photo, create_graph=True)
+    with without_kernel_gradients():
+        (gradient,) = torch.autograd.grad(at_least_float32(real).sum(), photo, create_graph=True)
     return at_least_float32(gradient).square().sum(dim=tuple(range(1, gradient.ndim))).mean()

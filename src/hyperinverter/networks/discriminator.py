@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from hyperinverter.networks.generator import GeneratorConfig
 from hyperinverter.networks.layers import EqualLinear
 from hyperinverter.ops.activation import SLOPE
+from hyperinverter.ops.convolution import conv2d
 from hyperinverter.ops.precision import at_least_float32
 from hyperinverter.ops.resample import fir_filter, fir_kernel
 
@@ -49,11 +50,11 @@ class DiscriminatorConv(nn.Module):
         weight = (self.weight * self.weight_gain).to(x.dtype)
         pad = weight.shape[-1] // 2
         if self.down and weight.shape[-1] == 1:
-            x = F.conv2d(fir_filter(x, self.fir, padding=1, stride=2), weight)
+            x = conv2d(fir_filter(x, self.fir, padding=1, stride=2), weight)
         elif self.down:
-            x = F.conv2d(fir_filter(x, self.fir, padding=2), weight, stride=2)
+            x = conv2d(fir_filter(x, self.fir, padding=2), weight, stride=2)
         else:
-            x = F.conv2d(x, weight, padding=pad)
+            x = conv2d(x, weight, padding=pad)
         if self.gain is None:
             return x * math.sqrt(0.5)
         if self.bias is not None:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hyperinverter.ops.convolution import conv2d
 from hyperinverter.ops.fused import can_fuse, fused_filter
 from hyperinverter.ops.policy import policy_of
 
@@ -46,7 +47,7 @@ def fir_filter(x: Tensor, kernel: Tensor, padding: int, stride: int = 1) -> Tens
     weight = kernel.to(x).expand(channels, 1, 4, 4)
     if policy_of(x).filter_layout == "channels_last":
         x = x.contiguous(memory_format=torch.channels_last)
-    return F.conv2d(x, weight, padding=padding, stride=stride, groups=channels)
+    return conv2d(x, weight, padding=padding, stride=stride, groups=channels)
 
 
 def upsample_image(x: Tensor) -> Tensor:

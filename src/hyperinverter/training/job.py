@@ -22,7 +22,7 @@ from hyperinverter.runs import RunCard, read_card
 from hyperinverter.system.command import train_command
 from hyperinverter.system.errors import first_line
 from hyperinverter.system.files import held, hold, writing
-from hyperinverter.system.machine import GB, available_bytes, keep_freed_memory
+from hyperinverter.system.machine import GB, available_bytes
 from hyperinverter.system.processes import is_first
 from hyperinverter.system.terminal import duration, fail, say, short
 from hyperinverter.tasks.common import PhaseTask, images_seen
@@ -171,8 +171,6 @@ class Job:
         """Settle what the configuration leaves open, save it, and build every part from it."""
         from hyperinverter import assembly  # every network: after the cheap checks
 
-        if self.cfg.trainer.accelerator == "cpu":
-            keep_freed_memory()
         seed_everything(self.cfg.seed, workers=True, verbose=False)
         generator = assembly.generator(self.cfg)
         drawn_by = {"path": str(self.cfg.generator.path), "sha256": generator.sha256}
@@ -326,6 +324,8 @@ class Job:
             processes=everywhere,
             average=_half_life(cfg) is not None,
         )
+        if device == "cpu":
+            memory.prepare_allocator(need)
         available = available_bytes(device)
         where = "on the GPU" if device == "cuda" else "in this machine"
         trained = self.card.facts["parameters"]["trained"] / 1e6

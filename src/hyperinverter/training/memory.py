@@ -25,11 +25,12 @@ from torch.utils._pytree import tree_leaves
 from hyperinverter.contracts import UserError
 from hyperinverter.networks.frozen import Held
 from hyperinverter.ops.policy import policy
-from hyperinverter.system.machine import GB, resident_bytes
+from hyperinverter.system.machine import GB, keep_freed_memory, resident_bytes, return_freed_memory
 from hyperinverter.tasks.common import PhaseTask
 from hyperinverter.tasks.phase2 import PhaseIIHyper
 
 _CUDA_CONTEXT = 600_000_000  # bytes a CUDA process takes for kernels and workspaces before the first tensor
+_KEPT_BELOW = 4 * GB  # what small steps free is kept for the next one
 _PROBE = 4096  # elements of the parameter that shows what an optimizer keeps
 
 
@@ -110,6 +111,18 @@ def check_memory(need: MemoryNeed, available: int, advice: str) -> None:
         raise UserError(
             f"training needs {need}, and {available / GB:.1f} GB are there: {advice}; check_memory=false tries anyway"
         )
+
+
+def prepare_allocator(need: MemoryNeed) -> None:
+    """Have the C library treat freed memory as this size of training asks for, on a CPU.
+
+    Kept memory saves 3 % of a small step's time. In a large step the pieces that lie free add up
+    (outputs/published/paper_scale).
+    """
+    if need.total < _KEPT_BELOW:
+        keep_freed_memory()
+    else:
+        return_freed_memory()
 
 
 # Playing a step ------------------------------------------------------------------------------------------
