@@ -29,7 +29,7 @@ _PACKAGES = (
 # Of mallopt(3), in glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 _KEEP = 2**31 - 1  # bytes free at the end of the heap before any go back; the largest int
-_BLOCK = 2**23  # bytes of a block that goes back at once; with 2**20 a step takes a tenth longer, or more
+_BLOCK = 2**20  # bytes of a block that goes back at once; with 2**23 steps are faster and take 9 % more
 
 
 # What runs here ------------------------------------------------------------------------------------------
