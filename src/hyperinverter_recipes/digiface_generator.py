@@ -199,7 +199,10 @@ class Training:
         """A short warm-up, then a long fade."""
         left = 1 - self.seen / total
         for group in self.optimizer.param_groups:
-            group["lr"] = self.args.lr * group["speed"] * min(1.0, self.seen / 1000 + 0.01, left / 0.4 + 0.02)
+            rate = min(1.0, self.seen / 1000 + 0.01, left / 0.4 + 0.02)
+            # A generator that has learnt is not led astray by an encoder that has not.
+            held = self.seen < self.args.hold and group is self.optimizer.param_groups[0]
+            group["lr"] = 0.0 if held else self.args.lr * group["speed"] * rate
         for group in self.heads_optimizer.param_groups:
             group["lr"] = self.args.lr_heads * min(1.0, left / 0.4 + 0.02)
 
@@ -356,6 +359,7 @@ def main() -> None:
     parser.add_argument("--lp", type=float, default=1.0)
     parser.add_argument("--adv", type=float, default=0.15)
     parser.add_argument("--adv-from", type=int, default=4000, help="images before the heads join")
+    parser.add_argument("--hold", type=int, default=0, help="images during which only the encoder learns")
     parser.add_argument("--every", type=int, default=250)
     parser.add_argument("--seed", type=int, default=0)
     train(parser.parse_args())

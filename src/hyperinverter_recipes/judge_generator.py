@@ -76,7 +76,7 @@ def frechet(images: Tensor, photos: Tensor) -> float:
 
 def reached(path: str, photos: Tensor, steps: int) -> float:
     """Mean squared error of photos, ``(N, 3, R, R)``, after a search for the code w of each."""
-    search = load_inverter(f"w_opt:{steps}@{path}")
+    search = load_inverter(f"w_opt:steps={steps},distance=st_lpips_alex@{path}")  # the same for every file
     torch.manual_seed(0)
     drawn = torch.cat([search.invert(chunk).image for chunk in tqdm(photos.split(16), desc="looking for w")])
     return float((drawn.clamp(-1, 1) - photos).square().mean())
