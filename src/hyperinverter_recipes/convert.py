@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hyperinverter.contracts import UserError
+from hyperinverter_recipes.running import said
 
 StateDict = dict[str, Tensor]
 
@@ -156,4 +157,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    said(main)

@@ -25,6 +25,7 @@ from hyperinverter.data.folders import default_record, split_folder
 from hyperinverter.data.listing import check_headers, list_photos
 from hyperinverter.data.module import ImageDataModule
 from hyperinverter.data.transforms import read_pixels
+from hyperinverter_recipes.running import said
 
 FILES, PHOTOS, RESOLUTION = 20_000, 64, 1024
 
@@ -154,4 +155,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    said(main)

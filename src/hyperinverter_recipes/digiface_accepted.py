@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from hyperinverter.data.digiface import ACCEPTED, read_accepted, sample_faces
 from hyperinverter.system.files import replacing
+from hyperinverter_recipes.running import said
 
 _MIN_SCORE = 0.99  # of the face detector
 _MAX_NOSE_OFFSET = 0.35  # from the middle of the eyes, along the eye line, in eye distances
@@ -88,4 +89,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    said(main)

@@ -30,6 +30,7 @@ from hyperinverter.editing.foreign import save_directions
 from hyperinverter.editing.readings import FaceReadings
 from hyperinverter.inversion.phase2 import HyperInverter
 from hyperinverter.judges.identity import DescriptorIdentity
+from hyperinverter_recipes.running import said
 
 SHAPE, COLOUR = 0.3, 3.0  # lambda of the fit, see facts in the table
 
@@ -209,4 +210,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    said(main)

@@ -30,6 +30,7 @@ from hyperinverter.data.digiface import Z_DIM, accepted_indices, sample_faces
 from hyperinverter.judges.efficientnet import EfficientNetLite0Features
 from hyperinverter.networks.generator import Generator, GeneratorConfig
 from hyperinverter.system.files import replacing
+from hyperinverter_recipes.running import said
 
 CONFIG = GeneratorConfig(
     z_dim=Z_DIM,
@@ -366,4 +367,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    said(main)

@@ -20,6 +20,7 @@ from hyperinverter.evaluation.editability import Editing, Edits, equal_changes, 
 from hyperinverter.inversion.drawing import Drawing
 from hyperinverter.system.files import write_text
 from hyperinverter.system.progress import counted
+from hyperinverter_recipes.running import said
 
 STRENGTHS = (1.0, 0.5, 0.3, 0.2, 0.15, 0.1, 0.0)
 PHASE1 = "phase I"
@@ -127,4 +128,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    said(main)

@@ -27,6 +27,7 @@ from hyperinverter.inverters import load_inverter
 from hyperinverter.judges.catalogue import build_features
 from hyperinverter.judges.identity import DescriptorIdentity
 from hyperinverter_recipes.edit_strengths import validation_faces
+from hyperinverter_recipes.running import said
 
 
 @torch.no_grad()
@@ -112,4 +113,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    said(main)

@@ -38,6 +38,7 @@ from hyperinverter.system.files import write_csv
 from hyperinverter.system.progress import counted
 from hyperinverter.system.terminal import put
 from hyperinverter_recipes.edit_strengths import validation_faces
+from hyperinverter_recipes.running import said
 
 LEAST, PART = (0.04, 0.08, 0.16), (0.5, 0.7, 0.85, 1.0)
 FIRST, SECOND = (
@@ -296,4 +297,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    said(main)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from hyperinverter.evaluation.statistics import two_level
+from hyperinverter_recipes.running import said
 
 Numbers = Mapping[str, np.ndarray]  # name -> one number per photo, (N,)
 Recipes = Mapping[str, Sequence[Numbers]]  # name -> its seeds
@@ -92,4 +93,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    said(main)

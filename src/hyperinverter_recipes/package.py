@@ -15,6 +15,7 @@ from hyperinverter.checkpoints import load_generator, load_hyperinverter, load_w
 from hyperinverter.inversion.phase1 import WInverter
 from hyperinverter.inversion.phase2 import HyperInverter
 from hyperinverter.system.files import sha256_of
+from hyperinverter_recipes.running import said
 
 _FACTS = ("command", "seed", "commit", "images_seen", "seconds", "device", "versions", "metrics", "loaded")
 
@@ -40,4 +41,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    said(main)

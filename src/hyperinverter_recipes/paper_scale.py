@@ -30,6 +30,7 @@ from hyperinverter.judges.identity import FaceRecognition
 from hyperinverter.networks.backbones import IRSE50, Backbone, ResNet34
 from hyperinverter.networks.encoders import WEncoder
 from hyperinverter.networks.generator import Generator, GeneratorConfig
+from hyperinverter_recipes.running import said
 
 RESOLUTION = {"faces": 1024, "churches": 256}
 SHORT = (
@@ -105,4 +106,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    said(main)

@@ -31,6 +31,7 @@ from hyperinverter.checkpoints.packing import LEAST, exactly, nearly
 from hyperinverter.checkpoints.registry import packaged
 from hyperinverter.inversion.carrying import RULES
 from hyperinverter.system.files import sha256_of, unpacked
+from hyperinverter_recipes.running import said
 
 ENCODER = "w_inverter.encoder."
 
@@ -122,4 +123,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    said(main)

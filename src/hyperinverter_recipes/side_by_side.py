@@ -17,6 +17,7 @@ from torch import Tensor
 from hyperinverter.editing import catalogue
 from hyperinverter.inversion.drawing import Drawing
 from hyperinverter.pictures import save_picture, sheet, to_picture
+from hyperinverter_recipes.running import said
 
 MODELS = {"the paper's": "digiface", "best": "digiface_best"}
 EDITS = ("yaw", "smile")
@@ -88,4 +89,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    said(main)

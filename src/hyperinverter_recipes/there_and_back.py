@@ -30,6 +30,7 @@ from hyperinverter.system.files import write_text
 from hyperinverter.system.progress import counted
 from hyperinverter.system.terminal import put
 from hyperinverter_recipes.edit_strengths import validation_faces
+from hyperinverter_recipes.running import said
 
 DIRECTIONS = ("yaw", "smile")
 COLUMNS = ("inversion", "one inversion", "at the known code", "inverted again", "code missed by")
@@ -138,4 +139,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    said(main)
