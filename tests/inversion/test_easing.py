@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hyperinverter.editing.directions import Direction
-from hyperinverter.inversion.carrying import Rule
+from hyperinverter.inversion.carrying import RULES, Rule
 from hyperinverter.inversion.drawing import Strength
 from hyperinverter.inversion.easing import DRAWN, FAR, MOVED, changed, distance, eased
 from hyperinverter.inversion.phase2 import HyperInverter
@@ -158,7 +158,7 @@ def test_a_model_keeps_it_through_its_description(model: HyperInverter, generato
     assert "edit_strength" not in describe(model).plain()
 
 
-@pytest.mark.parametrize("rule", ["add", "warp", "picture"])
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("prepared", [False, True])
 def test_a_gain_moves_the_code_on_and_fades_with_the_strength(
     model: HyperInverter, photos: Tensor, far: Direction, rule: Rule, prepared: bool

@@ -9,7 +9,10 @@ import torch
 from tiny import make_generator
 from torch.testing import assert_close
 
+from hyperinverter.contracts import Inversion
+from hyperinverter.editing.directions import Direction
 from hyperinverter.editing.files import load_inversion, save_inversion
+from hyperinverter.inversion.carrying import CARRYING, RULES, Carrier, Carrying, Rule, moved, movement
 from hyperinverter.inversion.drawing import scale_residuals
 from hyperinverter.inversion.phase1 import WInverter
 from hyperinverter.inversion.phase2 import HyperInverter
@@ -141,6 +144,61 @@ def test_a_model_predicts_them_and_its_inversion_edits_saves_and_scales(
     again, _ = load_inversion(file)
     for name, found in inversion.residuals.items():
         assert torch.equal(again.residuals[name], found)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_no_edit_is_the_inversion_and_an_edit_is_the_same_in_both_ways(
+    model: HyperInverter, rule: Rule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "rule", rule)
+    photos = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    inversion, turn = model.invert(photos), Direction("turn", 0.5 * torch.ones(16))
+    assert torch.equal(model.edit(inversion, turn, 0.0), inversion.image)
+    edited = model.edit(inversion, turn)
+    one: Inversion = inversion.one(0)
+    both = model.prepare(one)(torch.cat([one.w, one.w + turn.shift]))
+    assert_close(both, torch.cat([inversion.image[:1], edited[:1]]), atol=1e-4, rtol=1e-4)
+    where_they_were = model.render(inversion.w + turn.shift, inversion.residuals)
+    assert torch.allclose(edited, where_they_were, atol=1e-4) == (rule == "add")
+
+
+@pytest.mark.parametrize("rule", CARRYING)
+def test_noise_and_constant_keep_their_shapes_and_no_map_behind_them_is_drawn_once(
+    v0: Generator, rule: Carrying
+) -> None:
+    w = torch.randn(1, 16)
+    after, found = w + torch.randn(3, 16), drawn_residuals(v0, 1)
+    del found["b4.const"]
+    carried, drawn = Carrier(rule, v0.synthesis, found, w)(after)
+    assert {name: tuple(x.shape) for name, x in carried.items()} == {
+        "b8.conv0.noise": (3, 8, 8),
+        "b32.conv1.noise": (3, 32, 32),
+    }
+    assert list(drawn) == ([] if rule == "add" else ["b4.conv1"])  # the next layer has other noise
+    assert_close(v0.synthesis(after, carried, drawn=drawn), v0.synthesis(after, carried))
+    const, drawn = Carrier(rule, v0.synthesis, drawn_residuals(v0, 1), w)(after)
+    assert const["b4.const"].shape == (3, *v0.synthesis.own_maps()["b4.const"])
+    assert not drawn
+
+
+def test_following_moves_noise_and_takes_away_what_the_movement_does_not_explain(v0: Generator) -> None:
+    w = torch.randn(1, 16)
+    after, name = w + 0.5, "b16.conv1.noise"
+    found = {name: torch.rand(1, 16, 16) + 1}
+
+    def carried(rule: Carrying) -> torch.Tensor:
+        return Carrier(rule, v0.synthesis, found, w)(after)[0][name]
+
+    old, new = (v0.synthesis.maps_to(code, "b32.conv1") for code in (w, after))
+    flow = movement(old["b32.conv1"], new["b32.conv1"])
+    assert flow.abs().max() > 0.1
+    there = moved(found[name][:, None], flow)
+    assert_close(carried("warp"), there[:, 0])
+    left = moved(old["b16.conv1"], flow) - new["b16.conv1"]
+    change = left.square().mean(1) / moved(old["b16.conv1"], flow).square().mean((1, 2, 3))
+    assert_close(carried("follow"), there[:, 0] * torch.exp(-change / 0.25))
+    still = Carrier("follow", v0.synthesis, found, w)(w)[0][name]
+    assert_close(still, found[name])
 
 
 def test_gradients_reach_the_heads(model: HyperInverter) -> None:

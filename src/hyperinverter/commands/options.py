@@ -49,11 +49,12 @@ EditGain = Annotated[
     ),
 ]
 EditRule = Annotated[
-    Literal["add", "fade", "warp", "picture"] | None,
+    Literal["add", "fade", "warp", "follow", "picture"] | None,
     typer.Option(
         "--rule",
-        help="What an edit does with residuals: draw them where they were (add), fade or warp those of features, "
-        "or move what all of them add to the picture (picture). Default: what the model says.",
+        help="What an edit does with residuals: draw them where they were (add); of those that have a place, take some "
+        "away (fade), move them (warp), or both (follow); or move what all of them add to the picture (picture). "
+        "Default: what the model says.",
     ),
 ]
 Catalogue = Annotated[

@@ -70,7 +70,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "trainer.strategy": ("auto", "ddp"),
     "encoder.heads": ("layer", "resolution", "level"),
     "encoder.initial": ("full", "half", "quarter", "joint"),
-    "features.rule": ("add", "fade", "warp", "picture"),
+    "features.rule": ("add", "fade", "warp", "follow", "picture"),
     "method.name": ("hyperinverter", "psp", "e4e", "restyle", "hyperstyle"),
 }
 _PRECISIONS: dict[str, Precision] = {

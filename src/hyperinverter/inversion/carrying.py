@@ -1,7 +1,8 @@
-"""What an edit does with feature residuals: a detail has a place, and an edit moves what was there.
+"""What an edit does with residuals that have a place: a detail is somewhere, and an edit moves what was there.
 
-Residuals of weights act wherever the code puts the face. A feature residual is tied to positions, so a head that turns
-would leave its details behind. The rules differ in what they ask the generator about the way from w to the edited w'.
+Residuals of weights act wherever the code puts the face. Those of features, of the constant and of the stored noise are
+tied to positions, so a head that turns would leave its details behind. The rules differ in what they ask the generator
+about the way from w to the edited w'.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyperinverter.networks.features import KIND
+from hyperinverter.networks.features import CONST, KIND, NOISE
 from hyperinverter.networks.generator import Synthesis
 from hyperinverter.ops.factored import Residual
 from hyperinverter.ops.precision import at_least_float32
 
-Carrying = Literal["add", "fade", "warp"]
+Carrying = Literal["add", "fade", "warp", "follow"]
 CARRYING: tuple[Carrying, ...] = get_args(Carrying)
-Rule = Literal["add", "fade", "warp", "picture"]  # the last one carries nothing: see ``inversion.moving``
+Rule = Literal[
+    "add", "fade", "warp", "follow", "picture"
+]  # the last one carries nothing: see ``inversion.moving``
 RULES: tuple[Rule, ...] = get_args(Rule)
 FLOW_SIDE = (
     32  # px of the map on which movement is read: finer than the residuals, which move by parts of a pixel
@@ -36,30 +39,34 @@ def carried(
     after: Tensor,
     weights: Mapping[str, Residual] | None = None,
 ) -> dict[str, Tensor]:
-    """Feature residuals as an edit leaves them.
+    """Residuals that have a place, as an edit leaves them: see ``has_place``.
 
     - ``add``: as they were (the rule of Feature-Style encoder and CLCAE).
     - ``fade``: less where the edit changed the generator's own map at that place, ``exp(-(change / 0.5)^2)`` with the
       change in parts of the map's size: what was there is gone.
     - ``warp``: moved along with the generator's own map (the idea of WarpRes): the movement is read off its maps of
       32 px before and after.
+    - ``follow``: both: moved along, and less where the moved map does not explain the new one.
+
+    The constant has no map of its own: that of the layer behind it, ``b4.conv1``, is looked at.
 
     Args:
-        rule: One of the three.
+        rule: One of the four.
         synthesis: The generator's.
-        features: ``b8.conv1.features`` -> ``(B, C, S, S)``, or ``(1, C, S, S)`` for all codes.
+        features: ``b8.conv1.features`` -> ``(B, C, S, S)``, ``b8.conv1.noise`` -> ``(B, S, S)``, ``b4.const`` ->
+            ``(B, C, 4, 4)``; or one of each for all codes.
         before: Codes of the photos, ``(B, D)`` or W+, or one for all.
         after: The edited codes, B of them.
         weights: Residuals of weights that both maps are drawn with; B of them.
 
     Returns:
-        The same names, ``(B, C, S, S)``.
+        The same names, each shaped as it was given, for B codes.
 
     Raises:
         ValueError: For an unknown rule.
     """
     count = len(after)
-    wide = {name: residual.expand(count, -1, -1, -1) for name, residual in features.items()}
+    wide = {name: residual.expand(count, *residual.shape[1:]) for name, residual in features.items()}
     return Carrier(rule, synthesis, wide, before.expand(count, *before.shape[1:]), weights)(after)[0]
 
 
@@ -81,55 +88,77 @@ class Carrier:
     ) -> None:
         if rule not in CARRYING:
             raise ValueError(f"rule must be one of {', '.join(CARRYING)}, got {rule!r}")
-        self.rule, self.synthesis, self.features, self.weights = rule, synthesis, features, weights
-        self._last = self._last_map()
+        self.rule, self.synthesis, self.weights = rule, synthesis, weights
+        self._flat = {
+            name for name, residual in features.items() if residual.ndim == 3
+        }  # noise has no channels
+        self.features = {n: delta[:, None] if n in self._flat else delta for n, delta in features.items()}
+        fades, moves = rule in ("fade", "follow"), rule in ("warp", "follow")
+        places = [_place(name) for name in features] if fades else []
+        self._flow_map = f"b{min(FLOW_SIDE, synthesis.resolutions[-1])}.conv1" if moves and features else ""
+        # The last layer whose map the rule looks at; empty: it looks at none.
+        self._last = max([*places, self._flow_map], key=_order)
+        self._old: dict[str, Tensor] = {}
+        self._movement: Movement | None = None
         if self._last:
             old = synthesis.maps_to(before, self._last, weights)
-            self._old = (
-                {name: at_least_float32(old[_place(name)]) for name in features} if rule == "fade" else {}
-            )
-            self._movement = Movement(at_least_float32(old[self._last])) if rule == "warp" else None
-
-    def _last_map(self) -> str:
-        """The last layer whose map the rule looks at; empty: it looks at none."""
-        if self.rule == "add" or not self.features:
-            return ""
-        if self.rule == "fade":
-            side = {_place(name): residual.shape[-1] for name, residual in self.features.items()}
-            return max(side, key=lambda place: (side[place], place))
-        return f"b{min(FLOW_SIDE, self.synthesis.resolutions[-1])}.conv1"
+            if fades:
+                self._old = {name: at_least_float32(old[_place(name)]) for name in features}
+            if self._flow_map:
+                self._movement = Movement(at_least_float32(old[self._flow_map]))
 
     def __call__(
         self, after: Tensor, weights: Mapping[str, Residual] | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Feature residuals for edited codes, ``(B, C, S, S)`` each, and the maps that were drawn for them.
+        """Residuals for edited codes, shaped as they were given, and the maps that were drawn for them.
 
-        The maps are those that no feature residual changes: what ``Synthesis`` takes as ``drawn``.
+        The maps are those that no residual with a place changes: what ``Synthesis`` takes as ``drawn``.
 
         Args:
             after: The edited codes.
             weights: Residuals of weights that the edit is drawn with; None: those before it.
         """
-        wide = {name: residual.expand(len(after), -1, -1, -1) for name, residual in self.features.items()}
+        found = {name: residual.expand(len(after), -1, -1, -1) for name, residual in self.features.items()}
         if not self._last:
-            return wide, {}
+            return self._as_given(found), {}
         new = self.synthesis.maps_to(after, self._last, self.weights if weights is None else weights)
-        if self._movement is None:
-            found = {
-                name: residual * _kept(self._old[name], at_least_float32(new[_place(name)]))
-                for name, residual in wide.items()
-            }
-        else:
-            flow = self._movement(at_least_float32(new[self._last]))
-            found = {name: moved(residual, flow) for name, residual in wide.items()}
-        places = [place for place in new if f"{place}{KIND}" in wide]
-        last = list(new).index(places[0]) if places else len(new)
-        return found, dict(list(new.items())[: last + 1])
+        old: Mapping[str, Tensor] = self._old
+        if self._movement is not None:
+            flow = self._movement(at_least_float32(new[self._flow_map]))
+            found = {name: moved(residual, flow) for name, residual in found.items()}
+            old = {name: moved(x.expand(len(after), -1, -1, -1), flow) for name, x in old.items()}
+        for name, x in old.items():
+            found[name] = found[name] * _kept(x, at_least_float32(new[_place(name)]))
+        return self._as_given(found), self._unchanged(new)
+
+    def _as_given(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: x[:, 0] if name in self._flat else x for name, x in found.items()}
+
+    def _unchanged(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The first of these maps, up to the first that is drawn otherwise with residuals that have a place."""
+        kept: dict[str, Tensor] = {}
+        for layer, x in maps.items():
+            if f"{layer}{NOISE}" in self.features or CONST in self.features:
+                break
+            kept[layer] = x
+            if f"{layer}{KIND}" in self.features:
+                break
+        return kept
+
+
+def has_place(name: str) -> bool:
+    """Whether a residual is tied to positions: of features, of the constant or of the stored noise."""
+    return name == CONST or name.endswith((KIND, NOISE))
 
 
 def _place(name: str) -> str:
-    """``b8.conv1.features`` -> ``b8.conv1``."""
-    return name.removesuffix(KIND)
+    """The layer whose map says how it changes: ``b8.conv1.features`` -> ``b8.conv1``, likewise of noise."""
+    return "b4.conv1" if name == CONST else name.removesuffix(KIND).removesuffix(NOISE)
+
+
+def _order(layer: str) -> tuple[int, str]:
+    """Layers in the order in which they are drawn; no layer comes first."""
+    return (int(layer[1 : layer.index(".")]), layer) if layer else (0, "")
 
 
 def _kept(old: Tensor, new: Tensor, half: float = 0.5) -> Tensor:

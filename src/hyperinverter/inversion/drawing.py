@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperinverter.contracts import Inversion
-from hyperinverter.inversion.carrying import Carrier, Rule
+from hyperinverter.inversion.carrying import Carrier, Rule, has_place
 from hyperinverter.inversion.easing import MOVED, distance, eased
 from hyperinverter.inversion.given import (
     Strength,
@@ -185,9 +185,9 @@ class Drawing(nn.Module, ABC):
         return draw
 
     def _carrying(self, before: Tensor, residuals: Mapping[str, Residual]) -> Draw:
-        """Draws edits of one photo with all of these residuals; those of features follow ``rule``."""
+        """Draws edits of one photo with all of these residuals; those that have a place follow ``rule``."""
         synthesis = self.generator.synthesis
-        maps = {name: made(delta) for name, delta in residuals.items() if name.endswith(KIND)}
+        maps = {name: made(delta) for name, delta in residuals.items() if has_place(name)}
         if not maps or self.rule == "add" or self.rule == "picture":
             return synthesis.with_residuals(residuals)
         own = synthesis.with_residuals({name: delta for name, delta in residuals.items() if name not in maps})
@@ -227,7 +227,7 @@ class Drawing(nn.Module, ABC):
         if self.rule == "picture":
             return self._in_the_picture(before, residuals)(after, styles)
         shifts: dict[str, Residual] = dict(styles or {})
-        maps = {name: made(delta) for name, delta in residuals.items() if name.endswith(KIND)}
+        maps = {name: made(delta) for name, delta in residuals.items() if has_place(name)}
         weights = {name: delta for name, delta in residuals.items() if name not in maps}
         features, drawn = Carrier(self.rule, self.generator.synthesis, maps, before, weights)(
             after, weights | shifts
