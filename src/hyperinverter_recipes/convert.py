@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hyperinverter.contracts import UserError
+from hyperinverter.system.files import replacing
 from hyperinverter_recipes.running import said
 
 StateDict = dict[str, Tensor]
@@ -152,7 +153,8 @@ def main() -> None:
         np.savez_compressed(args.out, **arrays)  # type: ignore[arg-type]
     else:
         tensors = {name: t.half().contiguous() for name, t in CONVERSIONS[args.what]().items()}
-        save_file(tensors, args.out)
+        with replacing(args.out) as unfinished:
+            save_file(tensors, unfinished)
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB")
 
 

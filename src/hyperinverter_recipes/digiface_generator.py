@@ -343,7 +343,8 @@ def export(generator: Generator, faces: Faces, args: argparse.Namespace, path: P
     }
     header = {"config": json.dumps(generator.metadata()), "recipe": json.dumps(recipe)}
     tensors = {name: tensor.half().contiguous() for name, tensor in generator.state_dict().items()}
-    save_file(tensors, path, header)
+    with replacing(path) as unfinished:
+        save_file(tensors, unfinished, header)
     print(f"wrote {path}")
 
 

@@ -30,7 +30,7 @@ from hyperinverter.checkpoints.opening import PHASE1
 from hyperinverter.checkpoints.packing import LEAST, exactly, nearly
 from hyperinverter.checkpoints.registry import packaged
 from hyperinverter.inversion.carrying import RULES
-from hyperinverter.system.files import sha256_of, unpacked
+from hyperinverter.system.files import replacing, sha256_of, unpacked
 from hyperinverter_recipes.running import said
 
 ENCODER = "w_inverter.encoder."
@@ -42,6 +42,12 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
 
 
+def write(tensors: Mapping[str, Tensor], out: Path, header: dict[str, str]) -> None:
+    """Write a complete file or none."""
+    with replacing(out) as unfinished:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished, header)
+
+
 def shrink_exactly(source: Path, out: Path) -> None:
     """Write the same numbers with a byte each, wherever that is smaller."""
     tensors, header = read(source)
@@ -49,7 +55,7 @@ def shrink_exactly(source: Path, out: Path) -> None:
     for name, tensor in tensors.items():
         small = exactly(name, tensor) if tensor.numel() >= LEAST else None
         packed |= {name: tensor} if small is None else small
-    save_file({name: tensor.contiguous() for name, tensor in packed.items()}, out, header)
+    write(packed, out, header)
 
 
 def shrink_phase2(
@@ -74,7 +80,7 @@ def shrink_phase2(
         else:
             packed[name] = tensor.half() if tensor.is_floating_point() else tensor
     header = set_edits(header, edits, rule) | {PHASE1: phase1}
-    save_file({n: t.contiguous() for n, t in packed.items()}, out, header)
+    write(packed, out, header)
 
 
 def set_edits(
@@ -116,7 +122,7 @@ def main() -> None:
         shrink_gzip(args.source, args.out)
     elif args.how == "edits":
         tensors, header = read(args.source)
-        save_file(tensors, args.out, set_edits(header, asked, args.rule))
+        write(tensors, args.out, set_edits(header, asked, args.rule))
     else:
         shrink_phase2(args.source, args.out, args.phase1, asked, args.rule)
     print(sha256_of(unpacked(args.out)))

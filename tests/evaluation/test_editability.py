@@ -292,3 +292,5 @@ def test_a_model_whose_edits_leave_less_is_another_model() -> None:
     before = identity_of(model)
     model.edit_strength = 0.5
     assert identity_of(model) == {**before, "edit_strength": "0.5"}
+    model.rule = "warp"
+    assert identity_of(model) == {**before, "edit_strength": "0.5", "rule": "warp"}

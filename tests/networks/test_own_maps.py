@@ -201,6 +201,21 @@ def test_following_moves_noise_and_takes_away_what_the_movement_does_not_explain
     assert_close(still, found[name])
 
 
+def test_what_edits_do_with_residuals_is_no_part_of_training(
+    model: HyperInverter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo, shift = torch.rand(2, 3, 32, 32) * 2 - 1, 0.5 * torch.ones(1, 16)
+    image, change, wanted = (x.detach() for x in model.reconstruct_and_edit(photo, shift))
+    first, residuals = model.predict(photo, factored=True)
+    mine = {name: found[:1] for name, found in residuals.items()}
+    assert_close(change, (model.render(first.w[:1] + shift, mine) - image[:1]).detach(), atol=1e-5, rtol=1e-5)
+    assert_close(wanted, model.render(first.w[:1] + shift) - first.w_image[:1], atol=1e-5, rtol=1e-5)
+    for rule in RULES:
+        for name, value in (("rule", rule), ("edit_strength", 0.5), ("edit_gain", 1.5)):
+            monkeypatch.setattr(model, name, value)
+        assert torch.equal(model.reconstruct_and_edit(photo, shift)[1].detach(), change)
+
+
 def test_gradients_reach_the_heads(model: HyperInverter) -> None:
     model.train()
     model.reconstruct(torch.rand(2, 3, 32, 32) * 2 - 1).square().mean().backward()

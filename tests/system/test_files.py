@@ -6,6 +6,7 @@ import csv
 import errno
 import multiprocessing
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,18 @@ def test_what_a_killed_process_left_is_written_over(tmp_path: Path) -> None:
         assert not part.exists()
         part.write_bytes(b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+@pytest.mark.parametrize("umask", [0o022, 0o027])
+def test_a_file_may_be_read_by_whom_other_files_may_be_read_by(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        with replacing(tmp_path / "file") as part:
+            os.close(os.open(part, os.O_CREAT | os.O_WRONLY, 0o600))  # as safetensors does
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o666 & ~umask
 
 
 def test_a_second_name_leaves_the_first_and_new_content_leaves_the_second(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from hyperinverter.networks.discriminator import Discriminator
 from hyperinverter.networks.frozen import load_strictly
 from hyperinverter.networks.generator import Generator, GeneratorConfig, MappingNetwork
 from hyperinverter.system.errors import first_line
-from hyperinverter.system.files import parse_json
+from hyperinverter.system.files import parse_json, replacing
 
 _FORMAT = "StyleGAN2 generator"
 _MEAN_SAMPLES = 100_000  # of w, where a file does not know its mean; 0.3 % of w's spread is left as error
@@ -178,7 +178,8 @@ def save_generator(generator: Generator, path: Path, recipe: Mapping[str, Any], 
         "config": json.dumps(generator.metadata()),
         "recipe": json.dumps(dict(recipe)),
     }
-    save_file(tensors, path, header)
+    with replacing(path) as unfinished:
+        save_file(tensors, unfinished, header)
 
 
 def _from_safetensors(file: Path) -> Generator:

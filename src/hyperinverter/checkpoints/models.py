@@ -272,7 +272,8 @@ def save_model(model: WInverter | PhaseII, path: Path, recipe: Mapping[str, Any]
         name: (tensor.half() if half and tensor.is_floating_point() else tensor).contiguous()
         for name, tensor in model.state_dict().items()
     }
-    save_file(tensors, path, _model_header(model, recipe))
+    with replacing(path) as unfinished:
+        save_file(tensors, unfinished, _model_header(model, recipe))
 
 
 def recipe_of(path: Path) -> dict[str, Any]:

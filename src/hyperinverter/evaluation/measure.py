@@ -281,7 +281,8 @@ def _same_generator(one: Generator, two: Generator) -> bool:
 
 
 def identity_of(model: Drawing) -> dict[str, str]:
-    """What tells a model from others; what its edits leave of residuals, and how far they go, where that is not 1."""
+    """What tells a model from others; and what its edits do with residuals, where that is not as in the paper."""
     known = {"source": model.source, "sha256": model.sha256, "generator_sha256": model.generator.sha256}
     edits = {"edit_strength": model.edit_strength, "edit_gain": model.edit_gain}
-    return known | {name: f"{value:g}" for name, value in edits.items() if value != 1}
+    unusual = {name: f"{value:g}" for name, value in edits.items() if value != 1}
+    return known | unusual | ({} if model.rule == "add" else {"rule": model.rule})

@@ -101,23 +101,25 @@ class PhaseII(Drawing):
     def reconstruct_and_edit(self, photo: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``reconstruct``, and what an edit of the first photos changes in both images: for training.
 
+        Residuals stay what and where they are, whatever ``rule``, ``edit_strength`` and ``edit_gain`` say: those belong
+        to finished edits and touch no weight, so that they can be set afterwards. What is trained should need no help.
+
         Args:
             photo: ``(B, 3, H, W)``.
             shift: What is added to the codes of the first photos, ``(N, D)`` with N <= B.
 
         Returns:
-            The images ``(B, 3, R, R)``; the change that the edit makes in the first N, with residuals carried along by
-            ``rule``; and the change it makes in the phase-I images, without gradients, ``(N, 3, R, R)`` each.
+            The images ``(B, 3, R, R)``; the change that the edit makes in the first N; and the change it makes in the
+            phase-I images, without gradients, ``(N, 3, R, R)`` each.
         """
         first, residuals = self.predict(photo, factored=True)
         image = self.draw_unseen(first.w, residuals)
         few = slice(len(shift))
         some = {name: residual[few] for name, residual in residuals.items()}
-        before, after = first.w[few], first.w[few] + shift
+        after = first.w[few] + shift
         with torch.no_grad():
             wanted = self.draw_unseen(after) - first.w_image[few]
-        edited = self.edited(before, after, some, w_image=first.w_image[few])
-        return image, edited - image[few], wanted
+        return image, self.draw_unseen(after, some) - image[few], wanted
 
     @torch.no_grad()
     def invert(self, images: Tensor, strength: Strength = 1.0) -> Inversion:

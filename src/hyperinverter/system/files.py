@@ -15,6 +15,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -177,7 +178,8 @@ def distinct(stem: str, taken: Callable[[str], bool]) -> str:
 def replacing(path: Path, *, durable: bool = False, sole: bool = False) -> Iterator[Path]:
     """Give a scratch file next to ``path`` to write; it takes the place of ``path`` if the block succeeds.
 
-    A reader finds the old file or the new one, never half of one.
+    A reader finds the old file or the new one, never half of one. Who may read it is what the umask says, whoever wrote
+    it: safetensors makes files that nobody else can open.
 
     Args:
         path: The file to replace or to make; its folder must exist.
@@ -188,7 +190,12 @@ def replacing(path: Path, *, durable: bool = False, sole: bool = False) -> Itera
     part = path.with_name(f".{path.name}.part" if sole else f".{path.name}.{os.getpid()}.part")
     part.unlink(missing_ok=True)
     try:
+        part.touch()
+        usual = stat.S_IMODE(part.stat().st_mode)
+        part.unlink()
         yield part
+        if stat.S_IMODE(part.stat().st_mode) != usual:
+            part.chmod(usual)
         if durable:
             with part.open("rb") as file:
                 os.fsync(file.fileno())  # else the new name may reach the disk before the content does
