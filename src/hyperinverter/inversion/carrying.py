@@ -21,13 +21,11 @@ from hyperinverter.ops.precision import at_least_float32
 
 Carrying = Literal["add", "fade", "warp", "follow"]
 CARRYING: tuple[Carrying, ...] = get_args(Carrying)
-Rule = Literal[
-    "add", "fade", "warp", "follow", "picture"
-]  # the last one carries nothing: see ``inversion.moving``
+# The last one carries nothing: see ``inversion.moving``.
+Rule = Literal["add", "fade", "warp", "follow", "picture"]
 RULES: tuple[Rule, ...] = get_args(Rule)
-FLOW_SIDE = (
-    32  # px of the map on which movement is read: finer than the residuals, which move by parts of a pixel
-)
+# px of the map on which movement is read: finer than the residuals, which move by parts of a pixel
+FLOW_SIDE = 32
 REACH = 3  # px of that map, the farthest movement that is looked for
 
 
@@ -89,9 +87,7 @@ class Carrier:
         if rule not in CARRYING:
             raise ValueError(f"rule must be one of {', '.join(CARRYING)}, got {rule!r}")
         self.rule, self.synthesis, self.weights = rule, synthesis, weights
-        self._flat = {
-            name for name, residual in features.items() if residual.ndim == 3
-        }  # noise has no channels
+        self._flat = {name for name, residual in features.items() if residual.ndim == 3}  # noise: no channels
         self.features = {n: delta[:, None] if n in self._flat else delta for n, delta in features.items()}
         fades, moves = rule in ("fade", "follow"), rule in ("warp", "follow")
         places = [_place(name) for name in features] if fades else []
