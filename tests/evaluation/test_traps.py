@@ -157,7 +157,8 @@ def test_a_model_measured_before_on_fewer_photos_joins_the_table(
     assert {len(m.names) for m in results.shared.values()} == {3}
     table = (tmp_path / "table.md").read_text()
     assert "On the 3 photos that all of them have:" in table
-    assert "On 3 photos, **slow** cannot be told from fast" in table  # three pairs are too few for any test
+    # three pairs are too few for any test
+    assert "On 3 photos, **slow** does not differ measurably from fast" in table
 
 
 def test_conclusions_name_the_better_and_its_size(

@@ -208,7 +208,7 @@ def sentences(found: Pairs) -> list[str]:
         ]
         verdict = " and ".join(part for part in parts if part)
         rest = f"nothing can be said about {_listed(open_)}" if open_ else ""
-        verb = f"is {verdict}" if verdict else f"cannot be told from {b}"
+        verb = f"is {verdict}" if verdict else f"does not differ measurably from {b}"
         ending = f"; {rest}" if rest and verdict else ""
         said.append(f"On {count} photos, **{a}** {verb}{ending}.")
     return said
