@@ -56,7 +56,7 @@ def test_what_a_killed_process_left_is_written_over(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
 @pytest.mark.parametrize("umask", [0o022, 0o027])
-def test_a_file_may_be_read_by_whom_other_files_may_be_read_by(tmp_path: Path, umask: int) -> None:
+def test_a_file_gets_the_usual_permissions(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         with replacing(tmp_path / "file") as part:

@@ -101,8 +101,8 @@ class PhaseII(Drawing):
     def reconstruct_and_edit(self, photo: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``reconstruct``, and what an edit of the first photos changes in both images: for training.
 
-        Residuals stay what and where they are, whatever ``rule``, ``edit_strength`` and ``edit_gain`` say: those belong
-        to finished edits and touch no weight, so that they can be set afterwards. What is trained should need no help.
+        All residuals are drawn where they are. ``rule``, ``edit_strength`` and ``edit_gain`` belong to finished edits:
+        they play no part in training and can be set afterwards.
 
         Args:
             photo: ``(B, 3, H, W)``.

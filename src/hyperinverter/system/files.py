@@ -178,8 +178,8 @@ def distinct(stem: str, taken: Callable[[str], bool]) -> str:
 def replacing(path: Path, *, durable: bool = False, sole: bool = False) -> Iterator[Path]:
     """Give a scratch file next to ``path`` to write; it takes the place of ``path`` if the block succeeds.
 
-    A reader finds the old file or the new one, never half of one. Who may read it is what the umask says, whoever wrote
-    it: safetensors makes files that nobody else can open.
+    A reader finds the old file or the new one, never half of one. It gets the usual permissions (umask): safetensors
+    makes files that only their owner can read.
 
     Args:
         path: The file to replace or to make; its folder must exist.
