@@ -21,6 +21,8 @@ from hyperinverter.contracts import UserError
         ("loss.l2=-1", "loss.l2 must be at least 0"),
         ("loss.edit_share=[[[1]]]", "loss.edit_share must be a part of the batch"),
         ("loss.edit_share=0", "loss.edit_share must be a part of the batch"),
+        ("loss.mirror=-1", "loss.mirror must be at least 0"),
+        ("loss.mirror_share=2", "loss.mirror_share must be a part of the batch"),
         ("features.places=3", "features.places must be a list of layers"),
         ("features.places=[[1]]", "features.places must be a list of layers"),
         ("loss.adv_batch_size=0", "loss.adv_batch_size must be a whole number of at least 1"),

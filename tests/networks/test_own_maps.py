@@ -201,19 +201,46 @@ def test_following_moves_noise_and_takes_away_what_the_movement_does_not_explain
     assert_close(still, found[name])
 
 
-def test_what_edits_do_with_residuals_is_no_part_of_training(
+def test_what_edits_do_with_residuals_is_no_part_of_the_change_by_an_edit(
     model: HyperInverter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photo, shift = torch.rand(2, 3, 32, 32) * 2 - 1, 0.5 * torch.ones(1, 16)
-    image, change, wanted = (x.detach() for x in model.reconstruct_and_edit(photo, shift))
     first, residuals = model.predict(photo, factored=True)
+    image = model.draw_unseen(first.w, residuals).detach()
+
+    def changes() -> tuple[torch.Tensor, torch.Tensor]:
+        change, wanted = model.change_by_edit(first, residuals, image, shift)
+        return change.detach(), wanted
+
+    change, wanted = changes()
     mine = {name: found[:1] for name, found in residuals.items()}
     assert_close(change, (model.render(first.w[:1] + shift, mine) - image[:1]).detach(), atol=1e-5, rtol=1e-5)
     assert_close(wanted, model.render(first.w[:1] + shift) - first.w_image[:1], atol=1e-5, rtol=1e-5)
     for rule in RULES:
         for name, value in (("rule", rule), ("edit_strength", 0.5), ("edit_gain", 1.5)):
             monkeypatch.setattr(model, name, value)
-        assert torch.equal(model.reconstruct_and_edit(photo, shift)[1].detach(), change)
+        assert torch.equal(changes()[0], change)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_moved_to_the_mirror_image_is_the_edit_to_its_code(
+    model: HyperInverter, monkeypatch: pytest.MonkeyPatch, rule: Rule
+) -> None:
+    for name, value in (("rule", rule), ("edit_strength", 0.5), ("edit_gain", 1.5)):
+        monkeypatch.setattr(model, name, value)
+    model.zero_grad()
+    photo = torch.rand(3, 3, 32, 32) * 2 - 1
+    mirrored = photo[1:].flip(-1)
+    first, residuals = model.predict(photo, factored=True)
+    moved = model.moved_to_mirror(first, residuals, mirrored)
+    moved.square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.trainable_parameters())
+    inversion = model.invert(photo[1:])
+    monkeypatch.setattr(model, "edit_gain", 1.0)  # where the edit ends is known: it is not gone beyond
+    for i in range(2):
+        step = model.invert(mirrored[i : i + 1]).w - inversion.w[i : i + 1]
+        edited = model.edit(inversion.one(i), Direction("mirror", step[0]))
+        assert_close(moved[i : i + 1].detach(), edited, atol=1e-4, rtol=1e-4)
 
 
 def test_gradients_reach_the_heads(model: HyperInverter) -> None:

@@ -128,7 +128,11 @@ def test_inversion_and_edits(mode: FakeTensorMode, rule: str, eased: float) -> N
         assert on_device(draw(torch.empty(3, 16, device=DEVICE)))
         assert on_device(model.render(inversion.w, inversion.residuals, {"coarse": 0.5, "features": 0.2}))
         shift = random_steps(model.generator, 1)
-        assert all(map(on_device, model.reconstruct_and_edit(photos(mode, count=1), shift)))
+        photo = photos(mode, count=2)
+        first, residuals = model.predict(photo, factored=True)
+        changes = model.change_by_edit(first, residuals, first.w_image, shift)
+        assert all(map(on_device, changes))
+        assert on_device(model.moved_to_mirror(first, residuals, photo[-1:].flip(-1)))
     assert watch.found == []
 
 

@@ -138,6 +138,7 @@ def test_no_option_is_lost_between_specification_model_and_file(generator: Gener
         (["method=hyperstyle"], "add phase=2"),
         (["phase=2", "method=hyperstyle", "features=8"], "use features=none"),
         (["phase=2", "method=hyperstyle", "loss.edit=1"], "use loss.edit=0"),
+        (["phase=2", "method=hyperstyle", "loss.mirror=1"], "use loss.mirror=0"),
         (["phase=2", "method=hyperstyle", "method.scale=0"], "method.scale must be above 0"),
         (["phase=2", "method=hyperstyle", "method.iterations=0"], "method.iterations"),
     ],

@@ -202,6 +202,27 @@ def test_the_edit_term_asks_for_the_change_that_the_initial_image_shows(
     assert float(silent.forward_pass(photo).parts["edit"]) < 1e-10
 
 
+def test_the_mirror_term_asks_for_mirror_images(make_phase2: Callable[..., PhaseIIHyper]) -> None:
+    task = make_phase2(mirror=2.0, mirror_share=0.25)
+    photo = torch.rand(4, 3, 16, 16) * 2 - 1
+    total, parts, image = task.forward_pass(photo)
+    assert set(parts) == {"l2", "mirror"}
+    assert_close(total, parts["l2"] + 2.0 * parts["mirror"])
+    assert_close(image, task.draw(photo))
+    inverter, mirrored = task.inverter, photo[3:].flip(-1)
+    first, residuals = inverter.predict(photo[3:], factored=False)
+    moved = inverter.edited(first.w, inverter.w_inverter(mirrored).w, residuals)
+    assert_close(parts["mirror"], (moved - mirrored).square().mean().detach())
+    total.backward()
+    assert task.inverter.w_inverter.encoder.linear.weight.grad is None
+
+
+def test_both_terms_of_edits_together(make_phase2: Callable[..., PhaseIIHyper]) -> None:
+    task = make_phase2(edit=3.0, mirror=2.0)
+    total, parts, _ = task.forward_pass(torch.rand(4, 3, 16, 16) * 2 - 1)
+    assert_close(total, parts["l2"] + 3.0 * parts["edit"] + 2.0 * parts["mirror"])
+
+
 def test_random_steps_are_of_the_size_of_an_edit(generator: Generator) -> None:
     steps = random_steps(generator, 64)
     z = torch.randn(256, generator.z_dim)

@@ -109,6 +109,8 @@ def build(cfg: Config, generator: Generator | None = None, *, begun: bool = Fals
             adv_batch_size=cfg.loss.adv_batch_size,
             edit=cfg.loss.get("edit", 0.0),  # older runs have none
             edit_share=cfg.loss.get("edit_share", 0.25),
+            mirror=cfg.loss.get("mirror", 0.0),
+            mirror_share=cfg.loss.get("mirror_share", 0.5),
         )
     return Assembled(task, data_module(cfg), loaded)
 

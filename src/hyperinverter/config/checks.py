@@ -25,7 +25,8 @@ _ABOVE_ZERO = (
     *("features.scale", "method.latent_lr", "method.scale"),
 )
 _NOT_NEGATIVE = (
-    *("phase.warmup_kimg", "loss.l2", "loss.lpips", "loss.id", "loss.adv", "loss.adv_from_kimg", "loss.edit"),
+    *("phase.warmup_kimg", "loss.l2", "loss.lpips", "loss.id", "loss.adv", "loss.adv_from_kimg"),
+    *("loss.edit", "loss.mirror"),
     *("method.first_share", "method.deltas_share", "method.delta", "method.latent", "method.latent_r1"),
 )
 _WHOLE = {  # key -> least value
@@ -191,10 +192,11 @@ def _validate_together(cfg: Config) -> None:
     places = given(cfg, "features.places")
     if places is not None and not (OmegaConf.is_list(places) and all(isinstance(p, str) for p in places)):
         raise UserError(f"features.places must be a list of layers such as [b8.conv1], got {places!r}")
-    share = given(cfg, "loss.edit_share")
-    number = isinstance(share, (int, float)) and not isinstance(share, bool)
-    if share is not None and not (number and 0 < share <= 1):
-        raise UserError(f"loss.edit_share must be a part of the batch, above 0 and at most 1, got {share!r}")
+    for key in ("loss.edit_share", "loss.mirror_share"):
+        share = given(cfg, key)
+        number = isinstance(share, (int, float)) and not isinstance(share, bool)
+        if share is not None and not (number and 0 < share <= 1):
+            raise UserError(f"{key} must be a part of the batch, above 0 and at most 1, got {share!r}")
     if cfg.loss.adv > 0 and cfg.loss.adv_from_kimg >= cfg.phase.kimg:
         raise UserError(
             f"the discriminator would join after loss.adv_from_kimg={cfg.loss.adv_from_kimg} thousand photos, but "
@@ -226,10 +228,11 @@ def _check_method(cfg: Config) -> None:
         raise UserError("method=hyperstyle changes the generator on top of a phase I: add phase=2")
     if given(cfg, "features.places"):
         raise UserError("method=hyperstyle has no feature residuals: use features=none")
-    if given(cfg, "loss.edit"):
-        raise UserError(
-            "loss.edit is not part of method=hyperstyle, which is trained step by step: use loss.edit=0"
-        )
+    for term in ("loss.edit", "loss.mirror"):
+        if given(cfg, term):
+            raise UserError(
+                f"{term} is not part of method=hyperstyle, which is trained step by step: use {term}=0"
+            )
 
 
 def check_additions(overrides: Sequence[str], conf: Path | None = None) -> None:

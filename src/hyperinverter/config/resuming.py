@@ -83,7 +83,7 @@ RESUMED: Mapping[str, Rule] = {
     "hypernet.residual_scale": Rule("keeps", "the weights of the run were trained with the old one"),
     "hypernet.init": BEGUN,
     **dict.fromkeys(("loss.l2", "loss.lpips", "loss.lpips_share", "loss.id"), TAKES),
-    **dict.fromkeys(("loss.edit", "loss.edit_share"), TAKES),
+    **dict.fromkeys(("loss.edit", "loss.edit_share", "loss.mirror", "loss.mirror_share"), TAKES),
     "loss.adv": TAKES,  # from 0 and to 0 it is refused: see ``_no_discriminator``
     **dict.fromkeys(("loss.adv_from_kimg", "loss.adv_batch_size", "loss.r1_gamma", "loss.r1_every"), TAKES),
     **dict.fromkeys(("judges.perceptual", "judges.lpips", "judges.identity"), TAKES),

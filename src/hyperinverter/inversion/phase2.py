@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -98,28 +99,51 @@ class PhaseII(Drawing):
         first, residuals = self.predict(photo, factored=True)
         return self.draw_unseen(first.w, residuals, strength)
 
-    def reconstruct_and_edit(self, photo: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``reconstruct``, and what an edit of the first photos changes in both images: for training.
+    def change_by_edit(
+        self, first: Inversion, residuals: Mapping[str, Residual], image: Tensor, shift: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What an edit changes in the final and in the initial images: for training.
 
         All residuals are drawn where they are. ``rule``, ``edit_strength`` and ``edit_gain`` belong to finished edits:
-        they play no part in training and can be set afterwards.
+        they play no part here and can be set afterwards.
 
         Args:
-            photo: ``(B, 3, H, W)``.
-            shift: What is added to the codes of the first photos, ``(N, D)`` with N <= B.
+            first: Phase I's inversion of N photos or more, of which the first N are edited.
+            residuals: As ``predict`` gives them for those photos.
+            image: The final images, ``(B, 3, R, R)``.
+            shift: What is added to the codes, ``(N, D)``.
 
         Returns:
-            The images ``(B, 3, R, R)``; the change that the edit makes in the first N; and the change it makes in the
-            phase-I images, without gradients, ``(N, 3, R, R)`` each.
+            The change in the final images, and that in the initial ones without gradients; ``(N, 3, R, R)`` each.
         """
-        first, residuals = self.predict(photo, factored=True)
-        image = self.draw_unseen(first.w, residuals)
         few = slice(len(shift))
         some = {name: residual[few] for name, residual in residuals.items()}
         after = first.w[few] + shift
         with torch.no_grad():
             wanted = self.draw_unseen(after) - first.w_image[few]
-        return image, self.draw_unseen(after, some) - image[few], wanted
+        return self.draw_unseen(after, some) - image[few], wanted
+
+    def moved_to_mirror(
+        self, first: Inversion, residuals: Mapping[str, Residual], mirrored: Tensor
+    ) -> Tensor:
+        """The last photos, moved to the codes of their mirror images: for training.
+
+        Drawn as a finished edit is, by ``rule`` and ``edit_strength``. ``edit_gain`` plays no part: where the edit ends
+        is known.
+
+        Args:
+            first: Phase I's inversion of N photos or more, of which the last N are moved.
+            residuals: As ``predict`` gives them for those photos.
+            mirrored: The last N photos from left to right, ``(N, 3, H, W)``: what the result should look like.
+
+        Returns:
+            RGB, ``(N, 3, R, R)``.
+        """
+        last = slice(len(first.w) - len(mirrored), None)
+        with torch.no_grad():
+            after = self.w_inverter.encode(mirrored)
+        some = {name: residual[last] for name, residual in residuals.items()}
+        return self.edited(first.w[last], after, some, w_image=first.w_image[last])
 
     @torch.no_grad()
     def invert(self, images: Tensor, strength: Strength = 1.0) -> Inversion:

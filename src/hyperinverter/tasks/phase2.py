@@ -53,6 +53,9 @@ class PhaseIIHyper(PhaseTask):
         edit: Weight of the term that keeps edits alive: a step of the code should change the final image as it changes
             the initial one. Reconstruction alone teaches residuals to hold the photo whatever the code says.
         edit_share: Part of every batch that is edited.
+        mirror: Weight of the squared error of photos that are moved to the codes of their mirror images, against those
+            images: an edit whose result is known. Residuals that hold the face where it was are far from it.
+        mirror_share: Part of every batch that is moved.
         accumulate: See ``PhaseTask``; the discriminator's batches are cut into as many parts.
     """
 
@@ -74,11 +77,14 @@ class PhaseIIHyper(PhaseTask):
         adv_batch_size: int | None = None,
         edit: float = 0.0,
         edit_share: float = 0.25,
+        mirror: float = 0.0,
+        mirror_share: float = 0.5,
         accumulate: int = 1,
     ) -> None:
         super().__init__(inverter, loss, metrics, optimizer, schedule, accumulate=accumulate)
         self.discriminator = discriminator
         self.edit, self.edit_share = edit, edit_share
+        self.mirror, self.mirror_share = mirror, mirror_share
         self.adv, self.adv_from = adv, adv_from
         self.r1_gamma, self.r1_every = r1_gamma, r1_every
         self.adv_batch_size = adv_batch_size
@@ -99,16 +105,25 @@ class PhaseIIHyper(PhaseTask):
         return cast(PhaseII, self.inverter).reconstruct(photo)
 
     def forward_pass(self, photo: Tensor) -> Pass:
-        """As for phase I, and with ``edit`` the term that keeps edits alive."""
-        if not self.edit:
+        """As for phase I, and with ``edit`` and ``mirror`` the terms of edits."""
+        if not self.edit and not self.mirror:
             return super().forward_pass(photo)
         inverter = cast(PhaseII, self.inverter)
-        shift = random_steps(inverter.generator, max(1, round(self.edit_share * len(photo))))
-        image, change, wanted = inverter.reconstruct_and_edit(photo, shift)
+        first, residuals = inverter.predict(photo, factored=True)
+        image = inverter.draw_unseen(first.w, residuals)
         total, parts = self.loss(image, photo)
-        change, wanted = (shrink(x, EDIT_SIDE) for x in (change, wanted))
-        term = F.mse_loss(change, wanted)
-        return Pass(total + self.edit * term, {**parts, "edit": term.detach()}, image)
+        if self.edit:
+            shift = random_steps(inverter.generator, _part_of(photo, self.edit_share))
+            changes = inverter.change_by_edit(first, residuals, image, shift)
+            change, wanted = (shrink(x, EDIT_SIDE) for x in changes)
+            term = F.mse_loss(change, wanted)
+            total, parts["edit"] = total + self.edit * term, term.detach()
+        if self.mirror:
+            mirrored = photo[-_part_of(photo, self.mirror_share) :].flip(-1)
+            moved = inverter.moved_to_mirror(first, residuals, mirrored)
+            term = F.mse_loss(moved, mirrored)
+            total, parts["mirror"] = total + self.mirror * term, term.detach()
+        return Pass(total, parts, image)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if self.discriminator is None:
@@ -235,6 +250,11 @@ class PhaseIIHyper(PhaseTask):
         assert isinstance(self.inverter, PhaseII)
         _, seconds = self._timed(self.inverter.w_inverter, photo)
         self._seconds.setdefault("phase1/seconds_per_image", []).append(seconds / len(photo))
+
+
+def _part_of(photo: Tensor, share: float) -> int:
+    """Photos in a share of the batch, at least one."""
+    return max(1, round(share * len(photo)))
 
 
 @torch.no_grad()
