@@ -219,3 +219,12 @@ def test_feature_residuals(precision: str) -> None:
 
 def test_residuals_of_constant_and_noise(precision: str) -> None:
     compare(lambda: phase2_task(make_model(places=OWN_MAPS)), precision)
+
+
+def test_mirror_images(precision: str) -> None:
+    def task() -> PhaseTask:
+        model = make_model(places=OWN_MAPS)
+        model.rule = "follow"
+        return phase2_task(model, mirror=1.0)
+
+    compare(task, precision)

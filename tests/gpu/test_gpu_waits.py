@@ -85,7 +85,9 @@ def test_phase_one(optimizer: Callable[..., Any], precision: str) -> None:
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize(
-    "options", [{}, {"accumulate": 2}, {"edit": 1.0}], ids=["plain", "accumulated", "edit"]
+    "options",
+    [{}, {"accumulate": 2}, {"edit": 1.0}, {"mirror": 1.0}],
+    ids=["plain", "accumulated", "edit", "mirror"],
 )
 def test_phase_two(options: dict[str, Any], precision: str) -> None:
     waits(phase2_task(optimizer=ADAM, **options), precision)
