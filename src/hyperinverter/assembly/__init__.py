@@ -110,7 +110,7 @@ def build(cfg: Config, generator: Generator | None = None, *, begun: bool = Fals
             edit=cfg.loss.get("edit", 0.0),  # older runs have none
             edit_share=cfg.loss.get("edit_share", 0.25),
             mirror=cfg.loss.get("mirror", 0.0),
-            mirror_share=cfg.loss.get("mirror_share", 0.5),
+            mirror_share=cfg.loss.get("mirror_share", 0.25),
         )
     return Assembled(task, data_module(cfg), loaded)
 

@@ -78,7 +78,7 @@ class PhaseIIHyper(PhaseTask):
         edit: float = 0.0,
         edit_share: float = 0.25,
         mirror: float = 0.0,
-        mirror_share: float = 0.5,
+        mirror_share: float = 0.25,
         accumulate: int = 1,
     ) -> None:
         super().__init__(inverter, loss, metrics, optimizer, schedule, accumulate=accumulate)
