@@ -203,14 +203,14 @@ def test_the_edit_term_asks_for_the_change_that_the_initial_image_shows(
 
 
 def test_the_mirror_term_asks_for_mirror_images(make_phase2: Callable[..., PhaseIIHyper]) -> None:
-    task = make_phase2(mirror=2.0, mirror_share=0.25)
+    task = make_phase2(mirror=2.0, mirror_share=0.5)
     photo = torch.rand(4, 3, 16, 16) * 2 - 1
     total, parts, image = task.forward_pass(photo)
     assert set(parts) == {"l2", "mirror"}
     assert_close(total, parts["l2"] + 2.0 * parts["mirror"])
     assert_close(image, task.draw(photo))
-    inverter, mirrored = task.inverter, photo[3:].flip(-1)
-    first, residuals = inverter.predict(photo[3:], factored=False)
+    inverter, mirrored = task.inverter, photo[2:].flip(-1)
+    first, residuals = inverter.predict(photo[2:], factored=False)
     moved = inverter.edited(first.w, inverter.w_inverter(mirrored).w, residuals)
     assert_close(parts["mirror"], (moved - mirrored).square().mean().detach())
     total.backward()

@@ -53,7 +53,7 @@ NEW: dict[str, Any] = {
     },
     **{"loss.l2": 0.5, "loss.lpips": 0.1, "loss.lpips_share": 0.5, "loss.id": 0.2, "loss.adv": 0.02},
     **{"loss.adv_from_kimg": 0.002, "loss.adv_batch_size": 2, "loss.r1_gamma": 5.0, "loss.r1_every": 3},
-    **{"loss.edit": 0.1, "loss.edit_share": 0.5, "loss.mirror": 0.1, "loss.mirror_share": 0.25},
+    **{"loss.edit": 0.1, "loss.edit_share": 0.5, "loss.mirror": 0.1, "loss.mirror_share": 0.5},
     **{
         "judges.perceptual": "st_lpips_alex",
         "judges.lpips": "effnet_lite0",
@@ -261,7 +261,7 @@ ACTS: dict[str, Callable[[Seen], bool]] = {
     "loss.edit": lambda s: s.task.edit == 0.1,
     "loss.edit_share": lambda s: s.task.edit_share == 0.5,
     "loss.mirror": lambda s: s.task.mirror == 0.1,
-    "loss.mirror_share": lambda s: s.task.mirror_share == 0.25,
+    "loss.mirror_share": lambda s: s.task.mirror_share == 0.5,
     "judges.perceptual": lambda s: s.task.loss.terms["lpips"].judge.label == "st_lpips_alex",
     "judges.lpips": lambda s: "test/effnet_lite0" in s.card()["metrics"],
     "judges.identity": lambda s: "test/id_descriptor" in s.card()["metrics"],
