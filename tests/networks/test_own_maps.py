@@ -201,6 +201,17 @@ def test_following_moves_noise_and_takes_away_what_the_movement_does_not_explain
     assert_close(still, found[name])
 
 
+@pytest.mark.parametrize("rule", [rule for rule in CARRYING if rule != "add"])
+def test_gradients_reach_residuals_and_not_the_maps_that_rules_compare(v0: Generator, rule: Carrying) -> None:
+    w, after = torch.randn(1, 16, requires_grad=True), torch.randn(1, 16, requires_grad=True)
+    found = {name: delta.requires_grad_() for name, delta in drawn_residuals(v0, 1).items()}
+    carried, _ = Carrier(rule, v0.synthesis, found, w)(after)
+    torch.stack([delta.square().sum() for delta in carried.values()]).sum().backward()
+    assert all(delta.grad is not None and delta.grad.abs().max() > 0 for delta in found.values())
+    assert w.grad is None
+    assert after.grad is None
+
+
 def test_what_edits_do_with_residuals_is_no_part_of_the_change_by_an_edit(
     model: HyperInverter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,6 +71,9 @@ def carried(
 class Carrier:
     """``carried`` for many edits of the same photos: what does not depend on the edit is computed once.
 
+    Where a residual goes and how much of it stays is taken as given: gradients reach the residuals themselves, not the
+    maps that are compared. In training that saves the way back through two drawings.
+
     Args:
         rule, synthesis, features, before, weights: As of ``carried``; B of them, or one photo for any number of edits,
             whose residuals of weights are then part of ``synthesis``.
@@ -99,9 +102,9 @@ class Carrier:
         if self._last:
             old = synthesis.maps_to(before, self._last, weights)
             if fades:
-                self._old = {name: at_least_float32(old[_place(name)]) for name in features}
+                self._old = {name: _compared(old[_place(name)]) for name in features}
             if self._flow_map:
-                self._movement = Movement(at_least_float32(old[self._flow_map]))
+                self._movement = Movement(_compared(old[self._flow_map]))
 
     def __call__(
         self, after: Tensor, weights: Mapping[str, Residual] | None = None
@@ -120,11 +123,11 @@ class Carrier:
         new = self.synthesis.maps_to(after, self._last, self.weights if weights is None else weights)
         old: Mapping[str, Tensor] = self._old
         if self._movement is not None:
-            flow = self._movement(at_least_float32(new[self._flow_map]))
+            flow = self._movement(_compared(new[self._flow_map]))
             found = {name: moved(residual, flow) for name, residual in found.items()}
             old = {name: moved(x.expand(len(after), -1, -1, -1), flow) for name, x in old.items()}
         for name, x in old.items():
-            found[name] = found[name] * _kept(x, at_least_float32(new[_place(name)]))
+            found[name] = found[name] * _kept(x, _compared(new[_place(name)]))
         return self._as_given(found), self._unchanged(new)
 
     def _as_given(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -155,6 +158,11 @@ def _place(name: str) -> str:
 def _order(layer: str) -> tuple[int, str]:
     """Layers in the order in which they are drawn; no layer comes first."""
     return (int(layer[1 : layer.index(".")]), layer) if layer else (0, "")
+
+
+def _compared(x: Tensor) -> Tensor:
+    """A map as rules look at it."""
+    return at_least_float32(x).detach()
 
 
 def _kept(old: Tensor, new: Tensor, half: float = 0.5) -> Tensor:
