@@ -9,8 +9,9 @@
 ``exactly`` changes no number: networks that were published with 8 bits have few different ones. ``gzip`` keeps
 every byte: the file's name for run cards and protocols stays the SHA-256 of what is in it. ``phase2`` rounds
 what phase II has trained to 8 bits, and leaves out the phase-I encoder, which ships in a file of its own. What edits
-do with residuals (``features.rule``, ``method.edit_strength``, ``method.edit_gain``) touches no weight and can be set
-afterwards: ``edits`` does nothing else, whether a file is small already or not.
+do with residuals (``features.rule``, ``method.edit_strength``, ``method.edit_gain``) is no weight and can be set
+afterwards: ``edits`` does nothing else, whether a file is small already or not. Training looks at the first two for
+``loss.mirror`` alone.
 """
 
 from __future__ import annotations

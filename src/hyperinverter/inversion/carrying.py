@@ -161,7 +161,7 @@ def _order(layer: str) -> tuple[int, str]:
 
 
 def _compared(x: Tensor) -> Tensor:
-    """A map as rules look at it."""
+    """A map as rules look at it, without gradients."""
     return at_least_float32(x).detach()
 
 
