@@ -34,6 +34,16 @@ def test_distance_is_in_standard_deviations_of_w_along_the_way() -> None:
     assert torch.equal(distance(before, before, COVARIANCE), torch.zeros(3))
 
 
+def test_distances_are_in_full_where_training_computes_in_bfloat16(model: HyperInverter) -> None:
+    before, after = model.generator.sample_codes(4).chunk(2)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = distance(before, after, model._covariance)
+    torch.testing.assert_close(
+        found, distance(before, after, torch.cov(model.generator.sample_codes(2000).T))
+    )
+    assert found.dtype == torch.float32
+
+
 def test_of_layers_that_move_differently_the_farthest_counts() -> None:
     before, after = torch.zeros(1, 3), torch.zeros(1, 2, 3)
     after[0, 1, 1] = 3

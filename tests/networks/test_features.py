@@ -203,6 +203,14 @@ def test_features_travel_through_a_file(model: HyperInverter, inversion: Inversi
     assert torch.equal(model.render(again.w, again.residuals), model.render(one.w, one.residuals))
 
 
+def test_movement_is_read_in_full_where_training_computes_in_bfloat16(v0: Generator) -> None:
+    old, new = v0.synthesis.maps_to(v0.sample_codes(2), "b16.conv1")["b16.conv1"].detach().chunk(2)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = movement(old, new)
+    assert_close(found, movement(old, new), rtol=0, atol=0)
+    assert found.dtype == torch.float32
+
+
 def test_training_moves_every_parameter(v0: Generator, model: HyperInverter) -> None:
     photo: Tensor = torch.rand(2, 3, 32, 32) * 2 - 1
     model.reconstruct(photo).square().mean().backward()

@@ -17,7 +17,7 @@ from torch import Tensor
 from hyperinverter.networks.features import CONST, KIND, NOISE
 from hyperinverter.networks.generator import Synthesis
 from hyperinverter.ops.factored import Residual
-from hyperinverter.ops.precision import at_least_float32
+from hyperinverter.ops.precision import at_least_float32, no_autocast
 
 Carrying = Literal["add", "fade", "warp", "follow"]
 CARRYING: tuple[Carrying, ...] = get_args(Carrying)
@@ -176,7 +176,8 @@ class Movement:
 
     Positions are compared by the cosine of their channels over 3x3 neighbours; the flow is the mean of all offsets
     within reach, weighted by ``exp(sharpness * cosine)``. What the old map gives against itself is taken off, so that a
-    map that did not change gives zero exactly.
+    map that did not change gives zero exactly. All of it is computed in the maps' own precision, in training with
+    autocast as well: in bfloat16 offsets would be wrong by up to a tenth of a position.
 
     Args:
         old: ``(B, C, S, S)``, or one map for any number of new ones.
@@ -205,7 +206,8 @@ class Movement:
         count, _, side, _ = new.shape
         across, wide = 2 * self.reach + 1, side + 2 * self.reach
         rows = self._rows.expand(count, -1, -1, -1)
-        products = _unit(new).permute(0, 2, 3, 1) @ rows.transpose(2, 3)  # (B, S, S, (2r + 1)(S + 2r))
+        with no_autocast(new):
+            products = _unit(new).permute(0, 2, 3, 1) @ rows.transpose(2, 3)  # (B, S, S, (2r + 1)(S + 2r))
         # Position x needs columns x to x + 2r: in rows that are one longer they stand below each other.
         band = F.pad(products.flatten(2), (0, side)).unflatten(2, (side, across * wide + 1))
         band = band[..., :-1].unflatten(3, (across, wide))[..., :across]  # (B, S, S, 2r + 1, 2r + 1)
@@ -214,7 +216,8 @@ class Movement:
         )  # (B, K, S, S), channels last: four times as fast below
         likeness = F.avg_pool2d(F.pad(likeness, [1] * 4, mode="replicate"), 3, stride=1)
         weights = (self.sharpness * likeness).softmax(1)
-        return torch.einsum("bkhw,kd->bdhw", weights, self._steps)
+        with no_autocast(new):
+            return torch.einsum("bkhw,kd->bdhw", weights, self._steps)
 
 
 def movement(old: Tensor, new: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from hyperinverter.networks.generator import Generator
 from hyperinverter.ops.factored import FactoredResidual, Residual
 from hyperinverter.ops.factored import materialised as made
 from hyperinverter.ops.placing import placed
-from hyperinverter.ops.precision import at_least_float32
+from hyperinverter.ops.precision import at_least_float32, no_autocast
 
 KINDS = ("weights", "features")
 _CODES = 2000  # whose covariance says how far an edit goes
@@ -255,7 +255,8 @@ class Drawing(nn.Module, ABC):
     @functools.cached_property
     def _covariance(self) -> Tensor:
         """Of the generator's codes, ``(D, D)``."""
-        with torch.inference_mode(False):  # it may be asked for again where gradients flow
+        # Kept for all who ask: where gradients flow, and in full although a training in bfloat16 may ask first.
+        with torch.inference_mode(False), torch.no_grad(), no_autocast(self.generator.w_avg):
             codes = at_least_float32(self.generator.sample_codes(_CODES))
             centred = codes - codes.mean(0)
             return centred.T @ centred / (_CODES - 1)

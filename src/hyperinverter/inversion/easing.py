@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hyperinverter.ops.precision import at_least_float32
+from hyperinverter.ops.precision import at_least_float32, no_autocast
 
 FAR = 2.0  # standard deviations of w along an edit: what directions are measured at (evaluation.editability)
 SIDE = 64  # px at which changes are looked at; larger pictures are made smaller
@@ -56,7 +56,8 @@ def distance(before: Tensor, after: Tensor, covariance: Tensor) -> Tensor:
     if before.ndim != after.ndim:
         before, after = (w[:, None] if w.ndim == 2 else w for w in (before, after))
     step = at_least_float32(after - before).reshape(len(after), -1, after.shape[-1])  # (B, L or 1, D)
-    along = torch.einsum("bld,de,ble->bl", step, covariance.to(step), step)
+    with no_autocast(step):
+        along = torch.einsum("bld,de,ble->bl", step, covariance.to(step), step)
     smallest = torch.finfo(step.dtype).tiny
     return (step.square().sum(-1) / along.clamp_min(smallest).sqrt()).amax(1)
 
