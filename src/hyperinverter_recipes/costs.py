@@ -5,6 +5,8 @@
     python -m hyperinverter_recipes.costs training experiment=paper_faces data.root=PHOTOS    of a training step
     python -m hyperinverter_recipes.costs axes --out FOLDER            measure costs.csv and draw costs.png
     python -m hyperinverter_recipes.costs axes --out FOLDER --draw     draw costs.png again from costs.csv
+    python -m hyperinverter_recipes.costs steps experiment=paper_digiface "experiment=best loss.edit=2" --out FOLDER
+                                                                       time training steps of these, in turn
 
 FLOPs are counted by PyTorch on tensors without content, a multiplication and an addition as two; weights are random,
 as cost does not depend on them. Time is processor time, so that other work on the machine counts little.
@@ -16,15 +18,16 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import shlex
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -37,6 +40,8 @@ from hyperinverter.inversion.phase2 import HyperInverter, PhaseII
 from hyperinverter.networks.frozen import evaluating
 from hyperinverter.networks.generator import Generator, GeneratorConfig
 from hyperinverter.ops.policy import policy
+from hyperinverter.system.progress import counted
+from hyperinverter.tasks.common import PhaseTask
 
 PARTS = (
     "W encoder",
@@ -216,6 +221,65 @@ def seconds_of(
     return statistics.median(taken[1:])
 
 
+def measure_steps(designs: Sequence[str], rounds: int) -> list[dict[str, Any]]:
+    """Time training steps: all losses, backward and optimizer, on a batch of random pictures.
+
+    All designs are in memory together and take turns, step by step, so that what else the machine does falls on all of
+    them alike. Phase I is the packaged one where nothing else is typed.
+
+    Args:
+        designs: Overrides as typed after ``python train.py phase=2``, one string for each design.
+        rounds: Steps of each, after one to warm up.
+
+    Returns:
+        One row for each design: trained parameters, photos a step, the median of processor seconds, and the median of
+        what they are in parts of the first design's in the same round.
+
+    Raises:
+        UserError: For a discriminator, whose steps are not of one kind.
+    """
+    tasks, optimizers, photos = [], [], []
+    for design in designs:
+        cfg = composed(("phase.from_run=packaged", *shlex.split(design)))
+        if cfg.loss.adv > 0:
+            raise UserError(f"steps are timed without a discriminator: add loss.adv=0 to {design!r}")
+        torch.manual_seed(0)
+        task = assembly.build(cfg).task.train()
+        tasks.append(task)
+        optimizers.append(task.make_optimizer(_trained(task)))
+        side = cast(PhaseII, task.inverter).resolution
+        photos.append(torch.rand(cfg.phase.batch_size, 3, side, side) * 2 - 1)
+    taken: list[list[float]] = [[] for _ in tasks]
+    with counted("steps", (rounds + 1) * len(tasks)) as advance:
+        for _ in range(rounds + 1):
+            for task, optimizer, photo, seconds in zip(tasks, optimizers, photos, taken, strict=True):
+                start = time.process_time()
+                total = task.forward_pass(photo).total
+                optimizer.zero_grad()
+                total.backward()
+                optimizer.step()
+                seconds.append(time.process_time() - start)
+                advance(1)
+    rows = []
+    for design, task, photo, seconds in zip(designs, tasks, photos, taken, strict=True):
+        of_first = [one / first for one, first in zip(seconds[1:], taken[0][1:], strict=True)]
+        trained = sum(parameter.numel() for parameter in _trained(task))
+        rows.append(
+            {
+                "design": design,
+                "trained parameters, M": f"{trained / 1e6:.2f}",
+                "photos": len(photo),
+                "processor seconds": f"{statistics.median(seconds[1:]):.4g}",
+                "share of the first": f"{statistics.median(of_first):.3f}",
+            }
+        )
+    return rows
+
+
+def _trained(task: PhaseTask) -> list[nn.Parameter]:
+    return [parameter for parameter in task.inverter.parameters() if parameter.requires_grad]
+
+
 def _resized(shape: GeneratorConfig, resolution: int | None) -> GeneratorConfig:
     return shape if resolution is None else dataclasses.replace(shape, img_resolution=resolution)
 
@@ -326,6 +390,11 @@ def table(designs: dict[str, tuple[str, ...]], domain: str = "") -> list[dict[st
     return rows
 
 
+def _show(rows: Sequence[dict[str, Any]]) -> None:
+    for row in rows:
+        print("\n".join(f"{key:24}{value}" for key, value in row.items()), end="\n\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Count and measure what an inversion costs.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -338,14 +407,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     axes.add_argument("--out", type=Path, required=True, help="folder of costs.csv and costs.png")
     axes.add_argument("--rounds", type=int, default=5)
     axes.add_argument("--draw", action="store_true", help="draw what costs.csv says, without measuring")
+    steps = commands.add_parser("steps", help="processor time of training steps, in turn")
+    steps.add_argument("designs", nargs="+", help="one string of overrides each; the first is compared with")
+    steps.add_argument("--out", type=Path, help="folder that gets steps.csv")
+    steps.add_argument("--rounds", type=int, default=10)
     args = parser.parse_args(arguments)
     try:
+        if args.command == "steps":
+            rows = measure_steps(args.designs, max(args.rounds, 1))
+            _show(rows)
+            if args.out:
+                write(rows, args.out / "steps.csv")
+            return 0
         if args.command == "parts":
             typed = {"": {" ".join(args.overrides): tuple(args.overrides)}}
             groups = typed if args.overrides else DESIGNS
             rows = [row for domain, designs in groups.items() for row in table(designs, domain)]
-            for row in rows:
-                print("\n".join(f"{key:24}{value}" for key, value in row.items()), end="\n\n")
+            _show(rows)
             if args.out:
                 write(rows, args.out / "parts.csv")
             return 0

@@ -115,11 +115,36 @@ def test_every_axis_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert all(float(row["seconds"]) > 0 for row in rows)
 
 
+def test_steps_of_several_designs_are_timed_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(100))
+    clock = [0.0]
+
+    def processor_time() -> float:
+        number = next(ticks)
+        if number % 2:
+            clock[0] += {1: 50, 3: 50, 5: 2, 7: 3, 9: 4, 11: 4, 13: 8, 15: 20}[number]
+        return clock[0]
+
+    monkeypatch.setattr(costs.time, "process_time", processor_time)
+    small = "phase.batch_size=2 loss.lpips=0 coverage=torgb hypernet.hidden_dim=4"
+    designs = [small, f"{small} loss.mirror=1"]
+    assert costs.main(["steps", *designs, "--rounds", "3", "--out", str(tmp_path)]) == 0
+    first, second = costs.read(tmp_path / "steps.csv")
+    assert (first["design"], first["photos"], first["share of the first"]) == (small, "2", "1.000")
+    assert first["processor seconds"] == "4"  # of 2, 4 and 8; the first step warms up
+    assert (second["processor seconds"], second["share of the first"]) == (
+        "4",
+        "1.500",
+    )  # 1.5, 1 and 2.5 of them
+    assert first["trained parameters, M"] == second["trained parameters, M"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["parts", "encoder.heads=levels"], "encoder.heads must be one of layer, .*did you mean 'level'"),
         (["parts", "domain=own", "data.root=x"], "generator"),
+        (["steps", "loss.adv=0.005"], "without a discriminator: add loss.adv=0"),
         (["axes", "--out", "nowhere", "--draw"], "there is no .*costs.csv: measure first"),
     ],
 )
