@@ -212,6 +212,22 @@ def test_gradients_reach_residuals_and_not_the_maps_that_rules_compare(v0: Gener
     assert after.grad is None
 
 
+@pytest.mark.parametrize(("first", "learns"), [("b4.const", False), ("b8.conv0.noise", True)])
+def test_maps_that_are_looked_at_alone_are_drawn_without_gradients(
+    v0: Generator, monkeypatch: pytest.MonkeyPatch, first: str, learns: bool
+) -> None:
+    found, modes, maps_to = {first: drawn_residuals(v0, 1)[first]}, [], v0.synthesis.maps_to
+
+    def noted(*given: object) -> dict[str, torch.Tensor]:
+        modes.append(torch.is_grad_enabled())
+        return maps_to(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(v0.synthesis, "maps_to", noted)
+    _, drawn = Carrier("follow", v0.synthesis, found, torch.randn(1, 16))(torch.randn(1, 16))
+    assert modes == [False, learns]
+    assert bool(drawn) == learns
+
+
 def test_what_edits_do_with_residuals_is_no_part_of_the_change_by_an_edit(
     model: HyperInverter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

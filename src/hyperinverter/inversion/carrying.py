@@ -97,14 +97,17 @@ class Carrier:
         self._flow_map = f"b{min(FLOW_SIDE, synthesis.resolutions[-1])}.conv1" if moves and features else ""
         # The last layer whose map the rule looks at; empty: it looks at none.
         self._last = max([*places, self._flow_map], key=_order)
+        # Whether maps of an edit become part of its picture; if not even the first one does, they are looked at alone.
+        self._drawn_again = bool(self._unchanged({"b4.conv1": before}))
         self._old: dict[str, Tensor] = {}
         self._movement: Movement | None = None
         if self._last:
-            old = synthesis.maps_to(before, self._last, weights)
+            with torch.no_grad():
+                old = synthesis.maps_to(before, self._last, weights)
             if fades:
-                self._old = {name: _compared(old[_place(name)]) for name in features}
+                self._old = {name: at_least_float32(old[_place(name)]) for name in features}
             if self._flow_map:
-                self._movement = Movement(_compared(old[self._flow_map]))
+                self._movement = Movement(at_least_float32(old[self._flow_map]))
 
     def __call__(
         self, after: Tensor, weights: Mapping[str, Residual] | None = None
@@ -120,7 +123,8 @@ class Carrier:
         found = {name: residual.expand(len(after), -1, -1, -1) for name, residual in self.features.items()}
         if not self._last:
             return self._as_given(found), {}
-        new = self.synthesis.maps_to(after, self._last, self.weights if weights is None else weights)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self._drawn_again):
+            new = self.synthesis.maps_to(after, self._last, self.weights if weights is None else weights)
         old: Mapping[str, Tensor] = self._old
         if self._movement is not None:
             flow = self._movement(_compared(new[self._flow_map]))

@@ -35,13 +35,13 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     x = x / x.flatten(1).norm(dim=1).clamp_min(1e-30)[:, None, None]
     gram = x @ x.transpose(1, 2)
     product: Tensor | None = None  # P_k
-    for _ in range(_ROUNDS):
+    for left in reversed(range(_ROUNDS)):
         step = torch.baddbmm(_B * gram, gram, gram, beta=1, alpha=_C)  # b A + c A^2
         step.diagonal(dim1=1, dim2=2).add_(_A)
         product = step if product is None else step @ product
-        gram = (
-            step @ gram @ step
-        )  # every step is a polynomial in the Gram matrix: symmetric, and they commute
+        if left:
+            # Every step is a polynomial in the Gram matrix: symmetric, and they commute.
+            gram = step @ gram @ step
     assert product is not None
     x = product @ x
     return x.transpose(1, 2) if tall else x
