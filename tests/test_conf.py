@@ -126,6 +126,7 @@ def test_every_encoder_serves_both_phases(encoder: str, v0: Generator, photo: Te
         ("features=8_16", "features.rule=warp", "features.width=8", "features.scale=0.5"),
         ("features=16", "coverage=none", "encoder.initial=half", "encoder.heads=level"),
         ("experiment=best_weights",),
+        ("experiment=best_weights_short",),
         ("features=own", "coverage=none"),
     ],
     ids=" ".join,
