@@ -132,10 +132,8 @@ def test_steps_of_several_designs_are_timed_in_turn(tmp_path: Path, monkeypatch:
     first, second = costs.read(tmp_path / "steps.csv")
     assert (first["design"], first["photos"], first["share of the first"]) == (small, "2", "1.000")
     assert first["processor seconds"] == "4"  # of 2, 4 and 8; the first step warms up
-    assert (second["processor seconds"], second["share of the first"]) == (
-        "4",
-        "1.500",
-    )  # 1.5, 1 and 2.5 of them
+    # 1.5, 1 and 2.5 of those
+    assert (second["processor seconds"], second["share of the first"]) == ("4", "1.500")
     assert first["trained parameters, M"] == second["trained parameters, M"]
 
 
